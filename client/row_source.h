@@ -1,0 +1,91 @@
+// Where a model worker gets its Engram rows from: prefetch a batch's rows of every layer at once,
+// await them layer by layer.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engram/base/status.h"
+#include "engram/base/strong_id.h"
+#include "engram/hash/ngram_hasher.h"
+#include "engram/table/table_layout.h"
+
+namespace engram {
+
+// A prefetch in flight. 0 = none. Never reused.
+using Ticket = StrongId<struct TicketTag, uint64_t>;
+
+// Rows of one layer for every token of the batch, in the order of the runs' tokens.
+struct LayerRows {
+  std::span<const std::byte> rows;      // [tokens][columns][row_bytes]; no CRC
+  // [tokens] 1 = dead position: its rows were not read and its bytes are unspecified; empty = none.
+  std::span<const uint8_t> dead;
+  uint32_t token_count = 0;
+};
+
+struct BatchOptions {
+  // Rows that are not there this long after Prefetch are an error of their layer.
+  std::chrono::milliseconds deadline{2000};
+};
+
+// Monotonic counters and histograms of one row source, since start or ResetStats.
+struct RowSourceStats {
+  struct Layer {
+    uint64_t batches = 0;
+    uint64_t batches_in_time = 0;  // rows were ready before Await asked
+    uint64_t stall_ns = 0;         // time spent inside Await
+    // Per batch, in microseconds: from row ids known to rows ready.
+    std::vector<double> prefetch_us;  // the last kLatencySamplesMax
+    // Per batch: from Prefetch's return to the first Await of this layer.
+    std::vector<double> window_us;
+  };
+  std::vector<Layer> layers;       // [layers]
+  uint64_t batches = 0;
+  uint64_t tokens = 0;
+  uint64_t rows_asked = 0;         // tokens * columns * layers, less dead positions
+  uint64_t rows_unique = 0;        // after dedupe within the batch
+  uint64_t rows_from_cache = 0;
+  uint64_t rows_read = 0;          // from memory nodes (or from memory, local)
+  uint64_t rows_verified = 0;      // CRC checked and right
+  uint64_t rows_wrong = 0;         // CRC wrong: rejected, never delivered
+  uint64_t rows_failed = 0;        // could not be had within the deadline
+  uint64_t reads_retried = 0;
+  uint64_t row_path_cpu_ns = 0;    // CPU time of the I/O threads and of hashing
+};
+inline constexpr size_t kLatencySamplesMax = 1u << 16;
+
+// Thread-safe, but each ticket is awaited and released by one thread.
+class RowSource {
+ public:
+  virtual ~RowSource() = default;
+
+  [[nodiscard]] virtual const TableLayout& layout() const = 0;
+  [[nodiscard]] virtual const NgramHasher& hasher() const = 0;
+  // Tokens in one batch at most: the size of a staging buffer.
+  [[nodiscard]] virtual uint32_t batch_tokens_max() const = 0;
+
+  // Starts reading the rows of every layer for `runs`; returns before they are there. The runs'
+  // spans are copied. Every ticket must be released.
+  // ERRORS: kInvalidArgument (a bad token, more than batch_tokens_max tokens or none),
+  // kResourceExhausted (every staging buffer is in use: release a ticket first).
+  [[nodiscard]] virtual Result<Ticket> Prefetch(std::span<const TokenRun> runs,
+                                                const BatchOptions& options) = 0;
+
+  // Waits until the rows of one layer are there. They stay valid until Release(ticket).
+  // ERRORS: one code for the layer, with a message that names the first row that could not be had,
+  // its node and why (kUnavailable, kDeadlineExceeded, kCorrupt, ...). Never other rows, never
+  // zeros.
+  [[nodiscard]] virtual Result<LayerRows> Await(Ticket ticket, int32_t layer_index) = 0;
+
+  // The caller no longer uses the ticket's rows. Reads still in flight are abandoned.
+  virtual void Release(Ticket ticket) = 0;
+
+  [[nodiscard]] virtual RowSourceStats Stats() const = 0;
+  virtual void ResetStats() = 0;
+};
+
+}  // namespace engram

@@ -1,0 +1,57 @@
+# engram_library(NAME SOURCES ... [DEPS ...]): a static library engram_NAME, alias engram::NAME.
+function(engram_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(engram_${name} STATIC ${ARG_SOURCES})
+  add_library(engram::${name} ALIAS engram_${name})
+  target_link_libraries(engram_${name} PUBLIC engram_options ${ARG_DEPS})
+endfunction()
+
+# engram_header_library(NAME [DEPS ...]): headers only.
+function(engram_header_library name)
+  cmake_parse_arguments(ARG "" "" "DEPS" ${ARGN})
+  add_library(engram_${name} INTERFACE)
+  add_library(engram::${name} ALIAS engram_${name})
+  target_link_libraries(engram_${name} INTERFACE engram_options ${ARG_DEPS})
+endfunction()
+
+# engram_program(NAME SOURCES ... [DEPS ...]): bin/NAME.
+function(engram_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE engram_options ${ARG_DEPS})
+endfunction()
+
+include(GoogleTest)
+# engram_test(NAME SOURCES ... [DEPS ...] [LABELS ...]): a GoogleTest program, one CTest test each
+# case; LABELS out of unit property sim fuzz integration gpu rdma kubernetes (default unit).
+function(engram_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE engram_options GTest::gmock GTest::gtest_main ${ARG_DEPS})
+  target_compile_definitions(${name} PRIVATE
+    ENGRAM_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data" ENGRAM_BIN_DIR="${CMAKE_BINARY_DIR}/bin"
+    ENGRAM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT
+    "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp;LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp;ENGRAM_SANITIZER=${ENGRAM_SANITIZER}")
+endfunction()
+
+# engram_fuzzer(NAME SOURCES ... [DEPS ...]): a libFuzzer program, only in the fuzz preset; its seed
+# corpus is tests/fuzz/corpus/NAME.
+function(engram_fuzzer name)
+  if(NOT ENGRAM_FUZZ)
+    return()
+  endif()
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE engram_options ${ARG_DEPS} -fsanitize=fuzzer)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
+  set_property(GLOBAL APPEND PROPERTY ENGRAM_FUZZERS ${name})
+endfunction()

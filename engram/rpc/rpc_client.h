@@ -1,0 +1,57 @@
+// Calls over one control connection: framed Protobuf over TCP (docs/formats/control_frame.md).
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <google/protobuf/message_lite.h>
+
+#include "engram/base/status.h"
+
+namespace engram {
+
+inline constexpr uint32_t kRpcFrameBytesMax = 64u << 20;
+
+// One connection, many calls in flight. Everything runs on the executor given, which must be a
+// strand or a single-threaded io_context. Destroying the last reference closes the connection.
+class RpcClient : public std::enable_shared_from_this<RpcClient> {
+ public:
+  // Resolves and connects. ERRORS: kUnavailable with address and reason, kDeadlineExceeded,
+  // kInvalidArgument (`address` is not "host:port").
+  [[nodiscard]] static boost::asio::awaitable<Result<std::shared_ptr<RpcClient>>> Connect(
+      boost::asio::any_io_executor executor, std::string address,
+      std::chrono::milliseconds timeout);
+  virtual ~RpcClient() = default;
+
+  // ERRORS: the peer's own code and message; kPeerLost; kDeadlineExceeded; kMalformed.
+  [[nodiscard]] virtual boost::asio::awaitable<Result<std::string>> CallRaw(
+      std::string_view method, std::string body, std::chrono::milliseconds timeout) = 0;
+  // Completes when the connection has ended, with the reason.
+  [[nodiscard]] virtual boost::asio::awaitable<Status> Closed() = 0;
+  virtual void Close() = 0;
+
+  template <typename Reply>
+  [[nodiscard]] boost::asio::awaitable<Result<Reply>> Call(
+      std::string_view method, const google::protobuf::MessageLite& request,
+      std::chrono::milliseconds timeout) {
+    auto body = co_await CallRaw(method, request.SerializeAsString(), timeout);
+    if (!body.has_value()) co_return Error(std::move(body).error());
+    Reply reply;
+    if (!reply.ParseFromString(*body)) {
+      co_return Error(StatusCode::kMalformed,
+                      "the reply to " + std::string(method) + " is not a " + reply.GetTypeName());
+    }
+    co_return reply;
+  }
+};
+
+// For programs without an executor of their own (tools): connects, calls once, closes.
+// Blocks. Thread-safe.
+[[nodiscard]] Result<std::string> RpcCallOnce(const std::string& address, std::string_view method,
+                                              std::string body, std::chrono::milliseconds timeout);
+
+}  // namespace engram

@@ -1,0 +1,51 @@
+// The listening side of rpc_client.h.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+
+#include "engram/base/status.h"
+
+namespace engram {
+
+// One accepted connection, as a handler sees it.
+struct RpcPeer {
+  uint64_t connection_id = 0;  // distinct within one server
+  std::string address;         // "host:port" of the peer
+};
+
+// Everything, handlers included, runs on the executor given (a strand or a single-threaded
+// io_context). Handlers of one connection may overlap when they suspend.
+class RpcServer {
+ public:
+  struct Options {
+    std::string listen_address;            // "host:port"; port 0 = any free one
+    uint32_t connections_max = 4096;       // one more is closed at once
+    uint32_t calls_in_flight_max = 256;    // per connection; one more gets kResourceExhausted
+    uint32_t frame_bytes_max = 64u << 20;  // a longer frame closes the connection
+  };
+  // Gives the reply's body. Exceptions become kInternal.
+  using Handler = std::function<boost::asio::awaitable<Result<std::string>>(
+      const RpcPeer& peer, std::string_view method, std::string body)>;
+  using OnDisconnect = std::function<void(const RpcPeer& peer)>;
+
+  // ERRORS: kIo naming the address, and the fix when the port is taken.
+  [[nodiscard]] static Result<std::unique_ptr<RpcServer>> Create(
+      boost::asio::any_io_executor executor, const Options& options, Handler handler,
+      OnDisconnect on_disconnect = nullptr);
+  // Ends every connection. Call on the executor, or when it no longer runs.
+  virtual ~RpcServer() = default;
+
+  // "host:port" really listened on.
+  [[nodiscard]] virtual std::string address() const = 0;
+  // Closes one connection (for instance when its session was refused). On the executor.
+  virtual void Disconnect(uint64_t connection_id) = 0;
+};
+
+}  // namespace engram

@@ -1,0 +1,77 @@
+// The slots of one version that a memory node serves: written by its slot store, read by the
+// transport's threads without locks.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engram/base/strong_id.h"
+#include "engram/table/table_layout.h"
+
+namespace engram {
+
+// Where a slot's rows lie for a reader that maps or reads memory itself.
+struct SlotPlace {
+  uint32_t region = 0;   // RowServer region number
+  uint64_t offset = 0;   // bytes from the region's start
+};
+
+// Thread-safe: Publish and Withdraw from the slot store's one thread, the rest from any.
+class ServedSlots {
+ public:
+  ServedSlots(TableVersion version, const ModelIdentity& identity,
+              std::shared_ptr<const TableLayout> layout)
+      : version_(version),
+        identity_(identity),
+        layout_(std::move(layout)),
+        rows_(layout_->slot_count()),
+        places_(layout_->slot_count()) {}
+
+  [[nodiscard]] TableVersion version() const { return version_; }
+  [[nodiscard]] const ModelIdentity& identity() const { return identity_; }
+  [[nodiscard]] const TableLayout& layout() const { return *layout_; }
+
+  // `rows` [row_count][row_stride] are complete, verified, and stay put until Withdraw.
+  void Publish(SlotIndex slot, const std::byte* rows, SlotPlace place) {
+    places_[slot.value()] = place;
+    rows_[slot.value()].store(rows, std::memory_order_release);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+  // After this no new read finds the slot; reads in progress may still use its memory: who frees it
+  // waits for leases and for the transport's threads (issue of moving slots).
+  void Withdraw(SlotIndex slot) {
+    rows_[slot.value()].store(nullptr, std::memory_order_release);
+    generation_.fetch_add(1, std::memory_order_release);
+  }
+
+  // Null when this node does not serve the slot. Precondition: slot < layout().slot_count().
+  [[nodiscard]] const std::byte* Rows(SlotIndex slot) const {
+    return rows_[slot.value()].load(std::memory_order_acquire);
+  }
+  // Precondition: Rows(slot) was not null.
+  [[nodiscard]] SlotPlace Place(SlotIndex slot) const { return places_[slot.value()]; }
+  // Changes with every Publish and Withdraw: a fetched slot directory of another one is out of date.
+  [[nodiscard]] uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+
+  // The newest epoch that this node was told of; goes out with every reply.
+  [[nodiscard]] Epoch newest_epoch() const {
+    return Epoch(newest_epoch_.load(std::memory_order_relaxed));
+  }
+  void set_newest_epoch(Epoch epoch) {
+    newest_epoch_.store(epoch.value(), std::memory_order_relaxed);
+  }
+
+ private:
+  const TableVersion version_;
+  const ModelIdentity identity_;
+  const std::shared_ptr<const TableLayout> layout_;
+  std::vector<std::atomic<const std::byte*>> rows_;  // [slots]
+  std::vector<SlotPlace> places_;                    // [slots], written before rows_
+  std::atomic<uint64_t> generation_{1};
+  std::atomic<uint64_t> newest_epoch_{0};
+};
+
+}  // namespace engram
