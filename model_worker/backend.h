@@ -1,0 +1,65 @@
+// What computes the Transformer: cpu/ here, cuda/ later. The engine (model_worker/engine) drives it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "client/row_source.h"
+#include "engram/base/status.h"
+#include "engram/hash/ngram_hasher.h"
+
+namespace engram {
+
+// A place in the backend's KV cache (and, demo variant, its convolution state). 0..sequences_max-1.
+using SequenceSlot = StrongId<struct SequenceSlotTag, uint32_t>;
+
+// Some consecutive tokens of one sequence: a prefill chunk, or one decode token.
+struct SequenceStep {
+  SequenceSlot slot;
+  uint32_t position = 0;               // of tokens[0] in the sequence; all before are in the KV cache
+  std::span<const TokenId> tokens;     // at least one
+  bool logits_wanted = false;          // of the last token
+};
+
+// Gives a layer's rows at the moment the layer consumes them, and not before: the backend calls it
+// at the consuming layer, so that the read hides behind the layers before it.
+class EngramRows {
+ public:
+  virtual ~EngramRows() = default;
+  // Rows for all tokens of the step, in order: [tokens][columns][row_bytes]. Valid until Forward
+  // returns. An error ends the Forward with that error.
+  [[nodiscard]] virtual Result<LayerRows> Rows(int32_t layer_index) = 0;
+};
+
+// Thread-compatible: one thread drives a backend; it may use more threads inside.
+class Backend {
+ public:
+  struct Limits {
+    uint32_t sequences_max = 0;        // sequence slots
+    uint32_t sequence_tokens_max = 0;  // positions per slot
+    uint32_t step_tokens_max = 0;      // tokens in one Forward
+  };
+  virtual ~Backend() = default;
+
+  [[nodiscard]] virtual const Limits& limits() const = 0;
+  [[nodiscard]] virtual int32_t vocabulary_size() const = 0;
+  // Parameters without embedding and output matrices.
+  [[nodiscard]] virtual uint64_t parameters_non_embedding() const = 0;
+
+  // Forgets what a slot holds; a sequence that starts at position 0 needs it first.
+  virtual void ResetSlot(SequenceSlot slot) = 0;
+
+  // One step of many sequences, each at most once.
+  //   engram   null = Engram off; else asked once per Engram layer, in layer order
+  //   logits   written: [steps with logits_wanted, in order][vocabulary_size] fp32
+  // The result for one sequence does not depend on which others share the step.
+  // ERRORS: kInvalidArgument (a bound of limits(), a token id outside the vocabulary, a position
+  // that does not follow), or what `engram` gave. After an error the slots of the step are
+  // unspecified: reset them.
+  [[nodiscard]] virtual Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
+                                       std::vector<float>* logits) = 0;
+};
+
+}  // namespace engram
