@@ -1,0 +1,65 @@
+// A small HTTP/1.1 server on Boost.Beast: health, metrics, admin pages, and the model worker's API.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+
+#include "engram/base/status.h"
+
+namespace engram {
+
+struct HttpRequest {
+  std::string method;   // "GET"
+  std::string path;     // "/v1/completions", without the query
+  std::string query;    // after '?', may be empty
+  std::string body;
+  std::string peer;     // "host:port"
+};
+
+// Answers one request: Respond once, or StartStream, Write*, EndStream. Used by the handler's
+// coroutine only.
+class HttpResponder {
+ public:
+  virtual ~HttpResponder() = default;
+  // ERRORS (all four): kPeerLost when the client has gone: stop the work.
+  [[nodiscard]] virtual boost::asio::awaitable<Status> Respond(int status,
+                                                               std::string_view content_type,
+                                                               std::string body) = 0;
+  [[nodiscard]] virtual boost::asio::awaitable<Status> StartStream(
+      int status, std::string_view content_type) = 0;
+  // One HTTP chunk, sent at once.
+  [[nodiscard]] virtual boost::asio::awaitable<Status> Write(std::string chunk) = 0;
+  [[nodiscard]] virtual boost::asio::awaitable<Status> EndStream() = 0;
+  // Adds a header to the coming response, such as Retry-After. Before Respond or StartStream.
+  virtual void AddHeader(std::string_view name, std::string_view value) = 0;
+  // True once the client has closed its side; checked by a handler that waits for long.
+  [[nodiscard]] virtual bool PeerGone() = 0;
+};
+
+// Everything runs on the executor given (a strand or a single-threaded io_context).
+class HttpServer {
+ public:
+  struct Options {
+    std::string listen_address;          // "host:port"; port 0 = any free one
+    uint32_t connections_max = 1024;     // one more gets 503
+    uint32_t body_bytes_max = 16u << 20; // a longer body gets 413
+  };
+  using Handler = std::function<boost::asio::awaitable<void>(const HttpRequest& request,
+                                                             HttpResponder& responder)>;
+  // A handler that returns without responding gives 404; one that throws gives 500.
+  // ERRORS: kIo naming the address, and the fix when the port is taken.
+  [[nodiscard]] static Result<std::unique_ptr<HttpServer>> Create(
+      boost::asio::any_io_executor executor, const Options& options, Handler handler);
+  virtual ~HttpServer() = default;
+
+  // "host:port" really listened on.
+  [[nodiscard]] virtual std::string address() const = 0;
+};
+
+}  // namespace engram
