@@ -13,11 +13,12 @@ namespace engram {
 
 inline constexpr uint32_t kReplicasMax = 3;
 inline constexpr uint32_t kNodesMax = 4096;
+inline constexpr uint32_t kNodeTextBytesMax = 255;  // a node's id, zone and address, each
 // Fills the places of replicas that a slot lacks; always after the ones it has.
 inline constexpr NodeIndex kNoNode{0xffffffffu};
 
 struct ShardMapNode {
-  std::string id;           // the operator's name
+  std::string id;  // the operator's name
   std::string zone;
   std::string address;      // "host:port" of the node's data service
   Incarnation incarnation;  // 0: not up now; its slots stay assigned during the grace time
@@ -29,9 +30,9 @@ struct ShardMapNode {
 struct ShardMap {
   TableVersion version;
   Epoch epoch;
-  uint32_t replica_count = 1;            // R, 1..kReplicasMax
-  std::vector<ShardMapNode> nodes;       // index = NodeIndex
-  std::vector<NodeIndex> owners;         // [slots][R], kNoNode where a replica is missing
+  uint32_t replica_count = 1;       // R, 1..kReplicasMax
+  std::vector<ShardMapNode> nodes;  // index = NodeIndex
+  std::vector<NodeIndex> owners;    // [slots][R], kNoNode where a replica is missing
 
   [[nodiscard]] std::span<const NodeIndex> Replicas(SlotIndex slot) const {
     return {owners.data() + size_t{slot.value()} * replica_count, replica_count};

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engram/base/status.h"
@@ -33,6 +34,7 @@ inline constexpr uint32_t kRowValuesMax = 4096;
 inline constexpr uint32_t kRowCrcBytes = 4;
 inline constexpr uint64_t kSlotBytesMax = 8ull << 20;
 inline constexpr uint32_t kSlotsPerColumnMin = 64;
+inline constexpr uint32_t kSlotCountMax = 1u << 22;  // 32 TiB in slots of 8 MiB
 
 // SHA-256 of the canonical table spec and the compression table (docs/formats/model_identity.md):
 // two sides that differ in it would hash differently.
@@ -45,13 +47,18 @@ using ModelIdentity = std::array<uint8_t, 32>;
 
 // Bytes of one row's values and scales, without the CRC: 264 for v41.
 [[nodiscard]] uint32_t RowBytes(RowFormat format, uint32_t row_values);
+[[nodiscard]] std::string_view RowFormatName(RowFormat format);  // "F8_E4M3+F8_E8M0"
+
+// ERRORS: kInvalidArgument naming the field, what was found and what is allowed. F8_E4M3 rows must
+// have a multiple of 32 values.
+[[nodiscard]] Status ValidateTableSpec(const TableSpec& spec);
 
 // One contiguous run of rows of one column.
 struct SlotRange {
   int32_t layer_index = 0;
   int32_t column = 0;
-  RowId first_row;           // in its layer's table
-  uint32_t row_count = 0;    // slot_rows, or less in the last slot of a column
+  RowId first_row;         // in its layer's table
+  uint32_t row_count = 0;  // slot_rows, or less in the last slot of a column
 };
 
 struct RowPlace {
@@ -63,13 +70,13 @@ struct RowPlace {
 class TableLayout {
  public:
   struct Column {
-    uint32_t row_count = 0;    // the prime
-    uint64_t row_offset = 0;   // first row id in the layer's table
-    uint32_t first_slot = 0;   // slot index over the whole version
+    uint32_t row_count = 0;   // the prime
+    uint64_t row_offset = 0;  // first row id in the layer's table
+    uint32_t first_slot = 0;  // slot index over the whole version
     uint32_t slot_count = 0;
   };
 
-  // ERRORS: kInvalidArgument naming the field.
+  // ERRORS: kInvalidArgument naming the field, or more than kSlotCountMax slots.
   [[nodiscard]] static Result<TableLayout> Create(const TableSpec& spec);
 
   [[nodiscard]] const TableSpec& spec() const { return spec_; }
