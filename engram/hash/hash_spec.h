@@ -16,13 +16,13 @@ enum class Variant : uint8_t {
 
 struct HashSpec {
   Variant variant = Variant::kV41;
-  int32_t max_ngram_size = 0;             // N; orders are 2..N
-  int32_t head_count = 0;                 // K; columns per layer = (N - 1) * K
-  std::vector<int64_t> base_sizes;        // [N - 1] table size asked per order, before primes
-  std::vector<int32_t> layer_ids;         // [layers] the config's own numbers, in its order
-  int64_t compressed_vocab_size = 0;      // V
-  int64_t pad_id = 0;                     // p, already compressed
-  uint64_t seed = 0;                      // v41: 0
+  int32_t max_ngram_size = 0;         // N; orders are 2..N
+  int32_t head_count = 0;             // K; columns per layer = (N - 1) * K
+  std::vector<int64_t> base_sizes;    // [N - 1] table size asked per order, before primes
+  std::vector<int32_t> layer_ids;     // [layers] the config's own numbers, in its order
+  int64_t compressed_vocab_size = 0;  // V
+  int64_t pad_id = 0;                 // p, already compressed
+  uint64_t seed = 0;                  // v41: 0
 
   [[nodiscard]] int32_t column_count() const { return (max_ngram_size - 1) * head_count; }
   friend bool operator==(const HashSpec&, const HashSpec&) = default;
@@ -34,6 +34,9 @@ inline constexpr int32_t kColumnCountMax = 256;
 inline constexpr int32_t kEngramLayersMax = 64;
 // A column's rows are indexed by 32 bits, so that a bucket is one uint32_t everywhere.
 inline constexpr int64_t kColumnRowsMax = (int64_t{1} << 32) - 1;
+// Below it every multiplier is drawn from more than 32 bits, the one way numpy draws that we
+// follow.
+inline constexpr int64_t kCompressedVocabMax = int64_t{1} << 28;
 
 // ERRORS: kInvalidArgument naming the field, what was found and what is allowed.
 [[nodiscard]] Status ValidateHashSpec(const HashSpec& spec);

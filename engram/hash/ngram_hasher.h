@@ -15,8 +15,8 @@ using TokenId = int32_t;
 
 // A run of consecutive tokens of one sequence, with what stood before it. Nothing is owned.
 struct TokenRun {
-  // The up to max_ngram_size - 1 token ids right before `tokens`, oldest first; fewer means that the
-  // sequence starts there; more are allowed, the last ones are used.
+  // The up to max_ngram_size - 1 token ids right before `tokens`, oldest first; fewer means that
+  // the sequence starts there; more are allowed, the last ones are used.
   std::span<const TokenId> history;
   std::span<const TokenId> tokens;
   // v41 only: 1 = dead (an image position). Empty = none dead; else the same length as its ids.
@@ -65,7 +65,8 @@ class LookBack {
   // `dead` is empty (none) or as long as `tokens`.
   void Append(std::span<const TokenId> tokens, std::span<const uint8_t> dead = {});
   [[nodiscard]] std::span<const TokenId> tokens() const { return tokens_; }
-  [[nodiscard]] std::span<const uint8_t> dead() const { return dead_; }
+  // As long as tokens(), or empty where none of them is dead (always so in the demo variant).
+  [[nodiscard]] std::span<const uint8_t> dead() const;
 
  private:
   int32_t keep_;
