@@ -1,0 +1,179 @@
+#include "tests/support/test_cluster.h"
+
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include <boost/asio/connect.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http.hpp>
+#include <nlohmann/json.hpp>
+
+namespace engram::test {
+namespace {
+
+using std::chrono::seconds;
+
+std::string Program(const std::string& name) { return std::string(ENGRAM_BIN_DIR) + "/" + name; }
+
+std::string Tail(const std::string& text) {
+  return text.size() <= 3000 ? text : "..." + text.substr(text.size() - 3000);
+}
+
+// Waits for the JSON that a program writes once it listens.
+Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file, ChildProcess& process,
+                                         const std::filesystem::path& log) {
+  const auto until = std::chrono::steady_clock::now() + seconds(60);
+  while (std::chrono::steady_clock::now() < until) {
+    if (std::filesystem::exists(file)) {
+      auto json = nlohmann::json::parse(ReadFile(file), nullptr, false);
+      if (!json.is_discarded()) return json;
+    }
+    if (!process.running()) {
+      return Error(StatusCode::kUnavailable, "a process ended at its start: " + Tail(ReadFile(log)));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return Error(StatusCode::kDeadlineExceeded, "no announcement: " + Tail(ReadFile(log)));
+}
+
+}  // namespace
+
+Status MakeTinyModel(const std::filesystem::path& dir, const std::string& variant, int base_rows,
+                     int seed) {
+  const CommandOutput made = RunCommand(
+      {Program("engramctl"), "make-model", "--out", dir.string(), "--tokenizer",
+       std::string(ENGRAM_TEST_DATA) + "/tiny_tokenizer.json", "--variant", variant, "--base-rows",
+       std::to_string(base_rows), "--layers-engram", "1,3", "--hidden", "64", "--intermediate",
+       "128", "--layers", "5", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--seed",
+       std::to_string(seed)},
+      seconds(120));
+  if (made.exit_status == 0) return {};
+  return {StatusCode::kInternal, "engramctl make-model: " + made.out + made.err};
+}
+
+Result<std::unique_ptr<TestCluster>> TestCluster::Start(const ClusterOptions& options) {
+  std::unique_ptr<TestCluster> cluster(new TestCluster(options));
+  ENGRAM_TRY(MakeTinyModel(cluster->model_dir(), options.variant, options.base_rows, 1));
+  ENGRAM_TRY(cluster->StartCoordinator("127.0.0.1:0"));
+  cluster->nodes_.resize(static_cast<size_t>(options.nodes));
+  for (int i = 0; i < options.nodes; ++i) ENGRAM_TRY(cluster->StartNode(i, "127.0.0.1:0"));
+  const CommandOutput created =
+      cluster->Ctl({"create-version", "--model", cluster->model_dir().string(), "--expect-nodes",
+                    std::to_string(options.nodes), "--wait"});
+  if (created.exit_status != 0) {
+    return Error(StatusCode::kInternal, "engramctl create-version: " + created.out + created.err +
+                                            Tail(cluster->CoordinatorLog()));
+  }
+  return cluster;
+}
+
+Status TestCluster::StartCoordinator(const std::string& listen) {
+  const auto announce = scratch_.path() / "coordinator.json";
+  const auto log = scratch_.path() / "coordinator.log";
+  std::filesystem::remove(announce);
+  auto started = ChildProcess::Start(
+      {Program("engram-coordinator"), "--listen", listen, "--http", "127.0.0.1:0", "--state",
+       (scratch_.path() / "state.sqlite").string(), "--announce-file", announce.string()},
+      log);
+  if (!started.has_value()) return started.error();
+  coordinator_ = std::move(*started);
+  auto announcement = AwaitAnnouncement(announce, coordinator_, log);
+  if (!announcement.has_value()) return announcement.error().WithContext("engram-coordinator");
+  coordinator_address_ = (*announcement)["rpc"].get<std::string>();
+  return {};
+}
+
+Status TestCluster::StartNode(int i, const std::string& listen) {
+  Node& node = nodes_[static_cast<size_t>(i)];
+  const std::string name = "m" + std::to_string(i);
+  const auto announce = scratch_.path() / (name + ".json");
+  const auto log = scratch_.path() / (name + ".log");
+  std::filesystem::remove(announce);
+  std::vector<std::string> argv = {Program("engram-shard-server"),
+                                   "--id", name,
+                                   "--zone", "z" + std::to_string(i),
+                                   "--coordinator", coordinator_address_,
+                                   "--listen", listen,
+                                   "--http", "127.0.0.1:0",
+                                   "--memory", "1GiB",
+                                   "--transport", options_.transport,
+                                   "--one-sided", options_.one_sided,
+                                   "--enable-test-hooks",
+                                   "--announce-file", announce.string()};
+  argv.insert(argv.end(), options_.node_arguments.begin(), options_.node_arguments.end());
+  auto started = ChildProcess::Start(argv, log);
+  if (!started.has_value()) return started.error();
+  node.process = std::move(*started);
+  auto announcement = AwaitAnnouncement(announce, node.process, log);
+  if (!announcement.has_value()) return announcement.error().WithContext("engram-shard-server");
+  node.data_address = (*announcement)["data"].get<std::string>();
+  node.http_address = (*announcement)["http"].get<std::string>();
+  return {};
+}
+
+std::string TestCluster::NodeLog(int i) const {
+  return ReadFile(scratch_.path() / ("m" + std::to_string(i) + ".log"));
+}
+
+std::string TestCluster::CoordinatorLog() const {
+  return ReadFile(scratch_.path() / "coordinator.log");
+}
+
+Status TestCluster::RestartNode(int i) {
+  return StartNode(i, nodes_[static_cast<size_t>(i)].data_address);
+}
+
+Status TestCluster::RestartCoordinator() { return StartCoordinator(coordinator_address_); }
+
+Status TestCluster::WaitReady() {
+  const auto until = std::chrono::steady_clock::now() + seconds(60);
+  CommandOutput last;
+  while (std::chrono::steady_clock::now() < until) {
+    last = Ctl({"status", "--json"});
+    const auto json = nlohmann::json::parse(last.out, nullptr, false);
+    if (last.exit_status == 0 && json.is_object() && json.contains("versions")) {
+      bool ready = !json["versions"].empty();
+      for (const auto& version : json["versions"]) {
+        ready = ready && version.at("ready_slots") == version.at("slot_count");
+      }
+      if (ready) return {};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  return {StatusCode::kDeadlineExceeded, "not ready: " + last.out + last.err};
+}
+
+CommandOutput TestCluster::Ctl(std::vector<std::string> arguments) const {
+  arguments.insert(arguments.begin(), Program("engramctl"));
+  arguments.insert(arguments.end(), {"--coordinator", coordinator_address_});
+  return RunCommand(arguments, seconds(120));
+}
+
+HttpReply HttpCall(const std::string& address, const std::string& method,
+                   const std::string& target, const std::string& body) {
+  namespace http = boost::beast::http;
+  try {
+    boost::asio::io_context io;
+    boost::asio::ip::tcp::resolver resolver(io);
+    boost::beast::tcp_stream stream(io);
+    const size_t colon = address.rfind(':');
+    stream.connect(resolver.resolve(address.substr(0, colon), address.substr(colon + 1)));
+    http::request<http::string_body> request{http::string_to_verb(method), target, 11};
+    request.set(http::field::host, address);
+    request.body() = body;
+    request.prepare_payload();
+    http::write(stream, request);
+    boost::beast::flat_buffer buffer;
+    http::response<http::string_body> response;
+    http::read(stream, buffer, response);
+    return {static_cast<int>(response.result_int()), response.body()};
+  } catch (const std::exception& error) {
+    return {0, error.what()};
+  }
+}
+
+}  // namespace engram::test

@@ -1,0 +1,82 @@
+// A whole cluster of real processes on loopback: one coordinator, some memory nodes, a small model.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engram/base/status.h"
+#include "tests/support/child_process.h"
+
+namespace engram::test {
+
+struct ClusterOptions {
+  int nodes = 3;
+  std::string transport = "tcp";             // of the nodes: tcp, shm or auto
+  std::string one_sided = "off";
+  std::string variant = "v41";
+  int base_rows = 2000;                      // per column, before primes
+  std::vector<std::string> node_arguments;   // added to every node's command line
+};
+
+// Everything is killed and removed with it. Thread-compatible.
+class TestCluster {
+ public:
+  // Makes the model, starts the processes, creates a version, waits until it is ready.
+  // The error holds the end of the log of the process at fault.
+  [[nodiscard]] static Result<std::unique_ptr<TestCluster>> Start(const ClusterOptions& options);
+
+  [[nodiscard]] const std::string& coordinator_address() const { return coordinator_address_; }
+  [[nodiscard]] std::filesystem::path model_dir() const { return scratch_.path() / "model"; }
+  [[nodiscard]] std::filesystem::path scratch() const { return scratch_.path(); }
+  [[nodiscard]] int node_count() const { return static_cast<int>(nodes_.size()); }
+  [[nodiscard]] ChildProcess& node(int i) { return nodes_[static_cast<size_t>(i)].process; }
+  [[nodiscard]] ChildProcess& coordinator() { return coordinator_; }
+  [[nodiscard]] std::string node_http(int i) const {
+    return nodes_[static_cast<size_t>(i)].http_address;
+  }
+  [[nodiscard]] std::string NodeLog(int i) const;
+  [[nodiscard]] std::string CoordinatorLog() const;
+
+  // Starts a node again at its old data port, after its process ended.
+  [[nodiscard]] Status RestartNode(int i);
+  // Starts the coordinator again at its old port and state, after its process ended.
+  [[nodiscard]] Status RestartCoordinator();
+  // Until engramctl status says that every slot has a ready replica.
+  [[nodiscard]] Status WaitReady();
+  // engramctl with these arguments; --coordinator is added.
+  [[nodiscard]] CommandOutput Ctl(std::vector<std::string> arguments) const;
+
+ private:
+  struct Node {
+    ChildProcess process;
+    std::string data_address;
+    std::string http_address;
+  };
+  explicit TestCluster(ClusterOptions options) : options_(std::move(options)) {}
+  [[nodiscard]] Status StartCoordinator(const std::string& listen);
+  [[nodiscard]] Status StartNode(int i, const std::string& listen);
+
+  ClusterOptions options_;
+  ScratchDir scratch_;
+  std::string coordinator_address_;
+  ChildProcess coordinator_;
+  std::vector<Node> nodes_;
+};
+
+// Makes a small model with tests/data/tiny_tokenizer.json.
+[[nodiscard]] Status MakeTinyModel(const std::filesystem::path& dir, const std::string& variant,
+                                   int base_rows, int seed);
+
+struct HttpReply {
+  int status = 0;
+  std::string body;
+};
+// One request to "host:port"; status 0 when nobody answers. Blocks.
+[[nodiscard]] HttpReply HttpCall(const std::string& address, const std::string& method,
+                                 const std::string& target, const std::string& body = "");
+
+}  // namespace engram::test
