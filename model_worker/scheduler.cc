@@ -1,0 +1,144 @@
+#include "model_worker/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engram/base/check.h"
+
+namespace engram {
+namespace {
+
+const Chunk* ChunkOf(std::span<const Chunk> chunks, const Sequence* sequence) {
+  for (const Chunk& chunk : chunks) {
+    if (chunk.sequence == sequence) return &chunk;
+  }
+  return nullptr;
+}
+
+uint32_t TokenCount(std::span<const Chunk> chunks) {
+  uint32_t count = 0;
+  for (const Chunk& chunk : chunks) count += chunk.count;
+  return count;
+}
+
+}  // namespace
+
+std::string_view FinishReasonName(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kStop:
+      return "stop";
+    case FinishReason::kLength:
+      return "length";
+    case FinishReason::kError:
+      return "error";
+  }
+  return "error";
+}
+
+Scheduler::Scheduler(const Options& options) : options_(options) {
+  ENGRAM_CHECK(options.sequences_max > 0);
+  ENGRAM_CHECK(options.step_tokens_max >= options.sequences_max);
+  ENGRAM_CHECK(options.prefill_tokens_max > 0);
+  // Taken from the back: slot 0 first.
+  for (uint32_t slot = options.sequences_max; slot > 0; --slot) {
+    free_slots_.emplace_back(slot - 1);
+  }
+}
+
+Sequence* Scheduler::Find(RequestId id) {
+  for (auto& sequence : sequences_) {
+    if (sequence->id == id) return sequence.get();
+  }
+  return nullptr;
+}
+
+Sequence& Scheduler::Admit(std::unique_ptr<Sequence> sequence) {
+  ENGRAM_CHECK(slot_free());
+  ENGRAM_CHECK(!sequence->tokens.empty());
+  sequence->slot = free_slots_.back();
+  free_slots_.pop_back();
+  sequences_.push_back(std::move(sequence));
+  return *sequences_.back();
+}
+
+std::unique_ptr<Sequence> Scheduler::Remove(RequestId id) {
+  const auto it = std::find_if(sequences_.begin(), sequences_.end(),
+                               [id](const auto& sequence) { return sequence->id == id; });
+  if (it == sequences_.end()) return nullptr;
+  std::unique_ptr<Sequence> removed = std::move(*it);
+  sequences_.erase(it);
+  std::erase_if(ahead_, [&](const Chunk& chunk) { return chunk.sequence == removed.get(); });
+  free_slots_.push_back(removed->slot);
+  return removed;
+}
+
+void Scheduler::Restart(Sequence& sequence) {
+  sequence.computed = 0;
+  std::erase_if(ahead_, [&](const Chunk& chunk) { return chunk.sequence == &sequence; });
+}
+
+void Scheduler::AddPrefill(Sequence& sequence, uint32_t begin, uint32_t* budget,
+                           std::vector<Chunk>* chunks) {
+  const auto size = static_cast<uint32_t>(sequence.tokens.size());
+  Chunk chunk;
+  chunk.sequence = &sequence;
+  chunk.begin = begin;
+  chunk.count = std::min(size - begin, *budget);
+  chunk.logits_wanted = chunk.end() == size;
+  *budget -= chunk.count;
+  chunks->push_back(chunk);
+}
+
+std::vector<Chunk> Scheduler::PlanStep() {
+  std::vector<Chunk> step = std::exchange(ahead_, {});
+  const uint32_t ahead_tokens = TokenCount(step);
+  uint32_t budget = options_.step_tokens_max - ahead_tokens;
+  for (const auto& sequence : sequences_) {
+    if (!sequence->decoding() || budget == 0) continue;
+    Chunk chunk;
+    chunk.sequence = sequence.get();
+    chunk.begin = sequence->computed;
+    chunk.count = 1;
+    chunk.decode = true;
+    chunk.logits_wanted = true;
+    step.push_back(chunk);
+    --budget;
+  }
+  uint32_t prefill_budget = std::min(
+      budget, options_.prefill_tokens_max - std::min(options_.prefill_tokens_max, ahead_tokens));
+  for (const auto& sequence : sequences_) {
+    if (prefill_budget == 0) break;
+    if (sequence->decoding() || ChunkOf(step, sequence.get()) != nullptr) continue;
+    AddPrefill(*sequence, sequence->computed, &prefill_budget, &step);
+  }
+  return step;
+}
+
+std::span<Chunk> Scheduler::PlanAhead(std::span<const Chunk> step) {
+  ENGRAM_CHECK(ahead_.empty());
+  uint32_t decode_tokens = 0;
+  for (const Chunk& chunk : step) {
+    if (chunk.logits_wanted &&
+        chunk.sequence->generated() + 1 < chunk.sequence->request.tokens_max) {
+      ++decode_tokens;
+    }
+  }
+  uint32_t budget = std::min(options_.step_tokens_max - decode_tokens, options_.prefill_tokens_max);
+  for (const auto& sequence : sequences_) {
+    if (budget == 0) break;
+    const Chunk* now = ChunkOf(step, sequence.get());
+    // A sequence that `step` brings to its end has nothing known to compute after it.
+    if (now != nullptr && now->logits_wanted) continue;
+    AddPrefill(*sequence, now == nullptr ? sequence->computed : now->end(), &budget, &ahead_);
+  }
+  return ahead_;
+}
+
+void Scheduler::Complete(std::span<const Chunk> step) {
+  for (const Chunk& chunk : step) {
+    ENGRAM_CHECK(chunk.sequence->computed == chunk.begin);
+    chunk.sequence->computed = chunk.end();
+  }
+}
+
+}  // namespace engram

@@ -1,0 +1,53 @@
+// The Engram rows of one step, out of the tickets that read them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "client/row_source.h"
+#include "model_worker/backend.h"
+#include "model_worker/scheduler.h"
+
+namespace engram {
+
+// Awaits each ticket at the consuming layer and not before. Rows that follow each other
+// in one ticket are handed through without a copy; otherwise the pieces are copied together. Keeps
+// its memory between steps. Thread-compatible.
+class StepRows final : public EngramRows {
+ public:
+  // OWNERSHIP: `source` outlives this.
+  explicit StepRows(RowSource* source) : source_(source) {}
+
+  // Starts a step: every chunk must have its ticket. The tickets stay the caller's.
+  void Begin(std::span<const Chunk> step);
+
+  [[nodiscard]] Result<LayerRows> Rows(int32_t layer_index) override;
+
+  // What Rows last failed with since Begin; ok if it did not.
+  [[nodiscard]] const Status& error() const { return error_; }
+
+ private:
+  // Tokens of one ticket that follow each other in the step too.
+  struct Piece {
+    Ticket ticket;
+    uint32_t first_token = 0;  // in the ticket
+    uint32_t token_count = 0;
+  };
+  [[nodiscard]] Result<LayerRows> HandThrough(int32_t layer_index);
+  [[nodiscard]] Result<LayerRows> Gather(int32_t layer_index);
+
+  RowSource* source_;
+  std::vector<Piece> pieces_;
+  uint32_t token_count_ = 0;
+  Status error_;
+  // Per layer, because all layers' rows stay valid until Forward returns.
+  struct LayerCopy {
+    std::vector<std::byte> rows;
+    std::vector<uint8_t> dead;
+  };
+  std::vector<LayerCopy> copies_;
+};
+
+}  // namespace engram
