@@ -1,0 +1,31 @@
+# The CUDA toolkit and NCCL, for the cuda preset only. Looked for in build/cuda and build/nccl (made by
+# deploy/install-deps --cuda), then wherever CMake finds them.
+if(NOT ENGRAM_CUDA)
+  return()
+endif()
+if(NOT CMAKE_CUDA_COMPILER AND EXISTS ${CMAKE_SOURCE_DIR}/build/cuda/bin/nvcc)
+  set(CMAKE_CUDA_COMPILER ${CMAKE_SOURCE_DIR}/build/cuda/bin/nvcc)
+  # The wheels keep their libraries in lib/, where nvcc looks in lib64/.
+  list(APPEND CMAKE_LIBRARY_PATH ${CMAKE_SOURCE_DIR}/build/cuda/lib)
+  set(CMAKE_CUDA_FLAGS "-L${CMAKE_SOURCE_DIR}/build/cuda/lib ${CMAKE_CUDA_FLAGS}")
+endif()
+include(CheckLanguage)
+if(NOT CMAKE_CUDA_COMPILER)
+  check_language(CUDA)
+endif()
+if(NOT CMAKE_CUDA_COMPILER)
+  message(FATAL_ERROR "ENGRAM_CUDA=ON, but there is no nvcc. Run deploy/install-deps --cuda, or set "
+    "CMAKE_CUDA_COMPILER, or use a preset without CUDA.")
+endif()
+set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "GPUs to compile for")
+enable_language(CUDA)
+
+find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CMAKE_SOURCE_DIR}/build/nccl/include)
+find_file(NCCL_LIBRARY NAMES libnccl.so libnccl.so.2 HINTS ${CMAKE_SOURCE_DIR}/build/nccl/lib
+  PATHS /usr/lib/x86_64-linux-gnu)
+if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
+  set(ENGRAM_NCCL ON)
+else()
+  set(ENGRAM_NCCL OFF)
+endif()
+message(STATUS "CUDA compiler ${CMAKE_CUDA_COMPILER_VERSION}, NCCL ${ENGRAM_NCCL}")
