@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "engram/base/status.h"
+
 namespace engram {
 
 enum class ReadWay : uint8_t {
@@ -15,5 +17,7 @@ enum class ReadWay : uint8_t {
 
 // "auto", "gather", "mapped", "one-sided".
 [[nodiscard]] std::string_view ReadWayName(ReadWay way);
+// The other direction. ERRORS: kInvalidArgument, naming the four.
+[[nodiscard]] Result<ReadWay> ParseReadWay(std::string_view name);
 
 }  // namespace engram

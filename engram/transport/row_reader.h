@@ -15,7 +15,7 @@
 
 namespace engram {
 
-inline constexpr uint32_t kReadRowsMax = 4096;   // rows in one Post
+inline constexpr uint32_t kReadRowsMax = 4096;     // rows in one Post
 inline constexpr uint32_t kReadsInFlightMax = 64;  // reads in flight on one session
 
 // One session: one reader's connection to one incarnation of one node, for one table version.
@@ -23,13 +23,13 @@ inline constexpr uint32_t kReadsInFlightMax = 64;  // reads in flight on one ses
 using SessionId = StrongId<struct SessionIdTag, uint64_t>;
 
 struct NodeTarget {
-  std::string address;            // "host:port" of the node's data service
+  std::string address;  // "host:port" of the node's data service
   TableVersion version;
   ModelIdentity identity{};
-  uint32_t row_stride = 0;        // as the layout says; a node that differs is refused
+  uint32_t row_stride = 0;  // as the layout says; a node that differs is refused
   uint32_t slot_shift = 0;
   uint32_t slot_count = 0;
-  Incarnation incarnation;        // wanted; 0 = whichever answers
+  Incarnation incarnation;  // wanted; 0 = whichever answers
 };
 
 struct SessionInfo {
@@ -40,7 +40,7 @@ struct SessionInfo {
 
 // Rows that arrived. Valid only during OnRows.
 struct RowChunk {
-  uint32_t first = 0;                    // place of rows[0] in the posted list
+  uint32_t first = 0;  // place of rows[0] in the posted list
   uint32_t count = 0;
   const std::byte* rows = nullptr;       // [count][row_stride] as stored, NOT yet verified
   const StatusCode* statuses = nullptr;  // [count]; null = all kOk; a row not kOk has no bytes

@@ -15,8 +15,8 @@ namespace engram {
 
 // Where a slot's rows lie for a reader that maps or reads memory itself.
 struct SlotPlace {
-  uint32_t region = 0;   // RowServer region number
-  uint64_t offset = 0;   // bytes from the region's start
+  uint32_t region = 0;  // RowServer region number
+  uint64_t offset = 0;  // bytes from the region's start
 };
 
 // Thread-safe: Publish and Withdraw from the slot store's one thread, the rest from any.
@@ -53,7 +53,8 @@ class ServedSlots {
   }
   // Precondition: Rows(slot) was not null.
   [[nodiscard]] SlotPlace Place(SlotIndex slot) const { return places_[slot.value()]; }
-  // Changes with every Publish and Withdraw: a fetched slot directory of another one is out of date.
+  // Changes with every Publish and Withdraw: a fetched slot directory of another one is out of
+  // date.
   [[nodiscard]] uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
 
   // The newest epoch that this node was told of; goes out with every reply.
