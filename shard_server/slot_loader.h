@@ -1,0 +1,70 @@
+// Loads slots from a checkpoint: sequential reads through a bounded bounce buffer into the slots'
+// memory, weights and scales interleaved, each row sealed with its CRC and the slot's digest taken
+// while the bytes are in the processor's cache. Nothing is mapped and no byte is touched twice.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "engram/base/clock.h"
+#include "engram/base/status.h"
+#include "engram/table/table_layout.h"
+#include "shard_server/checkpoint_tables.h"
+#include "shard_server/slot_store.h"
+
+namespace engram {
+
+struct LoadJob {
+  TableVersion version;
+  ModelIdentity identity{};
+  std::shared_ptr<const TableLayout> layout;
+  std::filesystem::path checkpoint;  // a model folder
+  std::vector<EmptySlot> slots;      // ascending
+};
+
+struct LoadOptions {
+  uint64_t buffer_bytes = 4ull << 20;  // of one bounce buffer
+  uint32_t buffer_count = 2;           // one is filled while another is worked on
+  Duration log_interval = std::chrono::seconds(2);
+};
+
+// How others watch and steer a load. Thread-safe.
+class LoadControl {
+ public:
+  // The load ends with kCancelled soon (one buffer's work at most).
+  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  [[nodiscard]] bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+  // TEST HOOK: no more rows are worked on until it is called with false, or Cancel.
+  void SetPaused(bool paused) { paused_.store(paused, std::memory_order_relaxed); }
+  [[nodiscard]] bool paused() const { return paused_.load(std::memory_order_relaxed); }
+  // Stored bytes of the rows worked on so far.
+  [[nodiscard]] uint64_t bytes_done() const { return bytes_done_.load(std::memory_order_relaxed); }
+  void AddBytesDone(uint64_t bytes) { bytes_done_.fetch_add(bytes, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> cancelled_{false};
+  std::atomic<bool> paused_{false};
+  std::atomic<uint64_t> bytes_done_{0};
+};
+
+// A slot's rows are complete and hash to the digest wanted, if one was. On the loading thread.
+using OnSlotLoaded = std::function<void(const EmptySlot& slot, SlotDigest digest)>;
+
+// Opens the checkpoint, checks that it is the job's model, and loads the job's slots in table
+// order. Blocks; runs one more thread, which reads ahead. Logs progress, rate and time left.
+// ERRORS: the first thing that went wrong; slots told to `on_loaded` before stay good, the rows of
+// the others are unspecified: kCorrupt (a digest differs from the recorded one), kWrongModel,
+// kMalformed (truncated, or not the tensors of this layout), kNotFound, kIo, kCancelled.
+[[nodiscard]] Status LoadSlots(const LoadJob& job, const LoadOptions& options, LoadControl* control,
+                               const OnSlotLoaded& on_loaded);
+
+// The same from tensors that were opened and checked before.
+[[nodiscard]] Status LoadSlotsFrom(const std::vector<LayerTensors>& tensors, const LoadJob& job,
+                                   const LoadOptions& options, LoadControl* control,
+                                   const OnSlotLoaded& on_loaded);
+
+}  // namespace engram

@@ -1,0 +1,332 @@
+#include "shard_server/slot_store.h"
+
+#include <string>
+#include <utility>
+
+#include "engram/base/check.h"
+#include "shard_server/byte_text.h"
+
+namespace engram {
+
+SlotStore::SlotStore(RowServer* server, const Clock* clock, const Options& options)
+    : server_(server),
+      clock_(clock),
+      lease_(options.lease),
+      arena_(server, {options.memory_bytes_max, options.region_bytes_max}) {}
+
+Status SlotStore::AddVersion(TableVersion version, const ModelIdentity& identity,
+                             std::shared_ptr<const TableLayout> layout) {
+  if (Has(version)) {
+    return {StatusCode::kAlreadyExists,
+            "version " + std::to_string(version.value()) + " is held already"};
+  }
+  Version added;
+  added.served = std::make_shared<ServedSlots>(version, identity, layout);
+  added.slots.resize(layout->slot_count());
+  added.counts[static_cast<size_t>(SlotState::kNone)] = layout->slot_count();
+  added.bytes[static_cast<size_t>(SlotState::kNone)] = layout->total_bytes();
+  added.layout = std::move(layout);
+  server_->Serve(added.served);
+  versions_.emplace(version, std::move(added));
+  return {};
+}
+
+void SlotStore::SetState(Version& version, uint32_t slot, SlotState state) {
+  Slot& entry = version.slots[slot];
+  const uint64_t bytes = version.layout->slot_bytes(SlotIndex(slot));
+  version.bytes[static_cast<size_t>(entry.state)] -= bytes;
+  --version.counts[static_cast<size_t>(entry.state)];
+  entry.state = state;
+  version.bytes[static_cast<size_t>(state)] += bytes;
+  ++version.counts[static_cast<size_t>(state)];
+}
+
+void SlotStore::Serve(Version& version, uint32_t slot) {
+  const ArenaPiece& piece = version.slots[slot].piece;
+  SetState(version, slot, SlotState::kReady);
+  version.served->Publish(SlotIndex(slot), piece.data, piece.place);
+}
+
+Status SlotStore::SetSlots(TableVersion version, std::span<const AssignedSlot> slots) {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) {
+    return {StatusCode::kNotFound, "version " + std::to_string(version.value()) + " is not held"};
+  }
+  Version& held = found->second;
+  const auto slot_count = static_cast<uint32_t>(held.slots.size());
+  for (size_t i = 0; i < slots.size(); ++i) {
+    const uint32_t slot = slots[i].slot.value();
+    if (slot >= slot_count || (i > 0 && slots[i - 1].slot >= slots[i].slot)) {
+      return {StatusCode::kInvalidArgument,
+              "slot " + std::to_string(slot) + " in the assignment of version " +
+                  std::to_string(version.value()) + " is out of range (" +
+                  std::to_string(slot_count) + " slots) or not ascending"};
+    }
+  }
+  Reclaim();
+  // Memory first: the only step that can fail.
+  std::vector<uint64_t> sizes;
+  std::vector<uint32_t> needing;
+  for (const AssignedSlot& wanted : slots) {
+    const uint32_t slot = wanted.slot.value();
+    if (held.slots[slot].piece.data != nullptr) continue;
+    needing.push_back(slot);
+    sizes.push_back(held.layout->slot_bytes(wanted.slot));
+  }
+  auto pieces = arena_.Take(sizes);
+  if (!pieces.has_value()) {
+    std::string context = "version " + std::to_string(version.value()) + ": no room for " +
+                          std::to_string(sizes.size()) + " more slots";
+    const SlotStoreFigures now = figures();
+    if (now.waiting_bytes > 0) {
+      context +=
+          " (" + ByteText(now.waiting_bytes) + " of a dropped version waits for its readers)";
+    }
+    return pieces.error().WithContext(context);
+  }
+  for (size_t i = 0; i < needing.size(); ++i) held.slots[needing[i]].piece = (*pieces)[i];
+
+  size_t next = 0;
+  for (uint32_t slot = 0; slot < slot_count; ++slot) {
+    if (next < slots.size() && slots[next].slot.value() == slot) {
+      Assign(held, slot, slots[next].digest);
+      ++next;
+    } else if (held.slots[slot].assigned) {
+      Unassign(held, slot);
+    }
+  }
+  return {};
+}
+
+void SlotStore::Assign(Version& version, uint32_t slot, SlotDigest recorded) {
+  Slot& entry = version.slots[slot];
+  entry.assigned = true;
+  entry.recorded = recorded;
+  const bool loaded = entry.digest != 0;
+  const bool differs = loaded && recorded != 0 && recorded != entry.digest;
+  switch (entry.state) {
+    case SlotState::kNone:
+      SetState(version, slot, SlotState::kEmpty);
+      break;
+    case SlotState::kWithdrawn:
+      if (differs) {
+        SetState(version, slot, SlotState::kRefused);
+      } else {
+        Serve(version, slot);
+      }
+      break;
+    case SlotState::kReady:
+      if (differs) {
+        version.served->Withdraw(SlotIndex(slot));
+        SetState(version, slot, SlotState::kRefused);
+      }
+      break;
+    case SlotState::kRefused:
+      // The record was corrected: these rows are the right ones after all.
+      if (loaded && recorded == entry.digest) Serve(version, slot);
+      break;
+    case SlotState::kEmpty:
+      break;
+  }
+}
+
+void SlotStore::Unassign(Version& version, uint32_t slot) {
+  Slot& entry = version.slots[slot];
+  entry.assigned = false;
+  switch (entry.state) {
+    case SlotState::kReady:
+      version.served->Withdraw(SlotIndex(slot));
+      SetState(version, slot, SlotState::kWithdrawn);
+      break;
+    case SlotState::kRefused:
+      SetState(version, slot, SlotState::kWithdrawn);
+      break;
+    case SlotState::kEmpty:
+      // Never served, so no reader can be in it; a load may be.
+      if (version.pinned) {
+        version.lost.push_back(entry.piece);
+      } else {
+        arena_.GiveBack(entry.piece);
+      }
+      entry.piece = {};
+      SetState(version, slot, SlotState::kNone);
+      break;
+    case SlotState::kWithdrawn:
+    case SlotState::kNone:
+      break;
+  }
+}
+
+std::vector<EmptySlot> SlotStore::PinEmptySlots(TableVersion version) {
+  std::vector<EmptySlot> empty;
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return empty;
+  Version& held = found->second;
+  ENGRAM_CHECK(!held.pinned);
+  for (uint32_t slot = 0; slot < held.slots.size(); ++slot) {
+    const Slot& entry = held.slots[slot];
+    if (entry.state != SlotState::kEmpty) continue;
+    empty.push_back({SlotIndex(slot), entry.piece.data, entry.recorded});
+  }
+  held.pinned = true;
+  return empty;
+}
+
+void SlotStore::UnpinSlots(TableVersion version) {
+  if (const auto found = versions_.find(version); found != versions_.end()) {
+    Version& held = found->second;
+    held.pinned = false;
+    for (const ArenaPiece& piece : held.lost) arena_.GiveBack(piece);
+    held.lost.clear();
+  }
+  for (Waiting& waiting : waiting_) {
+    if (waiting.version == version) waiting.pinned = false;
+  }
+}
+
+Status SlotStore::Publish(TableVersion version, SlotIndex slot, const std::byte* rows,
+                          SlotDigest digest) {
+  ENGRAM_CHECK(digest != 0);
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return {};
+  Version& held = found->second;
+  Slot& entry = held.slots[slot.value()];
+  if (entry.state != SlotState::kEmpty || entry.piece.data != rows) return {};
+  entry.digest = digest;
+  if (entry.recorded != 0 && entry.recorded != digest) {
+    SetState(held, slot.value(), SlotState::kRefused);
+    return {StatusCode::kCorrupt, "slot " + std::to_string(slot.value()) + " of version " +
+                                      std::to_string(version.value()) +
+                                      ": another digest was recorded while it loaded"};
+  }
+  Serve(held, slot.value());
+  return {};
+}
+
+void SlotStore::SetNewestEpoch(TableVersion version, Epoch epoch) {
+  const auto found = versions_.find(version);
+  if (found != versions_.end()) found->second.served->set_newest_epoch(epoch);
+}
+
+void SlotStore::DropVersion(TableVersion version) {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return;
+  Version& held = found->second;
+  server_->Drop(version);
+  Waiting waiting;
+  waiting.version = version;
+  waiting.pinned = held.pinned;
+  waiting.readers = held.served;
+  waiting.reusable_from = clock_->Now() + lease_;
+  waiting.pieces = std::move(held.lost);
+  for (const Slot& entry : held.slots) {
+    if (entry.piece.data != nullptr) waiting.pieces.push_back(entry.piece);
+  }
+  versions_.erase(found);
+  waiting_.push_back(std::move(waiting));
+  Reclaim();
+}
+
+void SlotStore::Reclaim() {
+  const MonotonicTime now = clock_->Now();
+  std::erase_if(waiting_, [&](const Waiting& waiting) {
+    if (waiting.pinned || now < waiting.reusable_from || !waiting.readers.expired()) return false;
+    for (const ArenaPiece& piece : waiting.pieces) arena_.GiveBack(piece);
+    return true;
+  });
+}
+
+std::shared_ptr<const TableLayout> SlotStore::layout(TableVersion version) const {
+  const auto found = versions_.find(version);
+  return found == versions_.end() ? nullptr : found->second.layout;
+}
+
+std::vector<AssignedSlot> SlotStore::ReadySlots(TableVersion version) const {
+  std::vector<AssignedSlot> ready;
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return ready;
+  const std::vector<Slot>& slots = found->second.slots;
+  ready.reserve(found->second.counts[static_cast<size_t>(SlotState::kReady)]);
+  for (uint32_t slot = 0; slot < slots.size(); ++slot) {
+    if (slots[slot].state == SlotState::kReady)
+      ready.push_back({SlotIndex(slot), slots[slot].digest});
+  }
+  return ready;
+}
+
+std::vector<SlotIndex> SlotStore::RefusedSlots(TableVersion version) const {
+  std::vector<SlotIndex> refused;
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return refused;
+  if (found->second.counts[static_cast<size_t>(SlotState::kRefused)] == 0) return refused;
+  const std::vector<Slot>& slots = found->second.slots;
+  for (uint32_t slot = 0; slot < slots.size(); ++slot) {
+    if (slots[slot].state == SlotState::kRefused) refused.push_back(SlotIndex(slot));
+  }
+  return refused;
+}
+
+uint64_t SlotStore::EmptyCount(TableVersion version) const {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return 0;
+  return found->second.counts[static_cast<size_t>(SlotState::kEmpty)];
+}
+
+uint64_t SlotStore::HeldBytes(TableVersion version) const {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return 0;
+  const auto& bytes = found->second.bytes;
+  return bytes[static_cast<size_t>(SlotState::kEmpty)] +
+         bytes[static_cast<size_t>(SlotState::kReady)] +
+         bytes[static_cast<size_t>(SlotState::kRefused)];
+}
+
+uint64_t SlotStore::ReadyBytes(TableVersion version) const {
+  const auto found = versions_.find(version);
+  return found == versions_.end() ? 0 : found->second.bytes[static_cast<size_t>(SlotState::kReady)];
+}
+
+SlotStoreFigures SlotStore::figures() const {
+  SlotStoreFigures figures;
+  figures.memory_bytes_max = arena_.memory_bytes_max();
+  figures.region_bytes = arena_.region_bytes();
+  figures.free_bytes = arena_.free_bytes();
+  figures.regions = static_cast<uint32_t>(arena_.region_count());
+  figures.huge_regions = static_cast<uint32_t>(arena_.huge_region_count());
+  for (const auto& [version, held] : versions_) {
+    figures.held_bytes += HeldBytes(version);
+    figures.ready_bytes += ReadyBytes(version);
+    figures.withdrawn_bytes += held.bytes[static_cast<size_t>(SlotState::kWithdrawn)];
+  }
+  for (const Waiting& waiting : waiting_) {
+    for (const ArenaPiece& piece : waiting.pieces) figures.waiting_bytes += piece.bytes;
+  }
+  return figures;
+}
+
+// Not instrumented: the write races with gather threads on purpose, as real damage would.
+__attribute__((no_sanitize("thread"))) Status SlotStore::FlipByte(TableVersion version,
+                                                                  SlotIndex slot, uint32_t row,
+                                                                  uint32_t byte) {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) {
+    return {StatusCode::kNotFound, "version " + std::to_string(version.value()) + " is not held"};
+  }
+  Version& held = found->second;
+  if (slot.value() >= held.slots.size() || held.slots[slot.value()].state != SlotState::kReady) {
+    return {StatusCode::kNotFound, "slot " + std::to_string(slot.value()) + " is not ready here"};
+  }
+  const uint32_t row_stride = held.layout->row_stride();
+  if (row >= held.layout->slot(slot).row_count || byte >= row_stride) {
+    return {StatusCode::kInvalidArgument, "row " + std::to_string(row) + ", byte " +
+                                              std::to_string(byte) + ": the slot has " +
+                                              std::to_string(held.layout->slot(slot).row_count) +
+                                              " rows of " + std::to_string(row_stride) + " bytes"};
+  }
+  volatile std::byte* target =
+      held.slots[slot.value()].piece.data + uint64_t{row} * row_stride + byte;
+  *target = *target ^ std::byte{0xff};
+  return {};
+}
+
+}  // namespace engram
