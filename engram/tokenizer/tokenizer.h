@@ -15,6 +15,8 @@
 
 namespace engram {
 
+inline constexpr size_t kEncodeBytesMax = size_t{1} << 30;
+
 // Immutable after Load; thread-safe.
 class Tokenizer {
  public:
@@ -30,11 +32,13 @@ class Tokenizer {
   [[nodiscard]] int32_t vocabulary_size() const;
   // The token string as tokenizer.json spells it; empty for an id without a token.
   [[nodiscard]] std::string_view TokenString(TokenId id) const;
-  // The bytes of one token: an added token's content as is. May be a partial UTF-8 piece.
+  // The bytes of one token, which may be a partial UTF-8 piece. An added token's content as is, but
+  // for one written in the byte alphabet alone, which decodes like any other (as Hugging Face
+  // does).
   [[nodiscard]] std::string_view TokenBytes(TokenId id) const;
 
   // Text -> ids. Added tokens in the text are recognised; no BOS is added. Invalid UTF-8 in `text`
-  // becomes U+FFFD first.
+  // becomes U+FFFD first. Precondition: text.size() <= kEncodeBytesMax.
   [[nodiscard]] std::vector<TokenId> Encode(std::string_view text) const;
   // Ids -> text; invalid UTF-8 becomes U+FFFD. Ids outside the vocabulary give nothing.
   [[nodiscard]] std::string Decode(std::span<const TokenId> ids) const;
@@ -62,7 +66,7 @@ class StreamDecoder {
 
 // Token compression (ENGRAM section 1).
 struct TokenCompression {
-  std::vector<int32_t> table;   // [vocabulary] token id -> compressed id
+  std::vector<int32_t> table;         // [vocabulary] token id -> compressed id
   int64_t compressed_vocab_size = 0;  // V
 };
 [[nodiscard]] Result<TokenCompression> CompressVocabulary(const Tokenizer& tokenizer);
