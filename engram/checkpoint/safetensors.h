@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "engram/base/status.h"
@@ -16,8 +17,8 @@
 namespace engram {
 
 enum class Dtype : uint8_t { kF8E4M3, kF8E8M0, kBf16, kF16, kF32, kOther };
-[[nodiscard]] std::string_view DtypeName(Dtype dtype);   // "F8_E4M3"
-[[nodiscard]] uint32_t DtypeBytes(Dtype dtype);          // 0 for kOther
+[[nodiscard]] std::string_view DtypeName(Dtype dtype);  // "F8_E4M3"
+[[nodiscard]] uint32_t DtypeBytes(Dtype dtype);         // 0 for kOther
 
 struct TensorInfo {
   std::string name;
@@ -37,15 +38,21 @@ inline constexpr uint64_t kSafetensorsHeaderBytesMax = 100u << 20;
     std::string_view header_json, uint64_t data_start, uint64_t file_bytes,
     const std::filesystem::path& file);
 
+// Parses model.safetensors.index.json: tensor name -> file name. For TensorIndex and the fuzzer.
+// ERRORS: kMalformed: bad JSON, no weight_map, or a file that is not a plain name in the folder.
+[[nodiscard]] Result<std::map<std::string, std::string>> ParseSafetensorsIndex(
+    std::string_view index_json, std::string_view name);
+
 // All tensors of a model folder: one `model.safetensors`, or the shards that
 // `model.safetensors.index.json` names. Immutable after Open; thread-safe.
 class TensorIndex {
  public:
   // Reads headers only. ERRORS: kNotFound, kMalformed (an index that lies: a file that is not
-  // there, a tensor that is not in its file, or twice), kIo.
+  // there, a tensor that is not in its file, or twice), kIo. A tensor in a shard that the index
+  // does not list is left out.
   [[nodiscard]] static Result<TensorIndex> Open(const std::filesystem::path& model_dir);
 
-  // Null when there is none of that name. Also tried with "model." in front.
+  // Null when there is none of that name. Also tried with "model." put in front, or taken away.
   [[nodiscard]] const TensorInfo* Find(std::string_view name) const;
   [[nodiscard]] const std::map<std::string, TensorInfo, std::less<>>& tensors() const {
     return tensors_;
@@ -93,7 +100,9 @@ class SafetensorsWriter {
   [[nodiscard]] Status Finish();
 
  private:
-  SafetensorsWriter(int fd, uint64_t bytes_wanted) : fd_(fd), bytes_wanted_(bytes_wanted) {}
+  SafetensorsWriter(std::filesystem::path file, int fd, uint64_t bytes_wanted)
+      : file_(std::move(file)), fd_(fd), bytes_wanted_(bytes_wanted) {}
+  std::filesystem::path file_;
   int fd_ = -1;  // owned
   uint64_t bytes_wanted_ = 0;
   uint64_t bytes_written_ = 0;
