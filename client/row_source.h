@@ -21,7 +21,7 @@ using Ticket = StrongId<struct TicketTag, uint64_t>;
 
 // Rows of one layer for every token of the batch, in the order of the runs' tokens.
 struct LayerRows {
-  std::span<const std::byte> rows;      // [tokens][columns][row_bytes]; no CRC
+  std::span<const std::byte> rows;  // [tokens][columns][row_bytes]; no CRC
   // [tokens] 1 = dead position: its rows were not read and its bytes are unspecified; empty = none.
   std::span<const uint8_t> dead;
   uint32_t token_count = 0;
@@ -43,18 +43,18 @@ struct RowSourceStats {
     // Per batch: from Prefetch's return to the first Await of this layer.
     std::vector<double> window_us;
   };
-  std::vector<Layer> layers;       // [layers]
+  std::vector<Layer> layers;  // [layers]
   uint64_t batches = 0;
   uint64_t tokens = 0;
-  uint64_t rows_asked = 0;         // tokens * columns * layers, less dead positions
-  uint64_t rows_unique = 0;        // after dedupe within the batch
+  uint64_t rows_asked = 0;   // tokens * columns * layers, less dead positions
+  uint64_t rows_unique = 0;  // after dedupe within the batch
   uint64_t rows_from_cache = 0;
-  uint64_t rows_read = 0;          // from memory nodes (or from memory, local)
-  uint64_t rows_verified = 0;      // CRC checked and right
-  uint64_t rows_wrong = 0;         // CRC wrong: rejected, never delivered
-  uint64_t rows_failed = 0;        // could not be had within the deadline
+  uint64_t rows_read = 0;      // from memory nodes (or from memory, local)
+  uint64_t rows_verified = 0;  // CRC checked and right
+  uint64_t rows_wrong = 0;     // CRC wrong: rejected, never delivered
+  uint64_t rows_failed = 0;    // could not be had within the deadline
   uint64_t reads_retried = 0;
-  uint64_t row_path_cpu_ns = 0;    // CPU time of the I/O threads and of hashing
+  uint64_t row_path_cpu_ns = 0;  // CPU time of the I/O threads and of hashing
 };
 inline constexpr size_t kLatencySamplesMax = 1u << 16;
 

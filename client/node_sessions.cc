@@ -1,0 +1,175 @@
+#include "client/node_sessions.h"
+
+#include <algorithm>
+
+#include "engram/base/check.h"
+
+namespace engram {
+
+NodeSessions::NodeSessions(const SessionOptions& options, RowReader* reader)
+    : options_(options), reader_(reader), random_(options.seed) {
+  ENGRAM_CHECK(options.reads_in_flight_max >= 1 &&
+               options.reads_in_flight_max <= kReadsInFlightMax);
+}
+
+void NodeSessions::SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now) {
+  const std::shared_ptr<const ShardMap> old_map = std::move(map_);
+  std::vector<Node> old_nodes = std::move(nodes_);
+  map_ = std::move(map);
+  nodes_.assign(map_->nodes.size(), Node{});
+  std::unordered_map<std::string_view, size_t> old_places;
+  if (old_map != nullptr) {
+    for (size_t i = 0; i < old_nodes.size(); ++i) old_places.emplace(old_map->nodes[i].id, i);
+  }
+  for (auto& [id, session] : sessions_) {
+    session.old_reads_in_flight = session.reads_in_flight;
+    session.node = kNoNode;  // until found again below
+  }
+  for (uint32_t i = 0; i < nodes_.size(); ++i) {
+    const ShardMapNode& wanted = map_->nodes[i];
+    const auto old_place = old_places.find(wanted.id);
+    if (old_place != old_places.end()) {
+      const ShardMapNode& before = old_map->nodes[old_place->second];
+      Node& old_node = old_nodes[old_place->second];
+      if (before.address == wanted.address && before.incarnation == wanted.incarnation) {
+        nodes_[i] = std::move(old_node);
+        old_node = Node{};
+        const auto session = sessions_.find(nodes_[i].session);
+        if (session != sessions_.end()) session->second.node = NodeIndex(i);
+        continue;
+      }
+    }
+    if (wanted.incarnation == Incarnation()) {
+      nodes_[i].trouble = Status(StatusCode::kUnavailable, "the coordinator says it is not up");
+    } else {
+      nodes_[i].reopen_at = now;
+    }
+  }
+  for (auto& [id, session] : sessions_) {
+    if (session.node == kNoNode) {
+      if (!session.closing) reader_->Close(id);
+      session.closing = true;
+    } else {
+      AcknowledgeIfQuiet(id, &session);
+    }
+  }
+  Tick(now);
+}
+
+void NodeSessions::Open(NodeIndex index) {
+  Node& node = nodes_[index.value()];
+  NodeTarget target = options_.target;
+  target.address = map_->nodes[index.value()].address;
+  target.incarnation = map_->nodes[index.value()].incarnation;
+  node.state = State::kOpening;
+  node.reopen_at = MonotonicTime::max();
+  node.session = reader_->Open(target);
+  sessions_[node.session].node = index;
+}
+
+void NodeSessions::OnOpen(SessionId id) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  Session& session = found->second;
+  session.open = true;
+  if (session.node == kNoNode) return;
+  Node& node = nodes_[session.node.value()];
+  if (node.state != State::kOpening) return;
+  node.state = State::kOpen;
+  node.failures = 0;
+  node.trouble = Status();
+  AcknowledgeIfQuiet(id, &session);
+}
+
+NodeIndex NodeSessions::OnClosed(SessionId id, const Status& why, MonotonicTime now) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return kNoNode;
+  const NodeIndex index = found->second.node;
+  sessions_.erase(found);
+  if (index == kNoNode) return kNoNode;
+  Node& node = nodes_[index.value()];
+  node.state = State::kDown;
+  node.session = SessionId();
+  // A session that we closed ourselves keeps the reason that made us do it.
+  if (why.code() != StatusCode::kCancelled || node.trouble.ok()) node.trouble = why;
+  node.reopen_at = now + ReopenDelay(node.failures++);
+  return index;
+}
+
+void NodeSessions::Tick(MonotonicTime now) {
+  for (uint32_t i = 0; i < nodes_.size(); ++i) {
+    if (nodes_[i].state == State::kDown && nodes_[i].reopen_at <= now) Open(NodeIndex(i));
+  }
+}
+
+MonotonicTime NodeSessions::NextTick() const {
+  MonotonicTime next = MonotonicTime::max();
+  for (const Node& node : nodes_) {
+    if (node.state == State::kDown) next = std::min(next, node.reopen_at);
+  }
+  return next;
+}
+
+bool NodeSessions::CanPost(NodeIndex index) const {
+  const Node& node = nodes_[index.value()];
+  if (node.state != State::kOpen) return false;
+  return sessions_.at(node.session).reads_in_flight < options_.reads_in_flight_max;
+}
+
+StatusCode NodeSessions::Post(NodeIndex index, uint64_t tag, std::span<const RowAddress> rows,
+                              SessionId* session) {
+  Node& node = nodes_[index.value()];
+  const StatusCode code = reader_->Post(node.session, tag, rows);
+  if (code == StatusCode::kOk) {
+    ++sessions_.at(node.session).reads_in_flight;
+    *session = node.session;
+  } else if (code == StatusCode::kPeerLost) {
+    node.state = State::kClosing;
+    node.trouble = Status(StatusCode::kPeerLost, "the connection ended");
+  }
+  return code;
+}
+
+void NodeSessions::OnReadDone(SessionId id, Epoch posted_under) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  Session& session = found->second;
+  ENGRAM_CHECK(session.reads_in_flight > 0);
+  --session.reads_in_flight;
+  if (posted_under < epoch() && session.old_reads_in_flight > 0) --session.old_reads_in_flight;
+  AcknowledgeIfQuiet(id, &session);
+}
+
+void NodeSessions::AcknowledgeIfQuiet(SessionId id, Session* session) {
+  if (!session->open || session->node == kNoNode || session->old_reads_in_flight > 0) return;
+  if (session->acknowledged >= epoch()) return;
+  session->acknowledged = epoch();
+  reader_->AcknowledgeEpoch(id, session->acknowledged);
+}
+
+void NodeSessions::Close(SessionId id) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end() || found->second.closing) return;
+  found->second.closing = true;
+  if (found->second.node != kNoNode) {
+    Node& node = nodes_[found->second.node.value()];
+    node.state = State::kClosing;
+    node.trouble = Status(StatusCode::kPeerLost, "a read got no answer in time");
+  }
+  reader_->Close(id);
+}
+
+Duration NodeSessions::ReopenDelay(uint32_t failures) {
+  Duration delay = options_.reopen_delay_min;
+  for (uint32_t i = 0; i < failures && delay < options_.reopen_delay_max; ++i) delay *= 2;
+  delay = std::min(delay, options_.reopen_delay_max);
+  // SplitMix64 (Steele et al. 2014). Half to one and a half times, so that clients part.
+  random_ += 0x9e3779b97f4a7c15u;
+  uint64_t z = random_;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  z ^= z >> 31;
+  return delay / 2 + Duration(static_cast<int64_t>(z % static_cast<uint64_t>(delay.count() + 1)));
+}
+
+}  // namespace engram

@@ -1,0 +1,102 @@
+// One reader's sessions with the nodes of the shard map: opened, closed, opened again after a
+// pause.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engram/base/clock.h"
+#include "engram/base/status.h"
+#include "engram/table/shard_map.h"
+#include "engram/transport/row_reader.h"
+
+namespace engram {
+
+struct SessionOptions {
+  NodeTarget target;                  // what every session asks for; address and incarnation aside
+  uint32_t reads_in_flight_max = 16;  // per session; at most kReadsInFlightMax
+  Duration reopen_delay_min = std::chrono::milliseconds(5);  // doubles with every failure in a row
+  Duration reopen_delay_max = std::chrono::milliseconds(500);
+  uint64_t seed = 1;  // of the jitter
+};
+
+// Pure: no thread, no clock, no I/O of its own; it only calls Open, Close, Post and
+// AcknowledgeEpoch of the reader given. Thread-compatible. Allocates only when the map or a session
+// changes.
+class NodeSessions {
+ public:
+  // `reader` must outlive this.
+  NodeSessions(const SessionOptions& options, RowReader* reader);
+
+  // Keeps the sessions of nodes that are the same (id, address, incarnation), closes the others,
+  // opens what is new. Node indexes mean the new map from now on.
+  void SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now);
+  [[nodiscard]] const ShardMap* map() const { return map_.get(); }
+
+  void OnOpen(SessionId session);
+  // The node whose session it was; kNoNode when the map has moved on.
+  NodeIndex OnClosed(SessionId session, const Status& why, MonotonicTime now);
+  // Opens again what is due.
+  void Tick(MonotonicTime now);
+  // When Tick has something to do; time_point::max() = never.
+  [[nodiscard]] MonotonicTime NextTick() const;
+
+  [[nodiscard]] uint32_t node_count() const { return static_cast<uint32_t>(nodes_.size()); }
+  [[nodiscard]] bool IsOpen(NodeIndex node) const {
+    return nodes_[node.value()].state == State::kOpen;
+  }
+  // Open, and below the window.
+  [[nodiscard]] bool CanPost(NodeIndex node) const;
+  // Why the node cannot be read now; ok when nothing is known against it.
+  [[nodiscard]] const Status& TroubleOf(NodeIndex node) const {
+    return nodes_[node.value()].trouble;
+  }
+  // Precondition: CanPost. `session` is set when kOk.
+  [[nodiscard]] StatusCode Post(NodeIndex node, uint64_t tag, std::span<const RowAddress> rows,
+                                SessionId* session);
+  // One read posted under `epoch` ended. Acknowledges the map when it was the last under an older.
+  void OnReadDone(SessionId session, Epoch epoch);
+  // Gives up on a session that no longer answers; OnClosed follows.
+  void Close(SessionId session);
+  [[nodiscard]] Epoch epoch() const { return map_ == nullptr ? Epoch() : map_->epoch; }
+
+ private:
+  enum class State : uint8_t {
+    kDown,  // no session; opened again at reopen_at
+    kOpening,
+    kOpen,
+    kClosing,  // OnClosed is still to come
+  };
+  struct Node {
+    State state = State::kDown;
+    SessionId session;
+    MonotonicTime reopen_at = MonotonicTime::max();
+    uint32_t failures = 0;  // in a row
+    Status trouble;
+  };
+  struct Session {
+    NodeIndex node = kNoNode;  // kNoNode: the map has moved on
+    uint32_t reads_in_flight = 0;
+    uint32_t old_reads_in_flight = 0;  // posted under an older map than the current
+    Epoch acknowledged;
+    bool open = false;
+    bool closing = false;  // Close was called
+  };
+
+  void Open(NodeIndex node);
+  void AcknowledgeIfQuiet(SessionId id, Session* session);
+  [[nodiscard]] Duration ReopenDelay(uint32_t failures);
+
+  SessionOptions options_;
+  RowReader* reader_;
+  std::shared_ptr<const ShardMap> map_;
+  std::vector<Node> nodes_;  // [map nodes]
+  std::unordered_map<SessionId, Session> sessions_;
+  uint64_t random_;
+};
+
+}  // namespace engram

@@ -1,0 +1,196 @@
+// Which node to ask for each row of a ticket, when, and what to do when it does not answer.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "client/node_sessions.h"
+#include "client/row_queue.h"
+#include "engram/base/clock.h"
+#include "engram/base/status.h"
+#include "engram/table/shard_map.h"
+#include "engram/table/table_layout.h"
+#include "engram/transport/row_reader.h"
+
+namespace engram {
+
+// What the scheduler tells its owner, from inside its own calls. Must not call back into it.
+class ScheduledRows {
+ public:
+  virtual ~ScheduledRows() = default;
+  // Rows of a ticket arrived. The owner verifies and keeps each.
+  //   rows    [n] rows of the ticket, as AddRows numbered them; kNoRow = skip this one
+  //   stored  [n][row_stride]
+  //   taken   [n] written: 1 = right and kept, 0 = its CRC is wrong
+  virtual void TakeRows(uint32_t slot, std::span<const uint32_t> rows, const std::byte* stored,
+                        uint8_t* taken) = 0;
+  // Every row of the layer was taken, or `status` says which could not be had, from where and why.
+  // Called once for each layer; the last call for a ticket is the last that mentions it.
+  virtual void OnLayerDone(uint32_t slot, int32_t layer_index, const Status& status,
+                           uint64_t rows_failed) = 0;
+  // A row from this node failed its CRC: report the slot.
+  virtual void OnRowWrong(SlotIndex table_slot, const ShardMapNode& node) = 0;
+  // Part of a read failed and is tried again.
+  virtual void OnReadRetried() = 0;
+  // A newer map than SetMap gave exists, or is needed.
+  virtual void OnMapWanted() = 0;
+};
+
+struct SchedulerOptions {
+  SessionOptions sessions;
+  uint32_t slot_count = 1;  // tickets at once
+  uint32_t rows_max = 0;    // of one ticket
+  int32_t layer_count = 1;
+  uint32_t read_rows_max = 1024;  // rows in one read, so that checking overlaps with the wire
+  uint32_t layer_rows_min = 256;  // a read this full does not take rows of the next layer too
+  Duration retry_delay_min = std::chrono::milliseconds(1);  // doubles up to 128 times that
+  // A read without an answer for this long ends its session (a node that hangs).
+  Duration read_silence_max = std::chrono::seconds(3);
+};
+
+// A pure state machine: no thread, no clock, no I/O; time and events are inputs, and it acts
+// through the RowReader's Open, Close, Post and AcknowledgeEpoch alone. The owner forwards the
+// reader's events. So the simulator runs this code.
+//
+// Every row of every layer is taken exactly once, or its layer ends with an error: no later than
+// the first Tick after the ticket's deadline. After the last OnLayerDone of a ticket, or End, no
+// row of it is passed to TakeRows, however late a reply comes. Thread-compatible. After warm-up it
+// allocates only when a map or a session changes or a row fails.
+class ReadScheduler {
+ public:
+  // Everything given by pointer must outlive the scheduler.
+  ReadScheduler(const SchedulerOptions& options, const TableLayout* layout, RowReader* reader,
+                ScheduledRows* owner);
+
+  // -- tickets. `slot` < slot_count names a ticket from Begin to its last OnLayerDone or End.
+  void Begin(uint32_t slot, MonotonicTime now, MonotonicTime deadline);
+  // Rows of one layer: `addresses[0..count)` of the ticket's list are all layers' rows so far; the
+  // new ones are [first, count). Once for each layer, in order. They wait for the next Pump.
+  // OWNERSHIP: `addresses` must stay valid for as long as the ticket.
+  void AddRows(uint32_t slot, int32_t layer_index, const RowAddress* addresses, uint32_t first,
+               uint32_t count);
+  // Posts what can be posted.
+  void Pump(MonotonicTime now);
+  // Abandons a ticket that is still active.
+  void End(uint32_t slot);
+  [[nodiscard]] bool active(uint32_t slot) const { return tickets_[slot].active; }
+
+  // -- events
+  // Maps of one version; an older epoch than the current is ignored.
+  void SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now);
+  void OnOpen(SessionId session, const SessionInfo& info, MonotonicTime now);
+  void OnClosed(SessionId session, const Status& why, MonotonicTime now);
+  void OnRows(uint64_t tag, const RowChunk& chunk, MonotonicTime now);
+  void OnReadDone(uint64_t tag, StatusCode status, MonotonicTime now);
+  void OnEpoch(Epoch newest);
+  // Deadlines, retries, sessions to open again.
+  void Tick(MonotonicTime now);
+  // When Tick has something to do.
+  [[nodiscard]] MonotonicTime NextTick() const;
+
+  [[nodiscard]] const NodeSessions& sessions() const { return sessions_; }
+
+ private:
+  static constexpr uint32_t kDelayLevels = 8;
+  static constexpr uint32_t kRetriesImmediate = kReplicasMax;
+
+  enum class Phase : uint8_t { kWaiting, kInFlight, kDone };
+  struct Row {
+    Phase phase = Phase::kDone;
+    uint8_t layer_index = 0;
+    uint8_t attempts = 0;  // failed so far; stops at 255
+    StatusCode last_error = StatusCode::kOk;
+  };
+  struct Layer {
+    uint32_t rows_left = 0;
+    uint32_t first_failed = kNoRow;
+    uint64_t rows_failed = 0;
+    bool added = false;
+    bool done = false;
+  };
+  struct TicketState {
+    bool active = false;
+    uint32_t generation = 0;
+    int32_t layers_left = 0;
+    Duration allowed{};  // from Begin to the deadline
+    MonotonicTime deadline;
+    const RowAddress* addresses = nullptr;
+    uint32_t row_count = 0;
+  };
+  // A posted read. Its rows all belong to one ticket.
+  struct Read {
+    bool in_use = false;
+    uint32_t generation = 0;
+    SessionId session;
+    uint32_t node = 0;
+    uint32_t slot = 0;
+    uint32_t ticket_generation = 0;
+    Epoch epoch;
+    MonotonicTime posted_at;
+    bool retried = false;
+    uint32_t count = 0;
+    std::unique_ptr<uint32_t[]> rows;  // [read_rows_max] row of the ticket; kNoRow = came already
+  };
+  struct DelayLevel {
+    RowQueue rows;
+    MonotonicTime due = MonotonicTime::max();
+  };
+
+  // Rows of all tickets in one numbering, so that they can share queues.
+  [[nodiscard]] uint32_t Global(uint32_t slot, uint32_t row) const {
+    return (slot << row_bits_) | row;
+  }
+  [[nodiscard]] uint32_t RowOf(uint32_t global) const { return global & ((1u << row_bits_) - 1); }
+  [[nodiscard]] RowAddress AddressOf(uint32_t global) const {
+    return tickets_[global >> row_bits_].addresses[RowOf(global)];
+  }
+  [[nodiscard]] Layer& LayerOf(uint32_t slot, int32_t layer_index) {
+    return layers_[size_t{slot} * static_cast<size_t>(options_.layer_count) +
+                   static_cast<size_t>(layer_index)];
+  }
+  [[nodiscard]] Read* FindRead(uint64_t tag);
+  [[nodiscard]] uint32_t FreeRead();
+
+  // Puts a row into the queue of the node to ask, or into the retry delay when there is none.
+  void Route(uint32_t global, MonotonicTime now);
+  void Delay(uint32_t global, MonotonicTime now);
+  // A row did not come, or came wrong: tries it again, unless that cannot help.
+  void FailRow(uint32_t global, StatusCode code, MonotonicTime now);
+  void RerouteAll(MonotonicTime now);
+  void Reroute(RowQueue* queue, MonotonicTime now);
+  void PumpNode(NodeIndex node, MonotonicTime now);
+  // Moves rows of one ticket from the queue to the read; returns how many.
+  uint32_t FillRead(RowQueue* queue, Read* read);
+  void TakeChunk(Read* read, const RowChunk& chunk, uint32_t first, uint32_t count,
+                 MonotonicTime now);
+  void FinishRow(uint32_t slot, int32_t layer_index);
+  void FinishLayer(uint32_t slot, int32_t layer_index);
+  void EndRead(uint32_t read_index);
+  // Gives up on every row that is not there.
+  void Expire(uint32_t slot);
+  void RemoveFromQueues(uint32_t slot);
+  [[nodiscard]] Status FailureOf(uint32_t slot, uint32_t row, uint64_t rows_failed) const;
+  void CloseSilentSessions(MonotonicTime now);
+
+  const SchedulerOptions options_;
+  const TableLayout* layout_;
+  ScheduledRows* owner_;
+  NodeSessions sessions_;
+  std::vector<TicketState> tickets_;   // [slots]
+  std::vector<Layer> layers_;          // [slots][layers]
+  const uint32_t row_bits_;            // rows_max <= 2^row_bits
+  std::unique_ptr<Row[]> rows_;        // [slots][2^row_bits]
+  std::unique_ptr<uint32_t[]> next_;   // [slots][2^row_bits] links of the queues
+  std::vector<RowQueue> node_queues_;  // [map nodes] rows to ask the node for
+  DelayLevel delays_[kDelayLevels];
+  std::vector<Read> reads_;
+  std::vector<uint32_t> free_reads_;
+  uint32_t reads_in_flight_ = 0;
+  std::vector<RowAddress> post_scratch_;  // [read_rows_max]
+  std::vector<uint32_t> take_scratch_;    // [read_rows_max]
+  std::vector<uint8_t> taken_scratch_;    // [read_rows_max]
+};
+
+}  // namespace engram

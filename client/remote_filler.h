@@ -1,0 +1,85 @@
+// One I/O thread of RemoteRows: plans its columns of each batch, reads, verifies, scatters.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <vector>
+
+#include "client/read_plan.h"
+#include "client/read_scheduler.h"
+#include "client/remote_rows.h"
+#include "client/row_cache.h"
+#include "client/row_filler.h"
+#include "client/shard_map_source.h"
+#include "engram/transport/row_reader.h"
+
+namespace engram {
+
+// Driven by one thread, as RowFiller says. Nothing allocates per batch after warm-up.
+class RemoteFiller final : public RowFiller, private ReaderEvents, private ScheduledRows {
+ public:
+  struct Context {
+    const NgramHasher* hasher = nullptr;
+    const TableLayout* layout = nullptr;
+    ShardMapSource* maps = nullptr;
+    StagingRing* ring = nullptr;
+    uint32_t part = 0;
+    uint32_t part_count = 1;
+  };
+  // Everything in `context` must outlive the filler. ERRORS: the transport's.
+  [[nodiscard]] static Result<std::unique_ptr<RowFiller>> Create(const RemoteRowsOptions& options,
+                                                                 const Context& context,
+                                                                 Transport* transport);
+  ~RemoteFiller() override;
+
+  void Begin(StagingBuffer& buffer) override;
+  void Abandon(StagingBuffer& buffer) override;
+  bool Progress() override;
+  void Wait() override;
+  void Wake() override { reader_->Wake(); }
+
+ private:
+  // A batch that this part still works on.
+  struct Batch {
+    StagingBuffer* buffer = nullptr;  // null: none
+    int32_t layers_left = 0;
+    std::unique_ptr<ReadPlan> plan;
+  };
+
+  RemoteFiller(const RemoteRowsOptions& options, const Context& context);
+  void Start(std::unique_ptr<RowReader> reader);
+  void TakeFromCache(Batch& batch, int32_t layer_index);
+  void Scatter(const Batch& batch, uint32_t row, const std::byte* bytes) const;
+
+  // ReaderEvents
+  void OnOpen(SessionId session, const SessionInfo& info) override;
+  void OnClosed(SessionId session, const Status& why) override;
+  void OnRows(uint64_t tag, const RowChunk& chunk) override;
+  void OnReadDone(uint64_t tag, StatusCode status) override;
+  void OnEpoch(SessionId session, Epoch newest) override;
+  // ScheduledRows
+  void TakeRows(uint32_t slot, std::span<const uint32_t> rows, const std::byte* stored,
+                uint8_t* taken) override;
+  void OnLayerDone(uint32_t slot, int32_t layer_index, const Status& status,
+                   uint64_t rows_failed) override;
+  void OnRowWrong(SlotIndex table_slot, const ShardMapNode& node) override;
+  void OnReadRetried() override;
+  void OnMapWanted() override;
+
+  const RemoteRowsOptions options_;
+  const Context context_;
+  const uint32_t row_bytes_;
+  const uint32_t row_stride_;
+  const uint32_t token_stride_bytes_;  // of a staging buffer
+  DedupeTable dedupe_;
+  RowCache cache_;
+  std::vector<Batch> batches_;  // [staging buffers]
+  std::unique_ptr<RowReader> reader_;
+  std::unique_ptr<ReadScheduler> scheduler_;
+  MonotonicTime next_tick_;
+  MonotonicTime last_tick_;
+  std::atomic<bool> map_changed_{true};
+  uint64_t subscription_ = 0;
+};
+
+}  // namespace engram

@@ -1,0 +1,81 @@
+#include "client/remote_rows.h"
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client/remote_filler.h"
+#include "client/ticketed_rows.h"
+
+namespace engram {
+namespace {
+
+Status CheckOptions(const RemoteRowsOptions& options, const TableLayout& layout) {
+  const auto bad = [](const std::string& name, uint64_t found, uint64_t low, uint64_t high) {
+    return Status(StatusCode::kInvalidArgument, name + " is " + std::to_string(found) +
+                                                    ": it must be " + std::to_string(low) + " to " +
+                                                    std::to_string(high));
+  };
+  if (options.io_threads < 1 || options.io_threads > kIoThreadsMax) {
+    return bad("io_threads", options.io_threads, 1, kIoThreadsMax);
+  }
+  if (options.read_rows_max < 1 || options.read_rows_max > kReadRowsMax) {
+    return bad("read_rows_max", options.read_rows_max, 1, kReadRowsMax);
+  }
+  if (options.session_reads_max < 1 || options.session_reads_max > kReadsInFlightMax) {
+    return bad("session_reads_max", options.session_reads_max, 1, kReadsInFlightMax);
+  }
+  constexpr uint32_t kBuffersMax = 256;
+  if (options.staging_buffers < 1 || options.staging_buffers > kBuffersMax) {
+    return bad("staging_buffers", options.staging_buffers, 1, kBuffersMax);
+  }
+  // Rows of all tickets of a thread are numbered by 32 bits (ReadScheduler).
+  const uint64_t rows_per_token =
+      static_cast<uint64_t>(layout.layer_count()) * static_cast<uint64_t>(layout.column_count());
+  const uint64_t tokens_max = (uint64_t{1} << 30) / rows_per_token / options.staging_buffers;
+  if (options.batch_tokens_max < 1 || options.batch_tokens_max > tokens_max) {
+    return bad("batch_tokens_max", options.batch_tokens_max, 1, tokens_max);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& options,
+                                                    std::shared_ptr<Transport> transport,
+                                                    std::shared_ptr<const NgramHasher> hasher,
+                                                    std::shared_ptr<const TableLayout> layout,
+                                                    std::shared_ptr<ShardMapSource> maps) {
+  ENGRAM_TRY(CheckOptions(options, *layout));
+  ENGRAM_TRY(maps->Current()->Validate(layout->slot_count()));
+  // A thread without a column would have nothing to do.
+  const uint32_t threads =
+      std::min(options.io_threads, static_cast<uint32_t>(layout->column_count()));
+  StagingRing::Options ring;
+  ring.layer_count = layout->layer_count();
+  ring.column_count = layout->column_count();
+  ring.row_bytes = layout->row_bytes();
+  ring.tokens_max = options.batch_tokens_max;
+  ring.history_max = static_cast<uint32_t>(layout->spec().hash.max_ngram_size - 1);
+  ring.buffer_count = options.staging_buffers;
+  ring.part_count = threads;
+  TicketedRows::Parts parts;
+  ENGRAM_ASSIGN_OR_RETURN(parts.ring, StagingRing::Create(ring));
+  for (uint32_t part = 0; part < threads; ++part) {
+    ENGRAM_ASSIGN_OR_RETURN(auto filler, RemoteFiller::Create(options,
+                                                              {.hasher = hasher.get(),
+                                                               .layout = layout.get(),
+                                                               .maps = maps.get(),
+                                                               .ring = parts.ring.get(),
+                                                               .part = part,
+                                                               .part_count = threads},
+                                                              transport.get()));
+    parts.fillers.push_back(std::move(filler));
+  }
+  parts.layout = std::move(layout);
+  parts.hasher = std::move(hasher);
+  parts.keep_alive = {std::move(transport), std::move(maps)};
+  return std::make_unique<TicketedRows>(std::move(parts));
+}
+
+}  // namespace engram

@@ -1,0 +1,34 @@
+// What one I/O thread does for the batches that are in flight.
+#pragma once
+
+#include "client/row_stats.h"
+#include "client/staging_ring.h"
+
+namespace engram {
+
+// Fills its part of every batch: its columns' rows, all layers. Everything but Wake and counters is
+// called by the one thread that drives it (TicketedRows).
+class RowFiller {
+ public:
+  virtual ~RowFiller() = default;
+
+  // A new batch. From now until it calls StagingRing::DropPart the filler may write its columns'
+  // rows; it finishes its part of each layer (FinishPart) by the buffer's deadline, as rows or as
+  // an error.
+  virtual void Begin(StagingBuffer& buffer) = 0;
+  // The ticket was released. If the part is still held: writes nothing more and drops it.
+  virtual void Abandon(StagingBuffer& buffer) = 0;
+  // Does what can be done now. True if anything was.
+  virtual bool Progress() = 0;
+  // Sleeps until there may be something to do, or Wake.
+  virtual void Wait() = 0;
+  // Ends a Wait, the next one if none is going on. Thread-safe.
+  virtual void Wake() = 0;
+
+  [[nodiscard]] const FillCounters& counters() const { return counters_; }
+
+ protected:
+  FillCounters counters_;
+};
+
+}  // namespace engram

@@ -1,0 +1,80 @@
+// The half of a row source that does not care where rows come from: tickets, staging buffers,
+// threads and statistics. RemoteRows and LocalRows differ in their fillers only.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "client/row_filler.h"
+#include "client/row_source.h"
+#include "client/row_stats.h"
+#include "client/staging_ring.h"
+
+namespace engram {
+
+// Thread-safe, as row_source.h says. Starts one thread per filler; ends them in its destructor,
+// which must not run while another call does.
+class TicketedRows final : public RowSource {
+ public:
+  struct Parts {
+    std::shared_ptr<const TableLayout> layout;
+    std::shared_ptr<const NgramHasher> hasher;
+    std::unique_ptr<StagingRing> ring;                // part_count = fillers.size()
+    std::vector<std::unique_ptr<RowFiller>> fillers;  // at least one; may use *ring
+    // Destroyed last: what fillers lean on (transport, directory, tables).
+    std::vector<std::shared_ptr<const void>> keep_alive;
+  };
+  explicit TicketedRows(Parts parts);
+  ~TicketedRows() override;
+  TicketedRows(const TicketedRows&) = delete;
+  TicketedRows& operator=(const TicketedRows&) = delete;
+
+  [[nodiscard]] const TableLayout& layout() const override { return *parts_.layout; }
+  [[nodiscard]] const NgramHasher& hasher() const override { return *parts_.hasher; }
+  [[nodiscard]] uint32_t batch_tokens_max() const override {
+    return parts_.ring->options().tokens_max;
+  }
+  [[nodiscard]] Result<Ticket> Prefetch(std::span<const TokenRun> runs,
+                                        const BatchOptions& options) override;
+  [[nodiscard]] Result<LayerRows> Await(Ticket ticket, int32_t layer_index) override;
+  void Release(Ticket ticket) override;
+  [[nodiscard]] RowSourceStats Stats() const override;
+  void ResetStats() override;
+
+ private:
+  // A message to a fill thread. `ticket` tells an abandoned batch from the next one in its buffer.
+  struct Command {
+    bool abandon = false;
+    uint32_t buffer = 0;
+    uint64_t ticket = 0;
+  };
+  struct FillThread {
+    RowFiller* filler = nullptr;
+    std::mutex mutex;
+    std::vector<Command> commands;  // guarded by mutex; capacity fixed
+    std::atomic<bool> has_commands{false};
+    std::atomic<bool> may_sleep{false};
+    std::vector<Command> taken;    // the thread's own
+    std::vector<uint64_t> active;  // [buffers] the thread's own: tickets it was given
+    std::thread thread;
+    clockid_t cpu_clock{};
+  };
+
+  void Send(FillThread& thread, const Command& command);
+  void SendAll(const Command& command);
+  void Run(FillThread& thread);
+  bool TakeCommands(FillThread& thread);
+  [[nodiscard]] RowSourceStats Totals() const;
+
+  Parts parts_;
+  RowStats stats_;
+  std::vector<std::unique_ptr<FillThread>> threads_;
+  std::atomic<bool> stopping_{false};
+  mutable std::mutex baseline_mutex_;
+  RowSourceStats baseline_;  // guarded by baseline_mutex_; the fill threads' counts at ResetStats
+};
+
+}  // namespace engram
