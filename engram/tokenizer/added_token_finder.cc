@@ -103,9 +103,12 @@ void AddedTokenFinder::Cut(std::string_view text, std::vector<TextStretch>& stre
          (end < text.size() && IsWord(FirstCharacter(text.substr(end)))))) {
       continue;
     }
+    // A token that begins with the white space that the one before it stripped is found all the
+    // same.
+    begin = std::max(begin, done);
+    end = std::max(end, done);
     if (found.entry->lstrip) begin -= TrailingSpaceBytes(text.substr(done, begin - done));
     if (found.entry->rstrip) end += LeadingSpaceBytes(text.substr(end));
-    at = end;
     if (done < begin) stretches.push_back({text.substr(done, begin - done), -1});
     stretches.push_back({text.substr(begin, end - begin), found.entry->id});
     done = end;

@@ -24,7 +24,7 @@ class AddedTokenFinder {
   void Add(std::string_view content, const AddedToken& token);
 
   // Cuts `text` (well-formed UTF-8) at the tokens: leftmost first, of several the longest. No
-  // stretch is empty.
+  // stretch without a token is empty.
   void Cut(std::string_view text, std::vector<TextStretch>& stretches) const;
 
  private:
