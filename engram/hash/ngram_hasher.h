@@ -17,11 +17,11 @@ using TokenId = int32_t;
 struct TokenRun {
   // The up to max_ngram_size - 1 token ids right before `tokens`, oldest first; fewer means that
   // the sequence starts there; more are allowed, the last ones are used.
-  std::span<const TokenId> history;
-  std::span<const TokenId> tokens;
+  std::span<const TokenId> history{};
+  std::span<const TokenId> tokens{};
   // v41 only: 1 = dead (an image position). Empty = none dead; else the same length as its ids.
-  std::span<const uint8_t> history_dead;
-  std::span<const uint8_t> tokens_dead;
+  std::span<const uint8_t> history_dead{};
+  std::span<const uint8_t> tokens_dead{};
 };
 
 // Immutable after Create; every method is thread-safe.

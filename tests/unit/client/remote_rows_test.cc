@@ -1,0 +1,364 @@
+#include "client/remote_rows.h"
+
+#include <thread>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/client/loopback_cluster.h"
+
+namespace engram {
+namespace {
+
+using test::ExpectRightRows;
+using test::LoopbackCluster;
+using test::SomeTokens;
+
+// Prefetches, awaits every layer, compares every row, releases.
+void ReadAndCheck(RowSource& source, std::span<const TokenRun> runs) {
+  const auto ticket = source.Prefetch(runs, {});
+  ASSERT_TRUE(ticket.has_value()) << ticket.error().ToString();
+  for (int32_t layer = 0; layer < source.layout().layer_count(); ++layer) {
+    const auto rows = source.Await(*ticket, layer);
+    ASSERT_TRUE(rows.has_value()) << rows.error().ToString();
+    ExpectRightRows(source, layer, runs, *rows);
+  }
+  source.Release(*ticket);
+}
+
+TEST(RemoteRowsTest, EveryTokenGetsItsRowsFromThreeNodes) {
+  LoopbackCluster cluster(3);
+  const auto source = cluster.Connect(cluster.Options());
+  for (const size_t count : {1u, 2u, 50u, 256u}) {
+    const auto tokens = SomeTokens(count, count);
+    const TokenRun run{.tokens = tokens};
+    ReadAndCheck(*source, {&run, 1});
+  }
+  const RowSourceStats stats = source->Stats();
+  EXPECT_EQ(stats.batches, 4u);
+  EXPECT_EQ(stats.tokens, 309u);
+  EXPECT_EQ(stats.rows_asked, 309u * 2 * 4);
+  EXPECT_EQ(stats.rows_wrong, 0u);
+  EXPECT_EQ(stats.rows_verified, stats.rows_unique);
+  EXPECT_EQ(stats.rows_read, stats.rows_unique);
+  EXPECT_EQ(stats.layers[0].batches, 4u);
+  EXPECT_EQ(stats.layers[1].prefetch_us.size(), 4u);
+  EXPECT_GT(stats.row_path_cpu_ns, 0u);
+}
+
+TEST(RemoteRowsTest, RunsOfManySequencesKeepTheirHistoriesApart) {
+  LoopbackCluster cluster(2);
+  const auto source = cluster.Connect(cluster.Options());
+  const auto a = SomeTokens(20, 1);
+  const auto b = SomeTokens(5, 2);
+  const auto history = SomeTokens(9, 3);
+  const TokenRun runs[] = {{.history = history, .tokens = a}, {.tokens = {}}, {.tokens = b}};
+  ReadAndCheck(*source, runs);
+}
+
+TEST(RemoteRowsTest, SeveralThreadsGiveTheSameRows) {
+  LoopbackCluster cluster(3);
+  RemoteRowsOptions options = cluster.Options();
+  options.io_threads = 3;
+  const auto source = cluster.Connect(options);
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    const auto tokens = SomeTokens(100, seed, 40);
+    const TokenRun run{.tokens = tokens};
+    ReadAndCheck(*source, {&run, 1});
+  }
+  EXPECT_EQ(source->Stats().layers[1].batches, 20u);
+}
+
+TEST(RemoteRowsTest, RepeatedTokensAreReadOnce) {
+  LoopbackCluster cluster(1);
+  const auto source = cluster.Connect(cluster.Options());
+  const std::vector<TokenId> tokens(200, 5);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  // The first two positions look back to the padding; the rest are equal.
+  EXPECT_LE(source->Stats().rows_unique, 3u * 2 * 4);
+  EXPECT_EQ(source->Stats().rows_read, source->Stats().rows_unique);
+}
+
+TEST(RemoteRowsTest, SecondBatchComesFromTheCache) {
+  LoopbackCluster cluster(2);
+  RemoteRowsOptions options = cluster.Options();
+  options.cache_bytes = 4u << 20;
+  const auto source = cluster.Connect(options);
+  const auto tokens = SomeTokens(64, 9);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  const uint64_t read = source->Stats().rows_read;
+  ReadAndCheck(*source, {&run, 1});
+  const RowSourceStats stats = source->Stats();
+  EXPECT_EQ(stats.rows_from_cache, read);
+  EXPECT_EQ(stats.rows_read, read);
+  EXPECT_EQ(stats.layers[0].batches, 2u);
+}
+
+TEST(RemoteRowsTest, DeadTokensAreNotReadAndAreMarked) {
+  LoopbackCluster cluster(2);
+  const auto source = cluster.Connect(cluster.Options());
+  const auto tokens = SomeTokens(6, 4);
+  const std::vector<uint8_t> dead = {0, 1, 1, 0, 0, 1};
+  const TokenRun runs[] = {{.tokens = tokens, .tokens_dead = dead}, {.tokens = tokens}};
+  const auto ticket = source->Prefetch(runs, {});
+  ASSERT_TRUE(ticket.has_value());
+  for (int32_t layer = 0; layer < 2; ++layer) {
+    const auto rows = source->Await(*ticket, layer);
+    ASSERT_TRUE(rows.has_value());
+    EXPECT_THAT(rows->dead, ::testing::ElementsAre(0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0));
+    ExpectRightRows(*source, layer, runs, *rows);
+  }
+  EXPECT_EQ(source->Stats().rows_asked, (12u - 3u) * 8);
+  source->Release(*ticket);
+}
+
+TEST(RemoteRowsTest, AllDeadBatchIsReadyWithoutARead) {
+  LoopbackCluster cluster(1);
+  const auto source = cluster.Connect(cluster.Options());
+  const std::vector<TokenId> tokens = {1, 2};
+  const std::vector<uint8_t> dead = {1, 1};
+  const TokenRun run{.tokens = tokens, .tokens_dead = dead};
+  const auto ticket = source->Prefetch({&run, 1}, {});
+  ASSERT_TRUE(ticket.has_value());
+  EXPECT_TRUE(source->Await(*ticket, 1).has_value());
+  EXPECT_EQ(source->Stats().rows_read, 0u);
+  source->Release(*ticket);
+}
+
+TEST(RemoteRowsTest, DamagedRowsAreRejectedReportedAndReadAgain) {
+  LoopbackCluster cluster(2);
+  const auto source = cluster.Connect(cluster.Options());
+  cluster.network.CorruptRows(LoopbackCluster::Address(0), 5);
+  const auto tokens = SomeTokens(100, 11);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  const RowSourceStats stats = source->Stats();
+  EXPECT_EQ(stats.rows_wrong, 5u);
+  EXPECT_EQ(stats.rows_verified, stats.rows_unique);
+  EXPECT_EQ(stats.rows_read, stats.rows_unique + 5);
+  EXPECT_GE(stats.reads_retried, 1u);
+  EXPECT_EQ(cluster.maps->slots_reported(), 5u);
+}
+
+TEST(RemoteRowsTest, RowsThatStayDamagedAreAnErrorAndNeverDelivered) {
+  LoopbackCluster cluster(1);
+  const auto source = cluster.Connect(cluster.Options());
+  cluster.network.CorruptRows(LoopbackCluster::Address(0), 1u << 30);
+  const auto tokens = SomeTokens(3, 12);
+  const TokenRun run{.tokens = tokens};
+  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(100)});
+  ASSERT_TRUE(ticket.has_value());
+  const auto rows = source->Await(*ticket, 0);
+  ASSERT_FALSE(rows.has_value());
+  EXPECT_EQ(rows.error().code(), StatusCode::kCorrupt);
+  EXPECT_THAT(rows.error().message(), ::testing::HasSubstr("memory node m0"));
+  EXPECT_EQ(source->Stats().rows_verified, 0u);
+  EXPECT_GT(source->Stats().rows_failed, 0u);
+  source->Release(*ticket);
+}
+
+TEST(RemoteRowsTest, LostNodeIsNamedAndComesBack) {
+  LoopbackCluster cluster(3);
+  const auto source = cluster.Connect(cluster.Options());
+  const auto tokens = SomeTokens(200, 13);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  cluster.network.Lose(LoopbackCluster::Address(1));
+  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(100)});
+  ASSERT_TRUE(ticket.has_value());
+  for (int32_t layer = 0; layer < 2; ++layer) {
+    const auto rows = source->Await(*ticket, layer);
+    ASSERT_FALSE(rows.has_value());
+    EXPECT_EQ(rows.error().code(), StatusCode::kUnavailable);
+    EXPECT_THAT(rows.error().message(), ::testing::HasSubstr("memory node m1 (host1:1)"));
+    EXPECT_THAT(rows.error().message(), ::testing::HasSubstr("row "));
+  }
+  source->Release(*ticket);
+  cluster.StartNode(1);  // a new incarnation
+  cluster.maps->Set(cluster.Map(2));
+  ReadAndCheck(*source, {&run, 1});
+  EXPECT_GT(source->Stats().rows_failed, 0u);
+  EXPECT_EQ(source->Stats().rows_wrong, 0u);
+}
+
+TEST(RemoteRowsTest, BatchInFlightIsFinishedWhenTheNodeComesBackInTime) {
+  LoopbackCluster cluster(2);
+  const auto source = cluster.Connect(cluster.Options());
+  const auto tokens = SomeTokens(200, 14);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  cluster.network.Lose(LoopbackCluster::Address(1));
+  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::seconds(30)});
+  ASSERT_TRUE(ticket.has_value());
+  cluster.StartNode(1);
+  cluster.maps->Set(cluster.Map(2));
+  for (int32_t layer = 0; layer < 2; ++layer) {
+    const auto rows = source->Await(*ticket, layer);
+    ASSERT_TRUE(rows.has_value()) << rows.error().ToString();
+    ExpectRightRows(*source, layer, {&run, 1}, *rows);
+  }
+  source->Release(*ticket);
+}
+
+TEST(RemoteRowsTest, NodeThatDoesNotAnswerIsADeadlineExceeded) {
+  LoopbackCluster cluster(2);
+  const auto source = cluster.Connect(cluster.Options());
+  const auto tokens = SomeTokens(50, 15);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  cluster.network.Hold(LoopbackCluster::Address(0));
+  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(50)});
+  ASSERT_TRUE(ticket.has_value());
+  const auto rows = source->Await(*ticket, 0);
+  ASSERT_FALSE(rows.has_value());
+  EXPECT_EQ(rows.error().code(), StatusCode::kDeadlineExceeded);
+  EXPECT_THAT(rows.error().message(), ::testing::HasSubstr("memory node m0"));
+  source->Release(*ticket);
+  cluster.network.Release(LoopbackCluster::Address(0));
+  ReadAndCheck(*source, {&run, 1});
+}
+
+TEST(RemoteRowsTest, LateRowsOfAnAbandonedTicketDoNotReachTheNextBatch) {
+  LoopbackCluster cluster(2);
+  RemoteRowsOptions options = cluster.Options();
+  options.staging_buffers = 1;  // every batch uses the same memory
+  const auto source = cluster.Connect(options);
+  for (uint64_t seed = 0; seed < 30; ++seed) {
+    cluster.network.SetDelay(LoopbackCluster::Address(0), std::chrono::milliseconds(2));
+    const auto abandoned = SomeTokens(100, 1000 + seed);
+    const TokenRun abandoned_run{.tokens = abandoned};
+    const auto ticket = source->Prefetch({&abandoned_run, 1}, {});
+    ASSERT_TRUE(ticket.has_value()) << ticket.error().ToString();
+    source->Release(*ticket);
+    cluster.network.SetDelay(LoopbackCluster::Address(0), Duration::zero());
+    const auto tokens = SomeTokens(100, seed);
+    const TokenRun run{.tokens = tokens};
+    ReadAndCheck(*source, {&run, 1});
+  }
+}
+
+TEST(RemoteRowsTest, TicketsBeyondTheStagingBuffersAreRefused) {
+  LoopbackCluster cluster(1);
+  const auto source = cluster.Connect(cluster.Options());
+  const std::vector<TokenId> tokens = {1, 2, 3};
+  const TokenRun run{.tokens = tokens};
+  const auto first = source->Prefetch({&run, 1}, {});
+  const auto second = source->Prefetch({&run, 1}, {});
+  ASSERT_TRUE(first.has_value() && second.has_value());
+  const auto third = source->Prefetch({&run, 1}, {});
+  ASSERT_FALSE(third.has_value());
+  EXPECT_EQ(third.error().code(), StatusCode::kResourceExhausted);
+  source->Release(*first);
+  const auto fourth = source->Prefetch({&run, 1}, {});
+  ASSERT_TRUE(fourth.has_value()) << fourth.error().ToString();
+  EXPECT_FALSE(source->Await(*first, 0).has_value());
+  EXPECT_TRUE(source->Await(*second, 0).has_value());
+  EXPECT_TRUE(source->Await(*fourth, 1).has_value());
+  source->Release(*second);
+  source->Release(*second);  // once more changes nothing
+  source->Release(*fourth);
+}
+
+TEST(RemoteRowsTest, BadBatchesAreRefused) {
+  LoopbackCluster cluster(1);
+  const auto source = cluster.Connect(cluster.Options());
+  const std::vector<TokenId> too_many(257, 1);
+  const std::vector<TokenId> outside = {1, 1500};
+  for (const auto* tokens : {&too_many, &outside}) {
+    const TokenRun run{.tokens = *tokens};
+    const auto ticket = source->Prefetch({&run, 1}, {});
+    ASSERT_FALSE(ticket.has_value());
+    EXPECT_EQ(ticket.error().code(), StatusCode::kInvalidArgument);
+  }
+  EXPECT_FALSE(source->Prefetch({}, {}).has_value());
+  EXPECT_EQ(source->Await(Ticket(77), 0).error().code(), StatusCode::kInvalidArgument);
+}
+
+TEST(RemoteRowsTest, SlotsThatMoveAreFollowed) {
+  LoopbackCluster cluster(2);
+  const auto source = cluster.Connect(cluster.Options());
+  const auto tokens = SomeTokens(100, 21);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  // Node 1 takes every slot; the map that the client has is wrong from now on.
+  cluster.servers[1]->Serve(test::FillSlots(*cluster.servers[1], test::kTestVersion, cluster.layout,
+                                            [](uint32_t) { return true; }));
+  cluster.servers[0]->Serve(test::FillSlots(*cluster.servers[0], test::kTestVersion, cluster.layout,
+                                            [](uint32_t) { return false; }));
+  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::seconds(30)});
+  ASSERT_TRUE(ticket.has_value());
+  while (cluster.maps->times_wanted() == 0) std::this_thread::yield();
+  ShardMap map = cluster.Map(2);
+  for (NodeIndex& owner : map.owners) owner = NodeIndex(1);
+  cluster.maps->Set(map);
+  const auto rows = source->Await(*ticket, 1);
+  ASSERT_TRUE(rows.has_value()) << rows.error().ToString();
+  ExpectRightRows(*source, 1, {&run, 1}, *rows);
+  source->Release(*ticket);
+}
+
+TEST(RemoteRowsTest, AnotherModelIsRefusedByName) {
+  LoopbackCluster cluster(1);
+  RemoteRowsOptions options = cluster.Options();
+  options.identity[3] ^= 1;
+  const auto source = cluster.Connect(options);
+  const std::vector<TokenId> tokens = {1};
+  const TokenRun run{.tokens = tokens};
+  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(50)});
+  ASSERT_TRUE(ticket.has_value());
+  const auto rows = source->Await(*ticket, 0);
+  ASSERT_FALSE(rows.has_value());
+  EXPECT_EQ(rows.error().code(), StatusCode::kWrongModel);
+  source->Release(*ticket);
+}
+
+TEST(RemoteRowsTest, OptionsOutOfRangeAreNamed) {
+  LoopbackCluster cluster(1);
+  RemoteRowsOptions options = cluster.Options();
+  options.io_threads = 0;
+  const auto rows = CreateRemoteRows(options, cluster.network.CreateTransport(), cluster.hasher,
+                                     cluster.layout, cluster.maps);
+  ASSERT_FALSE(rows.has_value());
+  EXPECT_EQ(rows.error().code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(rows.error().message(), ::testing::HasSubstr("io_threads"));
+}
+
+TEST(RemoteRowsTest, ResetStatsStartsAgainAtZero) {
+  LoopbackCluster cluster(1);
+  const auto source = cluster.Connect(cluster.Options());
+  const std::vector<TokenId> tokens = {1, 2};
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  source->ResetStats();
+  RowSourceStats stats = source->Stats();
+  EXPECT_EQ(stats.batches, 0u);
+  EXPECT_EQ(stats.rows_read, 0u);
+  EXPECT_TRUE(stats.layers[0].window_us.empty());
+  ReadAndCheck(*source, {&run, 1});
+  EXPECT_EQ(source->Stats().rows_unique, 2u * 8);
+}
+
+TEST(RemoteRowsTest, ThreadsMayUseOneSourceAtOnce) {
+  LoopbackCluster cluster(2);
+  RemoteRowsOptions options = cluster.Options();
+  options.staging_buffers = 4;
+  options.io_threads = 2;
+  const auto source = cluster.Connect(options);
+  std::vector<std::thread> threads;
+  for (uint64_t i = 0; i < 3; ++i) {
+    threads.emplace_back([&source, i] {
+      for (uint64_t round = 0; round < 20; ++round) {
+        const auto tokens = SomeTokens(30, i * 100 + round);
+        const TokenRun run{.tokens = tokens};
+        ReadAndCheck(*source, {&run, 1});
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(source->Stats().batches, 60u);
+}
+
+}  // namespace
+}  // namespace engram
