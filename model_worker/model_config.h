@@ -14,18 +14,19 @@
 
 namespace engram {
 
-// What Hugging Face's Qwen3ForCausalLM reads, less what only training uses. Every bound was checked.
+// What Hugging Face's Qwen3ForCausalLM reads, less what only training uses. Every bound was
+// checked.
 struct ModelConfig {
   int32_t hidden_size = 0;
   int32_t intermediate_size = 0;
-  int32_t layer_count = 0;     // num_hidden_layers
-  int32_t head_count = 0;      // num_attention_heads
-  int32_t kv_head_count = 0;   // num_key_value_heads; divides head_count
-  int32_t head_dim = 0;        // even
+  int32_t layer_count = 0;    // num_hidden_layers
+  int32_t head_count = 0;     // num_attention_heads
+  int32_t kv_head_count = 0;  // num_key_value_heads; divides head_count
+  int32_t head_dim = 0;       // even
   float rms_norm_eps = 1e-6f;
   double rope_theta = 1e6;
   int32_t vocabulary_size = 0;
-  int32_t positions_max = 0;   // max_position_embeddings
+  int32_t positions_max = 0;  // max_position_embeddings
   bool tie_word_embeddings = false;
   std::vector<TokenId> eos_token_ids;  // none, one or several
   std::optional<EngramConfig> engram;  // none: a plain model

@@ -32,14 +32,14 @@ struct LayerWeights {
 
 // Fusion of one Engram layer (docs/formats/row_ids.md has the rows; formulas in fusion.h).
 struct EngramLayerWeights {
-  int32_t layer_id = 0;             // the decoder layer, from 0, that it precedes
-  int32_t branch_count = 1;         // G
-  Matrix keys_value;                // [(G + 1) * hidden][engram values]: G keys, then the value
-  std::vector<float> bias;          // [(G + 1) * hidden]; empty in v41
-  std::vector<float> key_norm;      // [G][hidden]: v41 k_weight, demo norm1
-  std::vector<float> query_norm;    // [G][hidden]: v41 q_weight, demo norm2
-  std::vector<float> conv;          // [G * hidden][kernel]; demo only
-  std::vector<float> conv_norm;     // [G][hidden]; demo only
+  int32_t layer_id = 0;           // the decoder layer, from 0, that it precedes
+  int32_t branch_count = 1;       // G
+  Matrix keys_value;              // [(G + 1) * hidden][engram values]: G keys, then the value
+  std::vector<float> bias;        // [(G + 1) * hidden]; empty in v41
+  std::vector<float> key_norm;    // [G][hidden]: v41 k_weight, demo norm1
+  std::vector<float> query_norm;  // [G][hidden]: v41 q_weight, demo norm2
+  std::vector<float> conv;        // [G * hidden][kernel]; demo only
+  std::vector<float> conv_norm;   // [G][hidden]; demo only
 };
 
 struct ModelWeights {
@@ -47,7 +47,7 @@ struct ModelWeights {
   std::optional<Matrix> lm_head;  // none: tied to the embedding
   std::vector<float> final_norm;  // [hidden]
   std::vector<LayerWeights> layers;
-  std::vector<EngramLayerWeights> engram;  // in the order of config.engram->layer_ids
+  std::vector<EngramLayerWeights> engram;              // in the order of config.engram->layer_ids
   RowFormat row_format = RowFormat::kF8E4M3ScaleE8M0;  // of the tables' tensors
 
   // Without embedding and lm_head; with the Engram fusion, without the tables.
