@@ -95,7 +95,7 @@ class BouncePipe {
 // Fills bounce buffers from the tensors of the layers, opened when first needed. One thread.
 class ChunkReader {
  public:
-  ChunkReader(const std::vector<LayerTensors>& tensors, RowParts row)
+  ChunkReader(const std::vector<TableTensors>& tensors, RowParts row)
       : tensors_(tensors), row_(row) {}
 
   Status Read(const LoadChunk& chunk, std::span<std::byte> buffer) {
@@ -121,7 +121,7 @@ class ChunkReader {
 
   Status Open(int32_t layer_index, Layer* layer) {
     if (layer->weight.has_value()) return {};
-    const LayerTensors& tensors = tensors_[static_cast<size_t>(layer_index)];
+    const TableTensors& tensors = tensors_[static_cast<size_t>(layer_index)];
     auto weight = TensorReader::Open(tensors.weight);
     if (!weight.has_value()) return weight.error();
     if (tensors.scale.has_value()) {
@@ -133,7 +133,7 @@ class ChunkReader {
     return {};
   }
 
-  const std::vector<LayerTensors>& tensors_;
+  const std::vector<TableTensors>& tensors_;
   const RowParts row_;
   std::map<int32_t, Layer> layers_;
 };
@@ -263,14 +263,29 @@ Status WorkThrough(const std::vector<LoadChunk>& chunks, const LoadJob& job, Bou
 
 }  // namespace
 
+Result<std::vector<TableTensors>> OpenTables(const std::filesystem::path& model_dir,
+                                             const ModelIdentity& identity,
+                                             const TableLayout& layout) {
+  ENGRAM_ASSIGN_OR_RETURN(const ModelTables tables, ReadModelTables(model_dir, true));
+  if (tables.identity != identity) {
+    return Error(StatusCode::kWrongModel,
+                 model_dir.string() + " has the model identity " +
+                     ModelIdentityHex(tables.identity) + ", the version was made of " +
+                     ModelIdentityHex(identity) +
+                     ": config.json or tokenizer.json differ from those the coordinator read");
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const TensorIndex index, TensorIndex::Open(model_dir));
+  return FindTableTensors(index, layout);
+}
+
 Status LoadSlots(const LoadJob& job, const LoadOptions& options, LoadControl* control,
                  const OnSlotLoaded& on_loaded) {
-  auto tensors = OpenCheckpointTables(job.checkpoint, job.identity, *job.layout);
+  auto tensors = OpenTables(job.checkpoint, job.identity, *job.layout);
   if (!tensors.has_value()) return tensors.error();
   return LoadSlotsFrom(*tensors, job, options, control, on_loaded);
 }
 
-Status LoadSlotsFrom(const std::vector<LayerTensors>& tensors, const LoadJob& job,
+Status LoadSlotsFrom(const std::vector<TableTensors>& tensors, const LoadJob& job,
                      const LoadOptions& options, LoadControl* control,
                      const OnSlotLoaded& on_loaded) {
   std::vector<SlotIndex> order;

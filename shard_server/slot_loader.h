@@ -12,8 +12,8 @@
 
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
+#include "engram/checkpoint/model_files.h"
 #include "engram/table/table_layout.h"
-#include "shard_server/checkpoint_tables.h"
 #include "shard_server/slot_store.h"
 
 namespace engram {
@@ -62,8 +62,12 @@ using OnSlotLoaded = std::function<void(const EmptySlot& slot, SlotDigest digest
 [[nodiscard]] Status LoadSlots(const LoadJob& job, const LoadOptions& options, LoadControl* control,
                                const OnSlotLoaded& on_loaded);
 
-// The same from tensors that were opened and checked before.
-[[nodiscard]] Status LoadSlotsFrom(const std::vector<LayerTensors>& tensors, const LoadJob& job,
+// The two steps of LoadSlots. Opening reads config.json, tokenizer.json and the tensors' headers,
+// no row; it takes up to seconds (the tokenizer). Gives [layers].
+[[nodiscard]] Result<std::vector<TableTensors>> OpenTables(const std::filesystem::path& model_dir,
+                                                           const ModelIdentity& identity,
+                                                           const TableLayout& layout);
+[[nodiscard]] Status LoadSlotsFrom(const std::vector<TableTensors>& tensors, const LoadJob& job,
                                    const LoadOptions& options, LoadControl* control,
                                    const OnSlotLoaded& on_loaded);
 
