@@ -128,9 +128,9 @@ class FakeBackend final : public Backend {
 
   [[nodiscard]] Status Forward(std::span<const SequenceStep> sequence_steps, EngramRows* engram,
                                std::vector<float>* logits) override {
-    if (source != nullptr) source->forward_running = true;
+    for (FakeRowSource* source : sources) source->forward_running = true;
     const Status status = Run(sequence_steps, engram, logits);
-    if (source != nullptr) source->forward_running = false;
+    for (FakeRowSource* source : sources) source->forward_running = false;
     return status;
   }
 

@@ -25,7 +25,7 @@ struct Fixture {
                    uint32_t positions = 256)
       : backend({sequences, positions, step_tokens}, kVocabulary, kLayers),
         source(kLayers, step_tokens, ring) {
-    backend.source = &source;
+    backend.sources = {&source};
     options.prefill_chunk_tokens = step_tokens;
   }
   void Create(bool with_rows = true) {

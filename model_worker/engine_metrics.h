@@ -1,0 +1,26 @@
+// The engine's and the row source's counters for Prometheus.
+#pragma once
+
+#include <vector>
+
+#include <prometheus/collectable.h>
+
+#include "client/row_source.h"
+#include "model_worker/engine.h"
+
+namespace engram {
+
+// Reads the counters at each scrape. Thread-safe.
+class EngineMetrics final : public prometheus::Collectable {
+ public:
+  // `rows` may be null (Engram off). OWNERSHIP: both outlive this.
+  EngineMetrics(const Engine* engine, const RowSource* rows) : engine_(engine), rows_(rows) {}
+
+  [[nodiscard]] std::vector<prometheus::MetricFamily> Collect() const override;
+
+ private:
+  const Engine* const engine_;
+  const RowSource* const rows_;
+};
+
+}  // namespace engram
