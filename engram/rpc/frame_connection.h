@@ -1,0 +1,69 @@
+// One control connection: frames in, frames out, both bounded in time and bytes.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "engram/base/status.h"
+#include "engram/rpc/frame.h"
+
+namespace engram {
+
+struct FrameLimits {
+  uint32_t frame_bytes_max = 64u << 20;
+  uint64_t write_queue_bytes_max = 128u << 20;  // queued and not yet taken by the system
+  // A frame must be whole this long after its first byte; the first frame after connecting too.
+  std::chrono::milliseconds frame_timeout{30'000};
+  // The peer must take some bytes of a write within this time.
+  std::chrono::milliseconds write_timeout{30'000};
+  bool expect_first_frame = false;  // the side that is called: a silent peer is closed
+};
+
+// Everything runs on the socket's executor (a strand or a single-threaded io_context). Owned by
+// shared_ptr: its coroutines keep it until Close.
+class FrameConnection : public std::enable_shared_from_this<FrameConnection> {
+ public:
+  FrameConnection(boost::asio::ip::tcp::socket socket, const FrameLimits& limits);
+
+  // The next frame. One caller at a time.
+  // ERRORS: the reason why the connection ended; it is closed then.
+  [[nodiscard]] boost::asio::awaitable<Result<proto::Frame>> Receive();
+
+  // Queues one frame. ERRORS: kResourceExhausted (too long, or the queue is full), kPeerLost
+  // (closed). Nothing was queued then.
+  [[nodiscard]] Status Send(const proto::Frame& frame);
+
+  // Ends both directions; the first reason is kept.
+  void Close(Status reason);
+  [[nodiscard]] bool closed() const { return closed_; }
+  [[nodiscard]] const Status& close_reason() const { return close_reason_; }
+  [[nodiscard]] const std::string& peer_address() const { return peer_address_; }
+
+ private:
+  boost::asio::awaitable<void> WriteQueued();
+  void StartDeadline(boost::asio::steady_timer& timer, std::chrono::milliseconds after,
+                     const char* reason);
+  void UpdateReadDeadline();
+
+  boost::asio::ip::tcp::socket socket_;
+  FrameLimits limits_;
+  FrameDecoder decoder_;
+  std::string peer_address_;
+  boost::asio::steady_timer read_deadline_;
+  boost::asio::steady_timer write_deadline_;
+  bool read_deadline_running_ = false;
+  bool first_frame_came_ = false;
+  std::string queued_;
+  std::string writing_;
+  bool writer_running_ = false;
+  bool closed_ = false;
+  Status close_reason_;
+};
+
+}  // namespace engram

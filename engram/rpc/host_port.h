@@ -1,0 +1,35 @@
+// "host:port" addresses of control connections: parsing, listening, showing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/ip/tcp.hpp>
+
+#include "engram/base/status.h"
+
+namespace engram {
+
+struct HostPort {
+  std::string host;  // a name or a number, without brackets
+  uint16_t port = 0;
+};
+
+// "host:port", "1.2.3.4:port" or "[v6]:port". ERRORS: kInvalidArgument showing the text.
+[[nodiscard]] Result<HostPort> ParseHostPort(std::string_view text);
+
+// "1.2.3.4:80", "[::1]:80".
+[[nodiscard]] std::string EndpointText(const boost::asio::ip::tcp::endpoint& endpoint);
+
+// Opens a listening socket. A name is resolved now, which may block.
+// ERRORS: kInvalidArgument (not "host:port"), kIo naming the address, and the fix when it is taken.
+[[nodiscard]] Result<boost::asio::ip::tcp::acceptor> Listen(boost::asio::any_io_executor executor,
+                                                            std::string_view address);
+
+// What every accepted or made connection gets: no Nagle delay, and keep-alive probes that find a
+// vanished host within about 20 s.
+void SetConnectionOptions(boost::asio::ip::tcp::socket& socket);
+
+}  // namespace engram

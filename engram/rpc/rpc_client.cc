@@ -1,0 +1,209 @@
+#include "engram/rpc/rpc_client.h"
+
+#include <map>
+#include <optional>
+#include <utility>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/connect.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "engram/rpc/frame_connection.h"
+#include "engram/rpc/host_port.h"
+
+namespace engram {
+namespace {
+
+using boost::asio::awaitable;
+using boost::asio::redirect_error;
+using boost::asio::use_awaitable;
+using boost::asio::ip::tcp;
+using boost::system::error_code;
+using std::chrono::milliseconds;
+
+class RpcConnection final : public RpcClient {
+ public:
+  RpcConnection(boost::asio::any_io_executor executor, tcp::socket socket)
+      : executor_(std::move(executor)),
+        connection_(std::make_shared<FrameConnection>(std::move(socket), FrameLimits{})),
+        closed_(executor_) {
+    closed_.expires_at(boost::asio::steady_timer::time_point::max());
+  }
+  ~RpcConnection() override {
+    connection_->Close(Status(StatusCode::kCancelled, "closed by this side"));
+  }
+
+  // The reader keeps the connection, not the client: dropping the client ends both.
+  void StartReader() {
+    boost::asio::co_spawn(
+        executor_,
+        [weak = std::weak_ptr<RpcConnection>(
+             std::static_pointer_cast<RpcConnection>(shared_from_this())),
+         connection = connection_]() -> awaitable<void> {
+          while (true) {
+            Result<proto::Frame> frame = co_await connection->Receive();
+            const auto self = weak.lock();
+            if (!self) co_return;
+            if (!frame.has_value()) {
+              self->EndAll(frame.error());
+              co_return;
+            }
+            self->OnReply(std::move(*frame));
+          }
+        },
+        boost::asio::detached);
+  }
+
+  awaitable<Result<std::string>> CallRaw(std::string_view method, std::string body,
+                                         milliseconds timeout) override {
+    const auto self = shared_from_this();
+    const uint64_t id = next_call_++;
+    proto::Frame frame;
+    frame.set_call_id(id);
+    frame.set_method(std::string(method));
+    frame.set_body(std::move(body));
+    if (const Status sent = connection_->Send(frame); !sent.ok()) co_return Error(sent);
+
+    const auto call = std::make_shared<Call>(executor_);
+    calls_.emplace(id, call);
+    call->timer.expires_after(timeout);
+    error_code ignored;
+    co_await call->timer.async_wait(redirect_error(use_awaitable, ignored));
+    calls_.erase(id);
+    if (call->result.has_value()) co_return std::move(*call->result);
+    co_return Error(StatusCode::kDeadlineExceeded,
+                    connection_->peer_address() + " did not answer " + frame.method() + " within " +
+                        std::to_string(timeout.count()) + " ms");
+  }
+
+  awaitable<Status> Closed() override {
+    const auto self = shared_from_this();
+    while (!connection_->closed()) {
+      error_code ignored;
+      co_await closed_.async_wait(redirect_error(use_awaitable, ignored));
+    }
+    co_return connection_->close_reason();
+  }
+
+  void Close() override {
+    connection_->Close(Status(StatusCode::kCancelled, "closed by this side"));
+    EndAll(connection_->close_reason());
+  }
+
+ private:
+  struct Call {
+    explicit Call(const boost::asio::any_io_executor& executor) : timer(executor) {}
+    boost::asio::steady_timer timer;
+    std::optional<Result<std::string>> result;
+  };
+
+  void OnReply(proto::Frame frame) {
+    if (const Status status = CheckReply(frame); !status.ok()) {
+      connection_->Close(status);
+      EndAll(status);
+      return;
+    }
+    const auto found = calls_.find(frame.call_id());
+    if (found == calls_.end()) return;  // its deadline has passed
+    const StatusCode code = StatusCodeFromProto(frame.code());
+    if (code == StatusCode::kOk) {
+      found->second->result = std::move(*frame.mutable_body());
+    } else {
+      found->second->result = Error(code, frame.message());
+    }
+    found->second->timer.cancel();
+  }
+
+  void EndAll(const Status& reason) {
+    for (auto& [id, call] : calls_) {
+      if (call->result.has_value()) continue;
+      call->result = Error(reason.code(), connection_->peer_address() + ": " + reason.message());
+      call->timer.cancel();
+    }
+    closed_.cancel();
+  }
+
+  const boost::asio::any_io_executor executor_;
+  const std::shared_ptr<FrameConnection> connection_;
+  boost::asio::steady_timer closed_;  // cancelled when the connection ends
+  std::map<uint64_t, std::shared_ptr<Call>> calls_;
+  uint64_t next_call_ = 1;
+};
+
+// Closes `socket` when the time is up, unless the step it bounds has ended.
+class StepDeadline {
+ public:
+  StepDeadline(const boost::asio::any_io_executor& executor, milliseconds timeout,
+               std::function<void()> on_late)
+      : timer_(executor), late_(std::make_shared<bool>(false)) {
+    timer_.expires_after(timeout);
+    timer_.async_wait([late = late_, on_late = std::move(on_late)](const error_code& error) {
+      if (error) return;
+      *late = true;
+      on_late();
+    });
+  }
+  [[nodiscard]] bool late() const { return *late_; }
+
+ private:
+  boost::asio::steady_timer timer_;
+  std::shared_ptr<bool> late_;
+};
+
+}  // namespace
+
+awaitable<Result<std::shared_ptr<RpcClient>>> RpcClient::Connect(
+    boost::asio::any_io_executor executor, std::string address, milliseconds timeout) {
+  const Result<HostPort> target = ParseHostPort(address);
+  if (!target.has_value()) co_return Error(target.error());
+  const auto socket = std::make_shared<tcp::socket>(executor);
+  const auto resolver = std::make_shared<tcp::resolver>(executor);
+  const StepDeadline deadline(executor, timeout, [socket, resolver] {
+    resolver->cancel();
+    error_code ignored;
+    socket->close(ignored);
+  });
+  error_code error;
+  const auto endpoints = co_await resolver->async_resolve(
+      target->host, std::to_string(target->port), redirect_error(use_awaitable, error));
+  if (!error) {
+    co_await boost::asio::async_connect(*socket, endpoints, redirect_error(use_awaitable, error));
+  }
+  if (deadline.late()) {
+    co_return Error(StatusCode::kDeadlineExceeded, "no connection to " + address + " within " +
+                                                       std::to_string(timeout.count()) + " ms");
+  }
+  if (error) {
+    co_return Error(StatusCode::kUnavailable,
+                    "cannot connect to " + address + ": " + error.message());
+  }
+  const auto client = std::make_shared<RpcConnection>(executor, std::move(*socket));
+  client->StartReader();
+  co_return client;
+}
+
+Result<std::string> RpcCallOnce(const std::string& address, std::string_view method,
+                                std::string body, milliseconds timeout) {
+  boost::asio::io_context io;
+  Result<std::string> result = Error(StatusCode::kInternal, "the call did not run");
+  boost::asio::co_spawn(
+      io,
+      [&]() -> awaitable<void> {
+        auto client = co_await RpcClient::Connect(io.get_executor(), address, timeout);
+        if (!client.has_value()) {
+          result = Error(client.error());
+          co_return;
+        }
+        result = co_await (*client)->CallRaw(method, std::move(body), timeout);
+        (*client)->Close();
+      },
+      boost::asio::detached);
+  io.run();
+  return result;
+}
+
+}  // namespace engram

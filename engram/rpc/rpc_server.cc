@@ -1,0 +1,191 @@
+#include "engram/rpc/rpc_server.h"
+
+#include <chrono>
+#include <exception>
+#include <unordered_map>
+#include <utility>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <spdlog/spdlog.h>
+
+#include "engram/rpc/frame_connection.h"
+#include "engram/rpc/host_port.h"
+
+namespace engram {
+namespace {
+
+using boost::asio::awaitable;
+using boost::asio::redirect_error;
+using boost::asio::use_awaitable;
+using boost::asio::ip::tcp;
+using boost::system::error_code;
+
+// What accepted connections and their calls share; kept by their coroutines, so that a call that
+// suspends longer than the server lives still finds its handler.
+struct ServerState : std::enable_shared_from_this<ServerState> {
+  ServerState(boost::asio::any_io_executor executor_in, RpcServer::Options options_in,
+              RpcServer::Handler handler_in, RpcServer::OnDisconnect on_disconnect_in,
+              tcp::acceptor acceptor_in)
+      : executor(std::move(executor_in)),
+        options(std::move(options_in)),
+        handler(std::move(handler_in)),
+        on_disconnect(std::move(on_disconnect_in)),
+        acceptor(std::move(acceptor_in)) {}
+
+  awaitable<void> Accept();
+  awaitable<void> Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer);
+  awaitable<void> Answer(std::shared_ptr<FrameConnection> connection, RpcPeer peer,
+                         proto::Frame request);
+  void Stop();
+
+  const boost::asio::any_io_executor executor;
+  const RpcServer::Options options;
+  const RpcServer::Handler handler;
+  RpcServer::OnDisconnect on_disconnect;
+  tcp::acceptor acceptor;
+  bool stopped = false;
+  uint64_t next_connection = 1;
+  std::unordered_map<uint64_t, std::shared_ptr<FrameConnection>> connections;
+  std::unordered_map<uint64_t, uint32_t> calls_in_flight;  // by connection
+};
+
+awaitable<void> ServerState::Accept() {
+  const auto self = shared_from_this();
+  while (!stopped) {
+    error_code error;
+    tcp::socket socket = co_await acceptor.async_accept(redirect_error(use_awaitable, error));
+    if (stopped || error == boost::asio::error::operation_aborted) co_return;
+    if (error) {
+      // Out of descriptors, most likely: waiting gives others the time to end.
+      spdlog::warn("cannot accept a connection: {}", error.message());
+      boost::asio::steady_timer pause(executor, std::chrono::milliseconds(100));
+      co_await pause.async_wait(redirect_error(use_awaitable, error));
+      continue;
+    }
+    if (connections.size() >= options.connections_max) {
+      spdlog::warn("closed a new connection: {} are open (connections_max)", connections.size());
+      continue;
+    }
+    FrameLimits limits;
+    limits.frame_bytes_max = options.frame_bytes_max;
+    limits.expect_first_frame = true;
+    auto connection = std::make_shared<FrameConnection>(std::move(socket), limits);
+    const RpcPeer peer{next_connection++, connection->peer_address()};
+    connections.emplace(peer.connection_id, connection);
+    boost::asio::co_spawn(executor, Serve(std::move(connection), peer), boost::asio::detached);
+  }
+}
+
+awaitable<void> ServerState::Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer) {
+  const auto self = shared_from_this();
+  while (true) {
+    Result<proto::Frame> request = co_await connection->Receive();
+    if (!request.has_value()) {
+      if (request.error().code() != StatusCode::kPeerLost &&
+          request.error().code() != StatusCode::kCancelled) {
+        spdlog::warn("closed the connection of {}: {}", peer.address, request.error().ToString());
+      }
+      break;
+    }
+    if (const Status status = CheckRequest(*request); !status.ok()) {
+      spdlog::warn("closed the connection of {}: {}", peer.address, status.ToString());
+      connection->Close(status);
+      break;
+    }
+    uint32_t& in_flight = calls_in_flight[peer.connection_id];
+    if (in_flight >= options.calls_in_flight_max) {
+      proto::Frame refusal;
+      refusal.set_call_id(request->call_id());
+      refusal.set_code(StatusCodeToProto(StatusCode::kResourceExhausted));
+      refusal.set_message(std::to_string(in_flight) +
+                          " calls are in flight on this connection (calls_in_flight_max): await "
+                          "some replies first");
+      if (const Status sent = connection->Send(refusal); !sent.ok()) connection->Close(sent);
+      continue;
+    }
+    ++in_flight;
+    boost::asio::co_spawn(executor, Answer(connection, peer, std::move(*request)),
+                          boost::asio::detached);
+  }
+  connections.erase(peer.connection_id);
+  calls_in_flight.erase(peer.connection_id);
+  if (on_disconnect && !stopped) on_disconnect(peer);
+}
+
+awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection, RpcPeer peer,
+                                    proto::Frame request) {
+  const auto self = shared_from_this();
+  Result<std::string> body = Error(StatusCode::kInternal, "no reply");
+  try {
+    body = co_await handler(peer, request.method(), std::move(*request.mutable_body()));
+  } catch (const std::exception& error) {
+    spdlog::error("{} from {} threw: {}", request.method(), peer.address, error.what());
+    body = Error(StatusCode::kInternal, std::string("a bug in the server: ") + error.what());
+  }
+  if (const auto found = calls_in_flight.find(peer.connection_id); found != calls_in_flight.end()) {
+    --found->second;
+  }
+  proto::Frame reply;
+  reply.set_call_id(request.call_id());
+  if (body.has_value()) {
+    reply.set_body(std::move(*body));
+  } else {
+    reply.set_code(StatusCodeToProto(body.error().code()));
+    reply.set_message(body.error().message().substr(0, kErrorMessageBytesMax));
+  }
+  if (connection->closed()) co_return;
+  if (const Status sent = connection->Send(reply); !sent.ok()) {
+    spdlog::warn("closed the connection of {}: {}", peer.address, sent.ToString());
+    connection->Close(sent);
+  }
+}
+
+void ServerState::Stop() {
+  if (stopped) return;
+  stopped = true;
+  error_code ignored;
+  acceptor.close(ignored);
+  for (auto& [id, connection] : connections) {
+    connection->Close(Status(StatusCode::kCancelled, "the server stops"));
+  }
+}
+
+class AsioRpcServer final : public RpcServer {
+ public:
+  explicit AsioRpcServer(std::shared_ptr<ServerState> state) : state_(std::move(state)) {
+    error_code ignored;
+    address_ = EndpointText(state_->acceptor.local_endpoint(ignored));
+    boost::asio::co_spawn(state_->executor, state_->Accept(), boost::asio::detached);
+  }
+  ~AsioRpcServer() override { state_->Stop(); }
+
+  [[nodiscard]] std::string address() const override { return address_; }
+  void Disconnect(uint64_t connection_id) override {
+    const auto found = state_->connections.find(connection_id);
+    if (found != state_->connections.end()) {
+      found->second->Close(Status(StatusCode::kCancelled, "disconnected by the server"));
+    }
+  }
+
+ private:
+  const std::shared_ptr<ServerState> state_;
+  std::string address_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<RpcServer>> RpcServer::Create(boost::asio::any_io_executor executor,
+                                                     const Options& options, Handler handler,
+                                                     OnDisconnect on_disconnect) {
+  ENGRAM_ASSIGN_OR_RETURN(tcp::acceptor acceptor, Listen(executor, options.listen_address));
+  auto state = std::make_shared<ServerState>(std::move(executor), options, std::move(handler),
+                                             std::move(on_disconnect), std::move(acceptor));
+  return std::make_unique<AsioRpcServer>(std::move(state));
+}
+
+}  // namespace engram
