@@ -116,7 +116,7 @@ class FakeBackend final : public Backend {
   FakeBackend(Limits limits, int32_t vocabulary, int32_t engram_layers)
       : limits_(limits), vocabulary_(vocabulary), engram_layers_(engram_layers) {}
 
-  FakeRowSource* source = nullptr;                              // told when Forward runs
+  std::vector<FakeRowSource*> sources;                          // told when Forward runs
   std::function<Status(std::span<const SequenceStep>)> before;  // of each Forward
   std::vector<std::vector<size_t>> step_sizes;                  // tokens per sequence step
   std::set<uint32_t> slots_used;
