@@ -15,11 +15,11 @@
 namespace engram {
 
 struct HttpRequest {
-  std::string method;   // "GET"
-  std::string path;     // "/v1/completions", without the query
-  std::string query;    // after '?', may be empty
+  std::string method;  // "GET"
+  std::string path;    // "/v1/completions", without the query
+  std::string query;   // after '?', may be empty
   std::string body;
-  std::string peer;     // "host:port"
+  std::string peer;  // "host:port"
 };
 
 // Answers one request: Respond once, or StartStream, Write*, EndStream. Used by the handler's
@@ -46,9 +46,9 @@ class HttpResponder {
 class HttpServer {
  public:
   struct Options {
-    std::string listen_address;          // "host:port"; port 0 = any free one
-    uint32_t connections_max = 1024;     // one more gets 503
-    uint32_t body_bytes_max = 16u << 20; // a longer body gets 413
+    std::string listen_address;           // "host:port"; port 0 = any free one
+    uint32_t connections_max = 1024;      // one more gets 503
+    uint32_t body_bytes_max = 16u << 20;  // a longer body gets 413
   };
   using Handler = std::function<boost::asio::awaitable<void>(const HttpRequest& request,
                                                              HttpResponder& responder)>;

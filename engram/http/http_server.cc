@@ -1,0 +1,289 @@
+#include "engram/http/http_server.h"
+
+#include <chrono>
+#include <exception>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <utility>
+#include <vector>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http.hpp>
+#include <spdlog/spdlog.h>
+
+#include "engram/rpc/host_port.h"
+
+namespace engram {
+namespace {
+
+namespace beast = boost::beast;
+namespace http = boost::beast::http;
+using boost::asio::awaitable;
+using boost::asio::redirect_error;
+using boost::asio::use_awaitable;
+using boost::asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr std::chrono::seconds kIoTimeout{30};
+constexpr uint32_t kHeaderBytesMax = 16u << 10;
+
+// Answers one request on one connection. Owned by the connection's coroutine.
+class StreamResponder final : public HttpResponder {
+ public:
+  StreamResponder(beast::tcp_stream* stream, unsigned http_version, bool keep_alive)
+      : stream_(stream), http_version_(http_version), keep_alive_(keep_alive) {}
+
+  awaitable<Status> Respond(int status, std::string_view content_type, std::string body) override {
+    answered_ = true;
+    http::response<http::string_body> response{static_cast<http::status>(status), http_version_};
+    SetHeaders(response, content_type);
+    response.body() = std::move(body);
+    response.prepare_payload();
+    stream_->expires_after(kIoTimeout);
+    error_code error;
+    co_await http::async_write(*stream_, response, redirect_error(use_awaitable, error));
+    co_return Noted(error);
+  }
+
+  awaitable<Status> StartStream(int status, std::string_view content_type) override {
+    answered_ = true;
+    streaming_ = true;
+    http::response<http::empty_body> response{static_cast<http::status>(status), http_version_};
+    SetHeaders(response, content_type);
+    response.chunked(true);
+    http::response_serializer<http::empty_body> serializer{response};
+    stream_->expires_after(kIoTimeout);
+    error_code error;
+    co_await http::async_write_header(*stream_, serializer, redirect_error(use_awaitable, error));
+    co_return Noted(error);
+  }
+
+  awaitable<Status> Write(std::string chunk) override {
+    if (failed_) co_return GoneStatus();
+    if (chunk.empty()) co_return Status();  // an empty chunk would end the stream
+    stream_->expires_after(kIoTimeout);
+    error_code error;
+    co_await boost::asio::async_write(
+        *stream_, http::make_chunk(boost::asio::buffer(chunk.data(), chunk.size())),
+        redirect_error(use_awaitable, error));
+    co_return Noted(error);
+  }
+
+  awaitable<Status> EndStream() override {
+    streaming_ = false;
+    if (failed_) co_return GoneStatus();
+    stream_->expires_after(kIoTimeout);
+    error_code error;
+    co_await boost::asio::async_write(*stream_, http::make_chunk_last(),
+                                      redirect_error(use_awaitable, error));
+    co_return Noted(error);
+  }
+
+  void AddHeader(std::string_view name, std::string_view value) override {
+    headers_.emplace_back(std::string(name), std::string(value));
+  }
+
+  bool PeerGone() override {
+    if (failed_) return true;
+    // Readable with no byte to read: the peer has closed. Bytes to read: its next request.
+    tcp::socket& socket = stream_->socket();
+    char byte = 0;
+    error_code error;
+    const bool was_blocking = !socket.non_blocking();
+    socket.non_blocking(true, error);
+    socket.receive(boost::asio::buffer(&byte, 1), tcp::socket::message_peek, error);
+    if (error == boost::asio::error::eof || (error && error != boost::asio::error::would_block)) {
+      failed_ = true;
+    }
+    error_code ignored;
+    if (was_blocking) socket.non_blocking(false, ignored);
+    return failed_;
+  }
+
+  [[nodiscard]] bool answered() const { return answered_; }
+  [[nodiscard]] bool usable() const { return !failed_ && !streaming_ && keep_alive_; }
+
+ private:
+  template <typename Response>
+  void SetHeaders(Response& response, std::string_view content_type) {
+    response.keep_alive(keep_alive_);
+    response.set(http::field::server, "engram-pool");
+    response.set(http::field::content_type,
+                 beast::string_view(content_type.data(), content_type.size()));
+    response.set(http::field::cache_control, "no-store");
+    for (const auto& [name, value] : headers_) response.set(name, value);
+  }
+
+  static Status GoneStatus() { return Status(StatusCode::kPeerLost, "the HTTP client has gone"); }
+
+  Status Noted(const error_code& error) {
+    if (!error) return Status();
+    failed_ = true;
+    return GoneStatus();
+  }
+
+  beast::tcp_stream* stream_;
+  const unsigned http_version_;
+  const bool keep_alive_;
+  bool answered_ = false;
+  bool streaming_ = false;
+  bool failed_ = false;
+  std::vector<std::pair<std::string, std::string>> headers_;
+};
+
+HttpRequest ToRequest(http::request<http::string_body>&& message, const std::string& peer) {
+  HttpRequest request;
+  request.method = std::string(message.method_string());
+  const std::string target(message.target());
+  const size_t mark = target.find('?');
+  request.path = target.substr(0, mark);
+  if (mark != std::string::npos) request.query = target.substr(mark + 1);
+  request.body = std::move(message.body());
+  request.peer = peer;
+  return request;
+}
+
+// What connections share; kept by their coroutines.
+struct ServerState : std::enable_shared_from_this<ServerState> {
+  ServerState(boost::asio::any_io_executor executor_in, HttpServer::Options options_in,
+              HttpServer::Handler handler_in, tcp::acceptor acceptor_in)
+      : executor(std::move(executor_in)),
+        options(std::move(options_in)),
+        handler(std::move(handler_in)),
+        acceptor(std::move(acceptor_in)) {}
+
+  awaitable<void> Accept();
+  awaitable<void> Serve(std::shared_ptr<beast::tcp_stream> stream);
+  awaitable<void> Refuse(std::shared_ptr<beast::tcp_stream> stream);
+  awaitable<bool> ServeOne(beast::tcp_stream& stream, beast::flat_buffer& buffer,
+                           const std::string& peer);
+
+  const boost::asio::any_io_executor executor;
+  const HttpServer::Options options;
+  const HttpServer::Handler handler;
+  tcp::acceptor acceptor;
+  bool stopped = false;
+  std::unordered_set<std::shared_ptr<beast::tcp_stream>> connections;
+};
+
+awaitable<void> ServerState::Accept() {
+  const auto self = shared_from_this();
+  while (!stopped) {
+    error_code error;
+    tcp::socket socket = co_await acceptor.async_accept(redirect_error(use_awaitable, error));
+    if (stopped || error == boost::asio::error::operation_aborted) co_return;
+    if (error) {
+      spdlog::warn("cannot accept an HTTP connection: {}", error.message());
+      boost::asio::steady_timer pause(executor, std::chrono::milliseconds(100));
+      co_await pause.async_wait(redirect_error(use_awaitable, error));
+      continue;
+    }
+    SetConnectionOptions(socket);
+    auto stream = std::make_shared<beast::tcp_stream>(std::move(socket));
+    const bool full = connections.size() >= options.connections_max;
+    boost::asio::co_spawn(executor, full ? Refuse(stream) : Serve(stream), boost::asio::detached);
+  }
+}
+
+awaitable<void> ServerState::Refuse(std::shared_ptr<beast::tcp_stream> stream) {
+  StreamResponder responder(stream.get(), 11, false);
+  responder.AddHeader("Retry-After", "1");
+  (void)co_await responder.Respond(503, "text/plain", "too many connections: try again\n");
+}
+
+awaitable<bool> ServerState::ServeOne(beast::tcp_stream& stream, beast::flat_buffer& buffer,
+                                      const std::string& peer) {
+  http::request_parser<http::string_body> parser;
+  parser.header_limit(kHeaderBytesMax);
+  parser.body_limit(options.body_bytes_max);
+  stream.expires_after(kIoTimeout);
+  error_code error;
+  co_await http::async_read(stream, buffer, parser, redirect_error(use_awaitable, error));
+  if (error == http::error::body_limit) {
+    StreamResponder responder(&stream, 11, false);
+    (void)co_await responder.Respond(
+        413, "text/plain",
+        "the body is longer than " + std::to_string(options.body_bytes_max) + " bytes\n");
+    co_return false;
+  }
+  if (error) {
+    if (error != http::error::end_of_stream && error != beast::error::timeout &&
+        parser.get().method() == http::verb::unknown && buffer.size() > 0) {
+      StreamResponder responder(&stream, 11, false);
+      (void)co_await responder.Respond(400, "text/plain", "not an HTTP request\n");
+    }
+    co_return false;
+  }
+  StreamResponder responder(&stream, parser.get().version(), parser.get().keep_alive());
+  const HttpRequest request = ToRequest(parser.release(), peer);
+  stream.expires_never();  // the handler may compute for long
+  std::string failure;
+  try {
+    co_await handler(request, responder);
+  } catch (const std::exception& exception) {
+    failure = exception.what();
+  }
+  if (!failure.empty()) {
+    spdlog::error("{} {} threw: {}", request.method, request.path, failure);
+    if (responder.answered()) co_return false;
+    (void)co_await responder.Respond(500, "text/plain", "a bug in the server: see its log\n");
+  } else if (!responder.answered()) {
+    (void)co_await responder.Respond(404, "text/plain",
+                                     "there is nothing at " + request.path + "\n");
+  }
+  co_return responder.usable();
+}
+
+awaitable<void> ServerState::Serve(std::shared_ptr<beast::tcp_stream> stream) {
+  const auto self = shared_from_this();
+  connections.insert(stream);
+  error_code ignored;
+  const auto endpoint = stream->socket().remote_endpoint(ignored);
+  const std::string peer = ignored ? "unknown" : EndpointText(endpoint);
+  beast::flat_buffer buffer;
+  while (!stopped && co_await ServeOne(*stream, buffer, peer)) {
+  }
+  stream->socket().shutdown(tcp::socket::shutdown_both, ignored);
+  stream->close();
+  connections.erase(stream);
+}
+
+class BeastHttpServer final : public HttpServer {
+ public:
+  explicit BeastHttpServer(std::shared_ptr<ServerState> state) : state_(std::move(state)) {
+    error_code ignored;
+    address_ = EndpointText(state_->acceptor.local_endpoint(ignored));
+    boost::asio::co_spawn(state_->executor, state_->Accept(), boost::asio::detached);
+  }
+  ~BeastHttpServer() override {
+    state_->stopped = true;
+    error_code ignored;
+    state_->acceptor.close(ignored);
+    for (const auto& stream : state_->connections) stream->close();
+  }
+  [[nodiscard]] std::string address() const override { return address_; }
+
+ private:
+  const std::shared_ptr<ServerState> state_;
+  std::string address_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<HttpServer>> HttpServer::Create(boost::asio::any_io_executor executor,
+                                                       const Options& options, Handler handler) {
+  ENGRAM_ASSIGN_OR_RETURN(tcp::acceptor acceptor, Listen(executor, options.listen_address));
+  auto state = std::make_shared<ServerState>(std::move(executor), options, std::move(handler),
+                                             std::move(acceptor));
+  return std::make_unique<BeastHttpServer>(std::move(state));
+}
+
+}  // namespace engram

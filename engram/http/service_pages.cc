@@ -1,0 +1,47 @@
+#include "engram/http/service_pages.h"
+
+#include <utility>
+
+#include <prometheus/text_serializer.h>
+
+namespace engram {
+namespace {
+
+struct Pages {
+  std::shared_ptr<prometheus::Registry> registry;
+  std::function<Readiness()> readiness;
+  std::function<void()> before_scrape;
+  HttpServer::Handler next;
+
+  boost::asio::awaitable<void> Answer(const HttpRequest& request, HttpResponder& responder) const {
+    const bool get = request.method == "GET" || request.method == "HEAD";
+    if (get && request.path == "/healthz") {
+      (void)co_await responder.Respond(200, "text/plain", "ok\n");
+    } else if (get && request.path == "/readyz") {
+      Readiness state = readiness();
+      (void)co_await responder.Respond(state.ready ? 200 : 503, "application/json",
+                                       std::move(state.detail_json) + "\n");
+    } else if (get && request.path == "/metrics") {
+      if (before_scrape) before_scrape();
+      (void)co_await responder.Respond(200, "text/plain; version=0.0.4; charset=utf-8",
+                                       prometheus::TextSerializer().Serialize(registry->Collect()));
+    } else if (next) {
+      co_await next(request, responder);
+    }
+  }
+};
+
+}  // namespace
+
+HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Registry> registry,
+                                 std::function<Readiness()> readiness,
+                                 std::function<void()> before_scrape, HttpServer::Handler next) {
+  // Shared, so that the handler's copies and a suspended Answer see the same object.
+  const auto pages = std::make_shared<const Pages>(
+      Pages{std::move(registry), std::move(readiness), std::move(before_scrape), std::move(next)});
+  return [pages](const HttpRequest& request, HttpResponder& responder) {
+    return pages->Answer(request, responder);
+  };
+}
+
+}  // namespace engram

@@ -1,0 +1,29 @@
+// The pages that every service has: GET /healthz, /readyz and /metrics.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <boost/asio/awaitable.hpp>
+#include <prometheus/registry.h>
+
+#include "engram/http/http_server.h"
+
+namespace engram {
+
+struct Readiness {
+  bool ready = false;
+  std::string detail_json = "{}";  // shown with 200 as with 503
+};
+
+// Answers the three pages; anything else goes to `next`, or gets 404 where `next` is empty.
+//   /healthz  200 while the process's event loop runs
+//   /readyz   `readiness`, asked on the server's executor: 200 or 503, as JSON
+//   /metrics  `registry` in Prometheus' text format; `before_scrape` may bring gauges up to date
+[[nodiscard]] HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Registry> registry,
+                                               std::function<Readiness()> readiness,
+                                               std::function<void()> before_scrape = nullptr,
+                                               HttpServer::Handler next = nullptr);
+
+}  // namespace engram
