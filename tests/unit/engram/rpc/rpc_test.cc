@@ -180,8 +180,8 @@ TEST_F(RpcTest, RubbishAndOversizedFramesEndTheirConnectionOnly) {
 
 TEST_F(RpcTest, ATakenPortIsAnErrorThatNamesIt) {
   StartServer();
-  auto second = RpcServer::Create(io_.get_executor(), {.listen_address = server_->address()},
-                                  nullptr);
+  auto second =
+      RpcServer::Create(io_.get_executor(), {.listen_address = server_->address()}, nullptr);
   ASSERT_FALSE(second.has_value());
   EXPECT_EQ(second.error().code(), StatusCode::kIo);
   EXPECT_NE(second.error().message().find(server_->address()), std::string::npos);
