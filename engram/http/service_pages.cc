@@ -2,13 +2,14 @@
 
 #include <utility>
 
+#include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
 
 namespace engram {
 namespace {
 
 struct Pages {
-  std::shared_ptr<prometheus::Registry> registry;
+  std::shared_ptr<prometheus::Collectable> metrics;
   std::function<Readiness()> readiness;
   std::function<void()> before_scrape;
   HttpServer::Handler next;
@@ -24,7 +25,7 @@ struct Pages {
     } else if (get && request.path == "/metrics") {
       if (before_scrape) before_scrape();
       (void)co_await responder.Respond(200, "text/plain; version=0.0.4; charset=utf-8",
-                                       prometheus::TextSerializer().Serialize(registry->Collect()));
+                                       prometheus::TextSerializer().Serialize(metrics->Collect()));
     } else if (next) {
       co_await next(request, responder);
     }
@@ -33,12 +34,12 @@ struct Pages {
 
 }  // namespace
 
-HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Registry> registry,
+HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Collectable> metrics,
                                  std::function<Readiness()> readiness,
                                  std::function<void()> before_scrape, HttpServer::Handler next) {
   // Shared, so that the handler's copies and a suspended Answer see the same object.
   const auto pages = std::make_shared<const Pages>(
-      Pages{std::move(registry), std::move(readiness), std::move(before_scrape), std::move(next)});
+      Pages{std::move(metrics), std::move(readiness), std::move(before_scrape), std::move(next)});
   return [pages](const HttpRequest& request, HttpResponder& responder) {
     return pages->Answer(request, responder);
   };

@@ -6,7 +6,7 @@
 #include <string>
 
 #include <boost/asio/awaitable.hpp>
-#include <prometheus/registry.h>
+#include <prometheus/collectable.h>
 
 #include "engram/http/http_server.h"
 
@@ -20,8 +20,9 @@ struct Readiness {
 // Answers the three pages; anything else goes to `next`, or gets 404 where `next` is empty.
 //   /healthz  200 while the process's event loop runs
 //   /readyz   `readiness`, asked on the server's executor: 200 or 503, as JSON
-//   /metrics  `registry` in Prometheus' text format; `before_scrape` may bring gauges up to date
-[[nodiscard]] HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Registry> registry,
+//   /metrics  `metrics` (a prometheus::Registry, for one) in Prometheus' text format;
+//             `before_scrape` may bring gauges up to date
+[[nodiscard]] HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Collectable> metrics,
                                                std::function<Readiness()> readiness,
                                                std::function<void()> before_scrape = nullptr,
                                                HttpServer::Handler next = nullptr);
