@@ -20,7 +20,7 @@ inline constexpr size_t kSplitStepsMax = 16;
 
 struct AddedToken {
   TokenId id = 0;
-  std::string content;
+  std::string content{};
   bool single_word = false;  // only where no word character touches it
   bool lstrip = false;       // takes the white space before it too
   bool rstrip = false;       // takes the white space after it too
