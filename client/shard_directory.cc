@@ -1,0 +1,307 @@
+#include "client/shard_directory.h"
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <random>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <spdlog/spdlog.h>
+
+#include "engram/base/clock.h"
+#include "engram/rpc/rpc_client.h"
+#include "engram/table/table_proto.h"
+#include "proto/directory.pb.h"
+
+namespace engram {
+namespace {
+
+namespace asio = boost::asio;
+using Milliseconds = std::chrono::milliseconds;
+
+constexpr Milliseconds kReadyPoll{50};
+constexpr Duration kReportAgain = std::chrono::seconds(10);
+
+// Errors that no other try changes.
+bool IsFinal(StatusCode code) {
+  return code == StatusCode::kWrongModel || code == StatusCode::kInvalidArgument;
+}
+
+class ShardDirectoryImpl final : public ShardDirectory {
+ public:
+  explicit ShardDirectoryImpl(const ShardDirectoryOptions& options)
+      : options_(options), timer_(io_), version_(options.version), random_(std::random_device{}()) {
+    if (options.identity != nullptr) wanted_identity_ = *options.identity;
+    identity_checked_ = options.identity != nullptr;
+  }
+
+  ~ShardDirectoryImpl() override {
+    io_.stop();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  // Blocks; see ShardDirectory::Connect.
+  Status Start() {
+    asio::co_spawn(io_, Run(), asio::detached);
+    thread_ = std::thread([this] { io_.run(); });
+    (void)pthread_setname_np(thread_.native_handle(), "engram-maps");
+    std::unique_lock lock(mutex_);
+    const auto done = [this] {
+      return !final_error_.ok() || (map_ != nullptr && (ready_.load() || !options_.wait_ready));
+    };
+    if (!changed_.wait_for(lock, options_.ready_timeout, done)) {
+      const std::string waited = std::to_string(options_.ready_timeout.count()) + " ms";
+      if (map_ != nullptr) {
+        return Status(StatusCode::kUnavailable,
+                      "table version " + std::to_string(version_.value()) + " is not ready after " +
+                          waited +
+                          ": memory nodes are missing or still loading (engramctl status)");
+      }
+      if (health_.ok()) {
+        return Status(StatusCode::kDeadlineExceeded, "no shard map came within " + waited);
+      }
+      return health_.WithContext("no shard map after " + waited);
+    }
+    return final_error_;
+  }
+
+  // -- ShardMapSource
+  [[nodiscard]] std::shared_ptr<const ShardMap> Current() const override {
+    const std::lock_guard lock(mutex_);
+    return map_;
+  }
+  [[nodiscard]] uint64_t Subscribe(std::function<void()> on_change) override {
+    const std::lock_guard lock(subscribers_mutex_);
+    subscribers_.emplace(++last_subscription_, std::move(on_change));
+    return last_subscription_;
+  }
+  void Unsubscribe(uint64_t subscription) override {
+    const std::lock_guard lock(subscribers_mutex_);
+    subscribers_.erase(subscription);
+  }
+  // A poll waits at the coordinator all the time, or the next try to reach one is at most
+  // reconnect_delay_max away: there is nothing to hurry.
+  void WantNewer() override {}
+  void ReportSlot(SlotIndex slot, const ShardMapNode& node) override {
+    {
+      const std::lock_guard lock(mutex_);
+      const MonotonicTime now = SteadyClock().Now();
+      if (now - reports_since_ > kReportAgain) {
+        reports_.clear();
+        reports_since_ = now;
+      }
+      if (reports_.size() >= kSlotReportsMax || !reports_.emplace(slot, node.id).second) return;
+    }
+    proto::ReportSlotRequest request;
+    request.set_version(version_.value());
+    request.set_slot(slot.value());
+    request.set_node_id(node.id);
+    request.set_incarnation(node.incarnation.value());
+    asio::post(io_, [this, request = std::move(request)]() mutable {
+      if (client_ == nullptr) return;  // scrubbing finds it later
+      asio::co_spawn(io_, Report(client_, std::move(request)), asio::detached);
+    });
+  }
+
+  // -- ShardDirectory. What is set before the first map is there never changes after.
+  [[nodiscard]] TableVersion version() const override { return version_; }
+  [[nodiscard]] const std::shared_ptr<const TableLayout>& layout() const override {
+    return layout_;
+  }
+  [[nodiscard]] const ModelIdentity& identity() const override { return identity_; }
+  [[nodiscard]] bool ready() const override { return ready_.load(); }
+  [[nodiscard]] Status Health() const override {
+    const std::lock_guard lock(mutex_);
+    return health_;
+  }
+
+ private:
+  // The control thread's life: one coordinator after the other, for ever.
+  asio::awaitable<void> Run() {
+    uint32_t failures = 0;
+    for (size_t next = 0;; next = (next + 1) % options_.coordinators.size()) {
+      const std::string address = options_.coordinators[next];
+      auto client = co_await RpcClient::Connect(io_.get_executor(), address, options_.call_timeout);
+      Status why;
+      if (client.has_value()) {
+        client_ = *client;
+        bool answered = false;
+        why = co_await Poll(*client, &answered);
+        client_->Close();
+        client_ = nullptr;
+        if (answered) failures = 0;
+      } else {
+        why = client.error();
+      }
+      why = why.WithContext("coordinator " + address);
+      SetHealth(why);
+      if (IsFinal(why.code()) && Current() == nullptr) {
+        Fail(why);
+        co_return;
+      }
+      if (failures == 0)
+        spdlog::warn("shard maps: {}; reads go on with the last map", why.ToString());
+      co_await Pause(ReconnectDelay(failures++));
+    }
+  }
+
+  // Asks one coordinator for newer maps until it fails.
+  asio::awaitable<Status> Poll(std::shared_ptr<RpcClient> client, bool* answered) {
+    while (true) {
+      const bool waiting = !ready_.load();
+      proto::GetShardMapRequest request;
+      request.set_version(version_.value());
+      request.set_known_epoch(waiting || map_ == nullptr ? 0 : map_->epoch.value());
+      const Milliseconds wait = waiting ? Milliseconds(0) : options_.poll_wait;
+      request.set_wait_ms(static_cast<uint32_t>(wait.count()));
+      if (identity_checked_) request.set_model_identity(ModelIdentityToBytes(wanted_identity_));
+      auto reply = co_await client->Call<proto::GetShardMapReply>("directory.GetShardMap", request,
+                                                                  wait + options_.call_timeout);
+      if (!reply.has_value()) co_return reply.error();
+      const Status taken = Take(*reply);
+      if (!taken.ok()) co_return taken;
+      *answered = true;
+      SetHealth({});
+      if (!ready_.load()) co_await Pause(kReadyPoll);
+    }
+  }
+
+  Status Take(const proto::GetShardMapReply& reply) {
+    if (!reply.has_map()) {
+      if (map_ != nullptr) SetReady(reply.ready());
+      return {};
+    }
+    if (layout_ == nullptr) ENGRAM_RETURN_IF_ERROR(TakeModel(reply));
+    auto map = ShardMapFromProto(reply.map(), layout_->slot_count());
+    if (!map.has_value()) return map.error();
+    if (map_ != nullptr && map->version != version_) {
+      return Status(StatusCode::kWrongVersion, "asked for table version " +
+                                                   std::to_string(version_.value()) + ", got " +
+                                                   std::to_string(map->version.value()));
+    }
+    const bool newer = map_ == nullptr || map->epoch > map_->epoch;
+    if (newer) {
+      const std::lock_guard lock(mutex_);
+      version_ = map->version;
+      map_ = std::make_shared<const ShardMap>(*std::move(map));
+    }
+    SetReady(reply.ready());
+    if (newer) {
+      const std::lock_guard lock(subscribers_mutex_);
+      for (const auto& [id, on_change] : subscribers_) on_change();
+    }
+    return {};
+  }
+
+  // What the version is; once.
+  Status TakeModel(const proto::GetShardMapReply& reply) {
+    auto spec = TableSpecFromProto(reply.spec());
+    if (!spec.has_value()) return spec.error();
+    auto identity = ModelIdentityFromBytes(reply.model_identity());
+    if (!identity.has_value()) return identity.error();
+    if (identity_checked_ && *identity != wanted_identity_) {
+      return Status(StatusCode::kWrongModel,
+                    "its tables have the model identity " + ModelIdentityHex(*identity) +
+                        ", this model has " + ModelIdentityHex(wanted_identity_) +
+                        ": config.json, tokenizer.json or the row format differ");
+    }
+    auto layout = TableLayout::Create(*spec);
+    if (!layout.has_value()) return layout.error();
+    identity_ = *identity;
+    layout_ = std::make_shared<const TableLayout>(*std::move(layout));
+    return {};
+  }
+
+  asio::awaitable<void> Report(std::shared_ptr<RpcClient> client,
+                               proto::ReportSlotRequest request) {
+    const auto reply = co_await client->Call<proto::ReportSlotReply>(
+        "directory.ReportSlot", request, options_.call_timeout);
+    if (!reply.has_value()) {
+      spdlog::warn("slot {} on {} has damaged rows; the report was not taken: {}", request.slot(),
+                   request.node_id(), reply.error().ToString());
+    }
+  }
+
+  asio::awaitable<void> Pause(Duration delay) {
+    timer_.expires_after(delay);
+    (void)co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+  }
+
+  Duration ReconnectDelay(uint32_t failures) {
+    Duration delay = options_.reconnect_delay_min;
+    for (uint32_t i = 0; i < failures && delay < options_.reconnect_delay_max; ++i) delay *= 2;
+    delay = std::min<Duration>(delay, options_.reconnect_delay_max);
+    std::uniform_int_distribution<Duration::rep> jitter(delay.count() / 2, delay.count());
+    return Duration(jitter(random_));
+  }
+
+  void SetHealth(const Status& status) {
+    const std::lock_guard lock(mutex_);
+    health_ = status;
+  }
+  void SetReady(bool ready) {
+    {
+      const std::lock_guard lock(mutex_);
+      ready_.store(ready);
+    }
+    changed_.notify_all();
+  }
+  void Fail(const Status& status) {
+    {
+      const std::lock_guard lock(mutex_);
+      final_error_ = status;
+    }
+    changed_.notify_all();
+  }
+
+  const ShardDirectoryOptions options_;
+  asio::io_context io_{1};
+  std::thread thread_;
+  // The control thread's own.
+  asio::steady_timer timer_;
+  std::shared_ptr<RpcClient> client_;
+  bool identity_checked_ = false;
+  ModelIdentity wanted_identity_{};
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::shared_ptr<const ShardMap> map_;  // guarded by mutex_; written by the control thread
+  TableVersion version_;                 // set before map_, then constant
+  std::shared_ptr<const TableLayout> layout_;
+  ModelIdentity identity_{};
+  Status health_;                                        // guarded by mutex_
+  Status final_error_;                                   // guarded by mutex_
+  std::set<std::pair<SlotIndex, std::string>> reports_;  // guarded by mutex_
+  MonotonicTime reports_since_;                          // guarded by mutex_
+  std::atomic<bool> ready_{false};
+  std::mutex subscribers_mutex_;
+  std::map<uint64_t, std::function<void()>> subscribers_;  // guarded by subscribers_mutex_
+  uint64_t last_subscription_ = 0;                         // guarded by subscribers_mutex_
+  std::mt19937_64 random_;
+};
+
+}  // namespace
+
+Result<std::shared_ptr<ShardDirectory>> ShardDirectory::Connect(
+    const ShardDirectoryOptions& options) {
+  if (options.coordinators.empty()) {
+    return Error(StatusCode::kInvalidArgument,
+                 "no coordinator address: give at least one host:port");
+  }
+  auto directory = std::make_shared<ShardDirectoryImpl>(options);
+  ENGRAM_TRY(directory->Start());
+  return directory;
+}
+
+}  // namespace engram
