@@ -205,7 +205,7 @@ Result<EngramConfig> ParseEngramConfig(std::string_view config_json, std::string
 
 Result<EngramConfig> ReadEngramConfig(const std::filesystem::path& model_dir) {
   const auto file = model_dir / "config.json";
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, ReadJsonFile(file));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, ReadBoundedFile(file));
   return ParseEngramConfig(text, file.string());
 }
 

@@ -35,7 +35,7 @@ std::string Quoted(std::string_view text) {
   return out;
 }
 
-Result<std::string> ReadJsonFile(const std::filesystem::path& file) {
+Result<std::string> ReadBoundedFile(const std::filesystem::path& file) {
   const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) {
     const auto code = errno == ENOENT || errno == ENOTDIR ? StatusCode::kNotFound : StatusCode::kIo;
@@ -47,10 +47,10 @@ Result<std::string> ReadJsonFile(const std::filesystem::path& file) {
     return Error(StatusCode::kIo, file.string() + " is not a file that can be read");
   }
   const auto bytes = static_cast<uint64_t>(info.st_size);
-  if (bytes > kJsonFileBytesMax) {
+  if (bytes > kReadFileBytesMax) {
     return Error(StatusCode::kMalformed, file.string() + " has " + std::to_string(bytes) +
-                                             " bytes, expected a JSON file of at most " +
-                                             std::to_string(kJsonFileBytesMax));
+                                             " bytes, expected at most " +
+                                             std::to_string(kReadFileBytesMax));
   }
   std::string text(bytes, '\0');
   size_t done = 0;

@@ -11,11 +11,11 @@
 
 namespace engram {
 
-inline constexpr uint64_t kJsonFileBytesMax = 64u << 20;
+inline constexpr uint64_t kReadFileBytesMax = 64u << 20;
 inline constexpr int kJsonDepthMax = 64;
 
-// ERRORS: kNotFound, kIo, kMalformed (more than kJsonFileBytesMax).
-[[nodiscard]] Result<std::string> ReadJsonFile(const std::filesystem::path& file);
+// ERRORS: kNotFound, kIo, kMalformed (more than kReadFileBytesMax).
+[[nodiscard]] Result<std::string> ReadBoundedFile(const std::filesystem::path& file);
 
 // Parses to an object. `name` is for messages.
 // ERRORS: kMalformed: not JSON, not an object, a key twice in one object, or nested too deep.

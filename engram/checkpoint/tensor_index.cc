@@ -105,7 +105,7 @@ Result<std::map<std::string, std::string>> ParseSafetensorsIndex(std::string_vie
 Result<TensorIndex> TensorIndex::Open(const std::filesystem::path& model_dir) {
   TensorIndex index;
   const auto index_file = model_dir / "model.safetensors.index.json";
-  auto index_json = ReadJsonFile(index_file);
+  auto index_json = ReadBoundedFile(index_file);
   if (!index_json.has_value()) {
     if (index_json.error().code() != StatusCode::kNotFound) return Error(index_json.error());
     auto tensors = ReadHeader(model_dir / "model.safetensors");

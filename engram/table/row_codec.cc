@@ -147,6 +147,20 @@ float F16ToFloat(uint16_t bits) {
   return std::bit_cast<float>(sign | ((magnitude << 13) + 0x38000000u));
 }
 
+uint16_t FloatToF16(float value) {
+  const auto sign = static_cast<uint16_t>(std::signbit(value) ? 0x8000 : 0);
+  if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7e00);
+  const float size = std::fabs(value);
+  if (size >= 65520.0f) return static_cast<uint16_t>(sign | 0x7c00);  // half way past the largest
+  if (size < 0x1p-24f / 2) return sign;
+  // The spacing of halves around `size`: 2^(exponent - 10), at least the subnormals' 2^-24.
+  int exponent = 0;
+  (void)std::frexp(size, &exponent);
+  const int spacing = std::max(exponent - 1 - 10, -24);
+  const auto steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(size, -spacing)));
+  return static_cast<uint16_t>(sign + static_cast<uint32_t>(spacing + 24) * 1024 + steps);
+}
+
 uint8_t EncodeE4M3(float value) {
   if (std::isnan(value)) return 0x7f;
   const auto sign = static_cast<uint8_t>(std::signbit(value) ? 0x80 : 0);

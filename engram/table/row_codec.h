@@ -16,6 +16,8 @@ namespace engram {
 // Round to nearest even; NaN stays NaN.
 [[nodiscard]] uint16_t FloatToBf16(float value);
 [[nodiscard]] float F16ToFloat(uint16_t bits);
+// Round to nearest even, past the largest to infinity; NaN stays NaN. For make-model.
+[[nodiscard]] uint16_t FloatToF16(float value);
 // The nearest E4M3FN (round to nearest even, saturating at +-448); NaN -> 0x7f. For make-model.
 [[nodiscard]] uint8_t EncodeE4M3(float value);
 

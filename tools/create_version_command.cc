@@ -1,0 +1,146 @@
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "tools/command.h"
+#include "tools/coordinator_calls.h"
+#include "tools/status_text.h"
+
+namespace engram {
+namespace {
+
+constexpr auto kPollInterval = std::chrono::milliseconds(100);
+// The coordinator reads config, tokenizer and tensor headers before it answers.
+constexpr double kCreateTimeoutS = 120;
+
+struct Options {
+  CoordinatorOptions coordinator;
+  std::filesystem::path model_dir;
+  uint32_t replicas = 1;
+  uint32_t expect_nodes = 0;
+  bool not_current = false;
+  bool wait = false;
+  double wait_timeout_s = 3600;
+};
+
+const proto::VersionStatus* FindVersion(const proto::GetStatusReply& status, uint64_t version) {
+  for (const auto& candidate : status.versions()) {
+    if (candidate.version() == version) return &candidate;
+  }
+  return nullptr;
+}
+
+// "node m1: ..." of every node that says why it does not load.
+std::string NodeErrors(const proto::GetStatusReply& status) {
+  std::string text;
+  for (const auto& node : status.nodes()) {
+    if (!node.error().empty()) text += "; node " + node.id() + ": " + node.error();
+  }
+  return text;
+}
+
+// A node that cannot load tries again, so its error ends the wait only when nothing gets ready.
+Result<proto::VersionStatus> WaitReady(const Options& options, uint64_t version) {
+  using Clock = std::chrono::steady_clock;
+  const auto end =
+      Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(options.wait_timeout_s * 1000));
+  constexpr auto kErrorGrace = std::chrono::seconds(10);
+  std::optional<Clock::time_point> stuck_since;
+  uint64_t loaded_before = 0;
+  ProgressLine progress;
+  while (true) {
+    auto status = CallGetStatus(options.coordinator);
+    if (!status.has_value()) {
+      // A coordinator that restarts is back soon; the nodes load on without it.
+      if (Clock::now() >= end) return Error(status.error());
+      std::this_thread::sleep_for(kPollInterval);
+      continue;
+    }
+    const proto::VersionStatus* found = FindVersion(*status, version);
+    if (found == nullptr) {
+      return Error(StatusCode::kNotFound, "version " + std::to_string(version) + " is gone");
+    }
+    const std::string errors = NodeErrors(*status);
+    if (found->ready_slots() == found->slot_count()) {
+      progress.Show(LoadText(*found), true);
+      return *found;
+    }
+    progress.Show(LoadText(*found) + errors);
+    const auto now = Clock::now();
+    if (errors.empty() || found->bytes_loaded() != loaded_before) stuck_since.reset();
+    if (!errors.empty() && !stuck_since.has_value()) stuck_since = now;
+    loaded_before = found->bytes_loaded();
+    if (stuck_since.has_value() && now - *stuck_since >= kErrorGrace) {
+      return Error(StatusCode::kUnavailable, LoadText(*found) + errors);
+    }
+    if (now >= end) {
+      return Error(StatusCode::kDeadlineExceeded,
+                   LoadText(*found) + " after --wait-timeout-s; loading goes on" + errors);
+    }
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+Status Run(const Options& options, bool json) {
+  std::error_code error;
+  const auto model_dir = std::filesystem::absolute(options.model_dir, error).lexically_normal();
+  proto::CreateVersionRequest request;
+  request.set_checkpoint_path(model_dir.string());
+  request.set_replica_count(options.replicas);
+  request.set_make_current(!options.not_current);
+  request.set_expect_nodes(options.expect_nodes);
+  CoordinatorOptions coordinator = options.coordinator;
+  coordinator.timeout_s = std::max(coordinator.timeout_s, kCreateTimeoutS);
+  const auto created = CallCreateVersion(coordinator, request);
+  if (!created.has_value()) return created.error();
+  if (!options.wait) {
+    if (json) return PrintJson({{"version", created->version()}, {"ready", false}});
+    return Print("version " + std::to_string(created->version()) +
+                 " created; the memory nodes load it (engramctl status shows how far)\n");
+  }
+  const auto ready = WaitReady(options, created->version());
+  if (!ready.has_value()) return ready.error();
+  if (json) {
+    return PrintJson({{"version", ready->version()},
+                      {"ready", true},
+                      {"slot_count", ready->slot_count()},
+                      {"total_bytes", ready->total_bytes()}});
+  }
+  return Print("version " + std::to_string(ready->version()) +
+               " ready: " + std::to_string(ready->slot_count()) + " slots, " +
+               BytesText(ready->total_bytes()) + "\n");
+}
+
+}  // namespace
+
+void AddCreateVersionCommand(CLI::App& app, CommandLine& line) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "create-version", "Make a table version of a checkpoint: place its slots, load them");
+  command->footer(
+      "The folder must be readable under the same path by the coordinator and by every memory "
+      "node.\n"
+      "  engramctl create-version --coordinator 10.0.0.1:7000 --model /models/v41 --wait");
+  AddCoordinatorOptions(*command, options->coordinator);
+  command->add_option("--model", options->model_dir, "The checkpoint's folder")
+      ->type_name("DIR")
+      ->required();
+  command->add_option("--replicas", options->replicas, "Memory nodes that hold each slot")
+      ->check(CLI::Range(1, 3))
+      ->capture_default_str();
+  command
+      ->add_option("--expect-nodes", options->expect_nodes,
+                   "Fail if fewer memory nodes are registered (0 = any number)")
+      ->capture_default_str();
+  command->add_flag("--not-current", options->not_current,
+                    "Do not serve it to clients that name no version");
+  command->add_flag("--wait", options->wait, "Wait until every slot is ready, with progress");
+  command->add_option("--wait-timeout-s", options->wait_timeout_s, "Stop waiting after this")
+      ->check(CLI::Range(0.001, 1e7))
+      ->capture_default_str();
+  command->callback(
+      [options, &line] { line.run = [options, &line] { return Run(*options, line.json); }; });
+}
+
+}  // namespace engram
