@@ -241,7 +241,7 @@ Result<ModelConfig> ParseModelConfig(std::string_view json, const std::filesyste
 
 Result<ModelConfig> ReadModelConfig(const std::filesystem::path& model_dir) {
   const std::filesystem::path file = model_dir / "config.json";
-  ENGRAM_ASSIGN_OR_RETURN(const std::string text, ReadJsonFile(file));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string text, ReadBoundedFile(file));
   ENGRAM_ASSIGN_OR_RETURN(ModelConfig config, ParseModelConfig(text, file));
   Result<EngramConfig> engram = ReadEngramConfig(model_dir);
   if (engram.has_value()) {

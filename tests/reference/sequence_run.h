@@ -1,0 +1,38 @@
+// Drives a backend through whole sequences, in any schedule. For tests.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model_worker/backend.h"
+#include "tests/reference/tiny_model.h"
+
+namespace engram::test {
+
+struct Prompt {
+  std::vector<TokenId> ids;
+  std::vector<uint8_t> dead;  // empty = none
+};
+
+// Random tokens; where `dead_runs`, some runs of them are dead.
+[[nodiscard]] Prompt RandomPrompt(const TinyModelShape& shape, uint32_t tokens, bool dead_runs,
+                                  uint32_t seed);
+
+struct Schedule {
+  uint32_t chunk_tokens = 1;  // tokens of each sequence in one step, the rest in the last
+  bool together = false;      // all sequences share the steps; else one after the other
+  bool engram = true;
+};
+
+// Logits by [prompt][position]; empty where the schedule did not ask (not the last of a chunk).
+using Logits = std::vector<std::vector<std::vector<float>>>;
+
+// Runs prompt i in slot i. Fails the calling test on an error.
+[[nodiscard]] Logits RunSequences(Backend* backend, const TinyModel& model,
+                                  const std::vector<Prompt>& prompts, const Schedule& schedule);
+
+[[nodiscard]] std::unique_ptr<Backend> OpenBackend(const TinyModel& model, uint32_t threads,
+                                                   const Backend::Limits& limits);
+
+}  // namespace engram::test
