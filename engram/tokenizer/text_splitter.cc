@@ -15,7 +15,7 @@ namespace {
 // Bounds on one search for a match. ICU counts time in units of 10,000 backtracking states, so the
 // bound is the same on every machine.
 constexpr int32_t kMatchStackBytesMax = 8 << 20;
-constexpr int32_t kMatchTimeMax = 2000;
+constexpr int32_t kMatchTimeMax = 500;
 
 // Half-open, in UTF-16 units of the text.
 struct Range {
