@@ -1,0 +1,228 @@
+// The thread's life: start, loop, tasks of other threads, sessions. What it answers is in
+// gather_answers.cc.
+#include "engram/transport/ucx/gather_thread.h"
+
+#include <future>
+#include <utility>
+
+#include <pthread.h>
+#include <spdlog/spdlog.h>
+
+#include "engram/base/check.h"
+#include "engram/transport/ucx/ucx_status.h"
+
+namespace engram {
+namespace {
+constexpr std::chrono::milliseconds kHouseKeepingPeriod{500};
+}  // namespace
+
+GatherThread::GatherThread(const Options& options, LeaseBook* leases, RowServerTestHooks* hooks,
+                           OnLost on_lost)
+    : options_(options),
+      leases_(leases),
+      hooks_(hooks),
+      on_lost_(std::move(on_lost)),
+      replies_(options.reply_buffers_max, this),
+      spin_(options.spin_max) {}
+
+Result<std::unique_ptr<GatherThread>> GatherThread::Start(const UcxContext& context,
+                                                          const UcxContext* one_sided,
+                                                          const Options& options, LeaseBook* leases,
+                                                          RowServerTestHooks* hooks,
+                                                          OnLost on_lost) {
+  std::unique_ptr<GatherThread> thread(
+      new GatherThread(options, leases, hooks, std::move(on_lost)));
+  // The worker is made, driven and destroyed by its thread.
+  auto prepared = std::make_shared<std::promise<Status>>();
+  std::future<Status> outcome = prepared->get_future();
+  thread->thread_ = std::thread([prepared, &context, one_sided, raw = thread.get()] {
+    Status status = raw->Prepare(context, one_sided);
+    const bool ok = status.ok();
+    prepared->set_value(std::move(status));
+    if (ok) raw->Loop();
+    raw->ShutDown();
+  });
+  if (Status status = outcome.get(); !status.ok()) return Error(std::move(status));
+  return thread;
+}
+
+GatherThread::~GatherThread() {
+  stop_ = true;
+  if (wait_ != nullptr) wait_->Notify();
+  if (thread_.joinable()) thread_.join();
+}
+
+Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_sided) {
+  const std::string name = "gather-" + std::to_string(options_.number);
+  ::pthread_setname_np(::pthread_self(), name.c_str());
+  auto wait = EventWait::Create();
+  if (!wait.has_value()) return wait.error();
+  wait_ = *std::move(wait);
+  auto worker = UcxWorker::Create(context);
+  if (!worker.has_value()) return worker.error();
+  worker_ = *std::move(worker);
+  auto address = worker_->Address();
+  if (!address.has_value()) return address.error();
+  worker_address_ = *std::move(address);
+  ENGRAM_RETURN_IF_ERROR(worker_->Handle(static_cast<uint32_t>(GatherMessageId::kRequest),
+                                         static_cast<uint32_t>(GatherMessageId::kLeaseGrant),
+                                         this));
+  ENGRAM_RETURN_IF_ERROR(wait_->Watch(worker_->event_fd()));
+  if (one_sided == nullptr) return {};
+  auto one_sided_worker = UcxWorker::Create(*one_sided);
+  if (!one_sided_worker.has_value()) return one_sided_worker.error();
+  one_sided_worker_ = *std::move(one_sided_worker);
+  address = one_sided_worker_->Address();
+  if (!address.has_value()) return address.error();
+  one_sided_address_ = *std::move(address);
+  return wait_->Watch(one_sided_worker_->event_fd());
+}
+
+void GatherThread::Loop() {
+  while (!stop_.load(std::memory_order_relaxed)) {
+    if (hooks_->paused.load(std::memory_order_relaxed)) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      continue;
+    }
+    bool any = wait_->TakeNotice() && RunTasks();
+    any |= ProgressAll();
+    const MonotonicTime now = std::chrono::steady_clock::now();
+    if (now >= next_house_keeping_) KeepHouse(now);
+    if (!any) SleepOrSpin();
+  }
+}
+
+bool GatherThread::RunTasks() {
+  {
+    const std::lock_guard lock(tasks_mutex_);
+    running_tasks_.swap(tasks_);
+  }
+  const bool any = !running_tasks_.empty();
+  for (const auto& task : running_tasks_) task();
+  running_tasks_.clear();
+  return any;
+}
+
+bool GatherThread::ProgressAll() {
+  bool any = worker_->Progress();
+  if (one_sided_worker_ != nullptr) any |= one_sided_worker_->Progress();
+  if (any && !waiting_for_buffer_.empty()) AnswerWaiting();
+  return any;
+}
+
+void GatherThread::SleepOrSpin() {
+  if (session_count_.load(std::memory_order_relaxed) > 0) {
+    const MonotonicTime end = std::chrono::steady_clock::now() + spin_.now();
+    do {
+      if (ProgressAll()) {
+        spin_.FoundWork();
+        return;
+      }
+      if (wait_->HasNotice()) return;
+      __builtin_ia32_pause();
+    } while (std::chrono::steady_clock::now() < end);
+    spin_.FoundNothing();
+  }
+  const bool armed = worker_->Arm() && (one_sided_worker_ == nullptr || one_sided_worker_->Arm());
+  if (armed && !wait_->HasNotice()) wait_->Sleep(next_house_keeping_);
+}
+
+void GatherThread::KeepHouse(MonotonicTime now) {
+  next_house_keeping_ = now + kHouseKeepingPeriod;
+  std::vector<uint64_t> ended;
+  for (const auto& [id, session] : sessions_) {
+    if (session->endpoint->failure() != UCS_OK && session->end_with.ok()) {
+      session->end_with = UcxStatus(session->endpoint->failure(), "the reader's connection");
+    }
+    if (now - session->last_sign_of_life > options_.silence_max && session->end_with.ok()) {
+      session->end_with =
+          Status(StatusCode::kDeadlineExceeded,
+                 "no sign of life for " + std::to_string(options_.silence_max.count()) + " ms");
+    }
+    if (!session->end_with.ok()) ended.push_back(id);
+  }
+  for (const uint64_t id : ended) {
+    const Status why = Find(id)->end_with;
+    EndSession(id);
+    on_lost_(id, why);
+  }
+}
+
+void GatherThread::EndSession(uint64_t id) {
+  if (sessions_.erase(id) > 0) --session_count_;
+}
+
+void GatherThread::ShutDown() {
+  RunTasks();
+  sessions_.clear();
+  session_count_ = 0;
+  if (worker_ != nullptr) worker_->FinishClosing();
+  one_sided_worker_.reset();
+  worker_.reset();
+}
+
+void GatherThread::Run(std::function<void()> task) {
+  {
+    const std::lock_guard lock(tasks_mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  wait_->Notify();
+}
+
+void GatherThread::AddSession(ServedSession served, std::function<void(Status)> done) {
+  Run([this, served = std::move(served), done = std::move(done)] {
+    auto finder = served.finder();
+    if (finder == nullptr) {
+      done({StatusCode::kWrongVersion, "the version was dropped"});
+      return;
+    }
+    auto endpoint = UcxEndpoint::Create(*worker_, served.peer_worker_address);
+    if (!endpoint.has_value()) {
+      done(endpoint.error());
+      return;
+    }
+    auto session = std::make_unique<Session>();
+    session->id = served.id;
+    session->endpoint = *std::move(endpoint);
+    session->finder = std::move(finder);
+    session->version = served.version;
+    session->last_sign_of_life = std::chrono::steady_clock::now();
+    ENGRAM_CHECK(sessions_.emplace(served.id, std::move(session)).second);
+    ++session_count_;
+    done({});
+  });
+}
+
+void GatherThread::RemoveSession(uint64_t session) {
+  Run([this, session] { EndSession(session); });
+}
+
+void GatherThread::ReplaceFinder(TableVersion version, std::shared_ptr<const SlotFinder> finder) {
+  ENGRAM_CHECK(std::this_thread::get_id() != thread_.get_id());
+  const auto done = std::make_shared<std::promise<void>>();
+  std::future<void> replaced = done->get_future();
+  Run([this, done, version, finder = std::move(finder)] {
+    for (const auto& [id, session] : sessions_) {
+      if (session->version != version) continue;
+      session->finder = finder;
+      if (finder != nullptr) continue;
+      LeaseGrant grant;
+      grant.status = static_cast<uint32_t>(StatusCode::kWrongVersion);
+      grant.session = id;
+      SendGrant(*session, grant);
+    }
+    done->set_value();
+  });
+  replaced.wait();
+}
+
+void GatherThread::AddTo(RowServerStats& stats) const {
+  stats.sessions_open += session_count_.load(std::memory_order_relaxed);
+  stats.reads += counters_.reads.load(std::memory_order_relaxed);
+  stats.rows += counters_.rows.load(std::memory_order_relaxed);
+  stats.rows_not_owned += counters_.rows_not_owned.load(std::memory_order_relaxed);
+  stats.rows_out_of_range += counters_.rows_out_of_range.load(std::memory_order_relaxed);
+  stats.refused_messages += counters_.refused.load(std::memory_order_relaxed);
+}
+
+}  // namespace engram

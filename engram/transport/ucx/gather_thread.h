@@ -1,0 +1,171 @@
+// One thread of a memory node that answers gathers and lease requests.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "engram/base/clock.h"
+#include "engram/transport/lease.h"
+#include "engram/transport/row_server.h"
+#include "engram/transport/ucx/event_wait.h"
+#include "engram/transport/ucx/reply_pool.h"
+#include "engram/transport/ucx/slot_finder.h"
+#include "engram/transport/ucx/ucx_endpoint.h"
+#include "engram/transport/ucx/ucx_worker.h"
+
+namespace engram {
+
+// Switches that tests throw; all off in production.
+struct RowServerTestHooks {
+  std::atomic<bool> paused{false};           // every thread stands still, as if stopped
+  std::atomic<bool> withhold_leases{false};  // lease requests are answered, with no lease
+};
+
+// A session that a gather thread serves.
+struct ServedSession {
+  uint64_t id = 0;
+  TableVersion version;
+  std::string peer_worker_address;
+  // What the session reads from, asked on the gather thread: whoever replaces it meanwhile tells
+  // the thread afterwards. Null = dropped meanwhile.
+  std::function<std::shared_ptr<const SlotFinder>()> finder;
+};
+
+class GatherThread final : private UcxMessageHandler, private ReplyOwner {
+ public:
+  struct Options {
+    Incarnation incarnation;
+    std::chrono::milliseconds lease{2000};         // 0 = none are granted
+    std::chrono::milliseconds silence_max{10000};  // a session without a sign of life is ended
+    Duration spin_max{};
+    uint32_t reply_buffers_max = 32;
+    uint32_t number = 0;  // of the thread, for its name
+  };
+  // A session has ended by itself. Called on the thread.
+  using OnLost = std::function<void(uint64_t session, const Status& why)>;
+
+  // `one_sided`: null, or the context whose worker this thread also drives. All pointers outlive
+  // the thread.
+  [[nodiscard]] static Result<std::unique_ptr<GatherThread>> Start(
+      const UcxContext& context, const UcxContext* one_sided, const Options& options,
+      LeaseBook* leases, RowServerTestHooks* hooks, OnLost on_lost);
+  // Ends every session, waits for the thread.
+  ~GatherThread();
+
+  [[nodiscard]] const std::string& worker_address() const { return worker_address_; }
+  // Empty without a one-sided worker.
+  [[nodiscard]] const std::string& one_sided_address() const { return one_sided_address_; }
+
+  // The rest is thread-safe.
+  // `done` is called on the thread.
+  void AddSession(ServedSession session, std::function<void(Status)> done);
+  void RemoveSession(uint64_t session);
+  // Sessions of this version read from `finder` from now on; null = they end with kWrongVersion.
+  // Returns when no read of the old finder is in progress.
+  void ReplaceFinder(TableVersion version, std::shared_ptr<const SlotFinder> finder);
+  // Runs `task` on the thread, while its worker makes no progress.
+  void Run(std::function<void()> task);
+  void AddTo(RowServerStats& stats) const;
+  [[nodiscard]] uint32_t session_count() const { return session_count_.load(); }
+
+ private:
+  struct Session {
+    uint64_t id = 0;
+    std::unique_ptr<UcxEndpoint> endpoint;
+    std::shared_ptr<const SlotFinder> finder;  // null: dropped
+    TableVersion version;
+    uint32_t reads_in_progress = 0;
+    uint32_t buffers_in_use = 0;
+    uint32_t grants_in_progress = 0;
+    MonotonicTime last_sign_of_life;
+    Status end_with;  // not ok: to be ended
+  };
+  // A request whose body is on its way, or that waits for a reply buffer.
+  struct WaitingRead final : UcxCompletion {
+    GatherThread* thread = nullptr;
+    GatherRequestHeader header;
+    std::vector<uint64_t> addresses;
+    void OnComplete(ucs_status_t status) override;
+  };
+  // A grant on its way.
+  struct GrantBuffer final : UcxCompletion {
+    GatherThread* thread = nullptr;
+    LeaseGrant grant;
+    void OnComplete(ucs_status_t status) override;
+  };
+  struct Counters {
+    std::atomic<uint64_t> reads{0}, rows{0}, rows_not_owned{0}, rows_out_of_range{0}, refused{0};
+  };
+
+  GatherThread(const Options& options, LeaseBook* leases, RowServerTestHooks* hooks,
+               OnLost on_lost);
+  Status Prepare(const UcxContext& context, const UcxContext* one_sided);
+  void Loop();
+  bool RunTasks();
+  bool ProgressAll();
+  void SleepOrSpin();
+  void KeepHouse(MonotonicTime now);
+  void EndSession(uint64_t id);
+  void ShutDown();
+
+  bool OnMessage(uint32_t id, const UcxMessage& message) override;
+  bool OnGatherRequest(const UcxMessage& message);
+  void OnLeaseRequest(const UcxMessage& message);
+  // A session's share of the reply buffers, so that one that does not read starves no other.
+  [[nodiscard]] uint32_t buffers_per_session() const {
+    return std::max(1u, options_.reply_buffers_max / 4);
+  }
+  void OnReplySent(uint64_t session, ucs_status_t status) override;
+  // kOk, or why this session cannot have the read.
+  [[nodiscard]] StatusCode CheckRequest(const Session& session,
+                                        const GatherRequestHeader& request) const;
+  void Answer(Session& session, const GatherRequestHeader& request, const std::byte* addresses,
+              ReplyBuffer* buffer);
+  void AnswerStatus(Session& session, const GatherRequestHeader& request, StatusCode status);
+  void SendStatus(Session& session, const GatherRequestHeader& request, StatusCode status,
+                  ReplyBuffer* buffer);
+  void AnswerWaiting();
+  [[nodiscard]] ReplyBuffer* TakeBuffer(Session& session);
+  void SendReply(Session& session, ReplyBuffer* buffer, size_t body_bytes);
+  void SendGrant(Session& session, const LeaseGrant& grant);
+  void Refuse(const char* fault);
+  [[nodiscard]] Session* Find(uint64_t id);
+  [[nodiscard]] WaitingRead* TakeWaitingRead();
+
+  const Options options_;
+  LeaseBook* const leases_;
+  RowServerTestHooks* const hooks_;
+  const OnLost on_lost_;
+  std::string worker_address_;
+  std::string one_sided_address_;
+  std::unique_ptr<EventWait> wait_;
+
+  std::mutex tasks_mutex_;
+  std::vector<std::function<void()>> tasks_;  // guarded by tasks_mutex_
+  std::atomic<bool> stop_{false};
+  std::atomic<uint32_t> session_count_{0};
+  Counters counters_;
+
+  // The thread's own, in the order that the worker's end needs: it completes what is in flight.
+  ReplyPool replies_;
+  std::vector<std::unique_ptr<WaitingRead>> waiting_reads_;  // all there are
+  std::vector<WaitingRead*> free_waiting_reads_;
+  std::vector<WaitingRead*> waiting_for_buffer_;  // oldest first
+  std::vector<std::unique_ptr<GrantBuffer>> grants_;
+  std::vector<GrantBuffer*> free_grants_;
+  std::unique_ptr<UcxWorker> worker_;
+  std::unique_ptr<UcxWorker> one_sided_worker_;
+  std::unordered_map<uint64_t, std::unique_ptr<Session>> sessions_;
+  std::vector<std::function<void()>> running_tasks_;
+  SpinBudget spin_;
+  MonotonicTime next_house_keeping_;
+  std::thread thread_;
+};
+
+}  // namespace engram

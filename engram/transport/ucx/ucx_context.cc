@@ -1,0 +1,83 @@
+#include "engram/transport/ucx/ucx_context.h"
+
+#include <cstdlib>
+#include <mutex>
+
+#include "engram/transport/ucx/ucx_status.h"
+
+namespace engram {
+namespace {
+
+// Frees a configuration on every path.
+class UcxConfig {
+ public:
+  UcxConfig() { status_ = ucp_config_read(nullptr, nullptr, &config_); }
+  ~UcxConfig() {
+    if (status_ == UCS_OK) ucp_config_release(config_);
+  }
+  UcxConfig(const UcxConfig&) = delete;
+  UcxConfig& operator=(const UcxConfig&) = delete;
+  [[nodiscard]] ucs_status_t status() const { return status_; }
+  [[nodiscard]] ucp_config_t* handle() const { return config_; }
+
+ private:
+  ucp_config_t* config_ = nullptr;
+  ucs_status_t status_ = UCS_OK;
+};
+
+// UCX's list of transports; null: leave it to UCX and the user.
+const char* TransportList(const std::string& tls) {
+  if (tls == "tcp") return "tcp";
+  if (tls == "shm") return "posix,sysv,self";
+  if (tls == "rdma") return "ib";
+  if (tls == "auto") {
+    // Cross-memory attach needs ptrace rights that containers lack, and finds out too late.
+    return std::getenv("UCX_TLS") == nullptr ? "^cma" : nullptr;
+  }
+  return tls.c_str();
+}
+
+}  // namespace
+
+void SetUcxDefaults() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    constexpr const char* kDefaults[][2] = {
+        {"UCX_POSIX_ERROR_HANDLING", "y"}, {"UCX_SYSV_ERROR_HANDLING", "y"},
+        {"UCX_MM_ERROR_HANDLING", "y"},    {"UCX_POSIX_HUGETLB_MODE", "try"},
+        {"UCX_SYSV_HUGETLB_MODE", "try"},  {"UCX_WARN_UNUSED_ENV_VARS", "n"},
+        {"UCX_KEEPALIVE_INTERVAL", "5s"},  {"UCX_TCP_KEEPIDLE", "5s"},
+    };
+    for (const auto& [name, value] : kDefaults) ::setenv(name, value, /*overwrite=*/0);
+  });
+}
+
+Result<std::unique_ptr<UcxContext>> UcxContext::Create(const Options& options) {
+  SetUcxDefaults();
+  const UcxConfig config;
+  if (config.status() != UCS_OK) {
+    return Error(UcxStatus(config.status(), "reading UCX's settings (UCX_* variables)"));
+  }
+  if (const char* const list = TransportList(options.tls); list != nullptr) {
+    const ucs_status_t status = ucp_config_modify(config.handle(), "TLS", list);
+    if (status != UCS_OK) {
+      return Error(UcxStatus(status, "choosing transports '" + options.tls + "'"));
+    }
+  }
+  ucp_params_t params{};
+  params.field_mask =
+      UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED | UCP_PARAM_FIELD_NAME;
+  params.features = options.features;
+  params.mt_workers_shared = 1;
+  params.name = options.name.c_str();
+  ucp_context_h context = nullptr;
+  const ucs_status_t status = ucp_init(&params, config.handle(), &context);
+  if (status != UCS_OK) {
+    return Error(UcxStatus(status, "opening UCX with transports '" + options.tls + "'"));
+  }
+  return std::unique_ptr<UcxContext>(new UcxContext(context));
+}
+
+UcxContext::~UcxContext() { ucp_cleanup(context_); }
+
+}  // namespace engram

@@ -1,0 +1,49 @@
+// A UCX context: the networks and shared memory that its workers may use.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <ucp/api/ucp.h>
+
+#include "engram/base/status.h"
+
+namespace engram {
+
+// Sets the UCX settings that this transport needs, each as an environment variable and only where
+// the user has not set it. Called by every UcxContext::Create; works once. It is not safe beside
+// another thread that reads the environment, so programs create their transport before threads that
+// do.
+//   UCX_{POSIX,SYSV,MM}_ERROR_HANDLING=y  shared memory between peers that may die
+//   UCX_{POSIX,SYSV}_HUGETLB_MODE=try     huge pages where there are any; "yes" fails elsewhere
+//   UCX_WARN_UNUSED_ENV_VARS=n            the names above differ between UCX versions
+//   UCX_TCP_KEEPIDLE, UCX_KEEPALIVE_INTERVAL  shorter; sessions have their own sign of life anyway
+//   UCX_POSIX_USE_PROC_LINK is left alone: memory of another PID namespace is then not mapped
+void SetUcxDefaults();
+
+// Thread-safe after Create.
+class UcxContext {
+ public:
+  struct Options {
+    uint64_t features = 0;  // UCP_FEATURE_*
+    // "auto": UCX's choice without cross-memory attach (or the user's UCX_TLS);
+    // "tcp": TCP and nothing else; "shm": shared memory and nothing else;
+    // "rdma": network cards that do remote memory access, and nothing else;
+    // anything else is given to UCX as its UCX_TLS.
+    std::string tls = "auto";
+    std::string name;  // for UCX's own messages
+  };
+  // ERRORS: kUnavailable (no such device here), kIo.
+  [[nodiscard]] static Result<std::unique_ptr<UcxContext>> Create(const Options& options);
+  ~UcxContext();
+  UcxContext(const UcxContext&) = delete;
+  UcxContext& operator=(const UcxContext&) = delete;
+
+  [[nodiscard]] ucp_context_h handle() const { return context_; }
+
+ private:
+  explicit UcxContext(ucp_context_h context) : context_(context) {}
+  const ucp_context_h context_;  // owned
+};
+
+}  // namespace engram

@@ -1,0 +1,50 @@
+// The memory node's side over UCX: regions, gather threads, and the control connection that opens
+// sessions (docs/formats/session.md).
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "engram/transport/row_server.h"
+
+namespace engram {
+
+struct RowServerTestHooks;
+
+struct UcxRowServerOptions {
+  // "host:port" of the control connection; port 0 = any free one.
+  std::string listen_address = "0.0.0.0:0";
+  // Host that readers are told; empty = the one listened on.
+  std::string advertised_host;
+  Incarnation incarnation;  // not 0
+  // What rows travel over: "auto", "tcp" (and nothing else), "shm", or a UCX_TLS list.
+  std::string tls = "auto";
+  uint32_t gather_threads = 1;
+  std::chrono::milliseconds lease{2000};  // 0 = no leases: readers gather only
+  // The context that answers one-sided reads: "off", "rdma" (network cards; trusted fabrics only,
+  // it answers any peer's reads and writes), "shm" (shared memory, to exercise it without a card).
+  // Off again, with a reason, where there is no device or the self-test does not complete.
+  std::string one_sided = "off";
+  std::chrono::microseconds spin_max{30};  // a thread looks for work this long before it sleeps
+  uint32_t sessions_max = 4096;
+  // Null in production; must outlive the server.
+  RowServerTestHooks* test_hooks = nullptr;
+};
+
+class UcxRowServer : public RowServer {
+ public:
+  // ERRORS: kInvalidArgument naming the option, kUnavailable (no such transport here), kIo (the
+  // port is taken).
+  [[nodiscard]] static Result<std::unique_ptr<UcxRowServer>> Create(
+      const UcxRowServerOptions& options);
+
+  // True when no reader may still use rows under a map of `version` older than `epoch`: memory of
+  // slots that moved away by then may be reused.
+  [[nodiscard]] virtual bool AllAcknowledged(TableVersion version, Epoch epoch) = 0;
+  // Why one-sided or mapped reads are off, for the log; empty = neither is.
+  [[nodiscard]] virtual std::string ways_off() const = 0;
+};
+
+}  // namespace engram

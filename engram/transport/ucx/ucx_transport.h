@@ -1,0 +1,36 @@
+// The reader's side over UCX.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "engram/transport/read_way.h"
+#include "engram/transport/row_reader.h"
+
+namespace engram {
+
+struct UcxTransportOptions {
+  // A way that is forced and not possible refuses the session (kFailedPrecondition, with the
+  // reason).
+  ReadWay way = ReadWay::kAuto;
+  // What rows travel over: "auto", "tcp" (and nothing else: never shared memory), "shm", or a
+  // UCX_TLS list.
+  std::string tls = "auto";
+  // The context for one-sided reads: "off", "rdma", "shm" (to exercise it without a card).
+  std::string one_sided = "off";
+  std::chrono::milliseconds open_timeout{5000};  // of a session, all steps together
+  // A node that answers neither leases nor reads this long is lost (kPeerLost).
+  std::chrono::milliseconds keep_alive{2000};
+  std::chrono::microseconds spin_max{30};  // a reader looks for work this long before it sleeps
+};
+
+// Owns one control thread for all its readers' control connections.
+class UcxTransport {
+ public:
+  // ERRORS: kInvalidArgument naming the option, kUnavailable (no such transport here).
+  [[nodiscard]] static Result<std::unique_ptr<Transport>> Create(
+      const UcxTransportOptions& options);
+};
+
+}  // namespace engram
