@@ -1,0 +1,48 @@
+// From a coordinator's address to rows, in one call.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "client/row_lookup.h"
+#include "client/row_source.h"
+#include "client/shard_directory.h"
+#include "engram/base/status.h"
+#include "engram/checkpoint/model_files.h"
+#include "engram/transport/read_way.h"
+
+namespace engram {
+
+struct ConnectOptions {
+  std::vector<std::string> coordinators;  // "host:port" each; tried in turn
+  std::filesystem::path model_dir;        // with config.json and tokenizer.json; or
+  const ModelTables* tables = nullptr;    // what was read of it already: then model_dir is unused
+  TableVersion version;                   // 0 = the current one
+  ReadWay way = ReadWay::kAuto;
+  std::string tls;  // UCX_TLS of the data connections; empty = the default
+  uint32_t io_threads = 1;
+  size_t cache_bytes = 0;  // of hot rows; 0 = none
+  uint32_t batch_tokens_max = 1024;
+  uint32_t staging_buffers = 4;
+  // For a version whose slots all have a ready replica.
+  std::chrono::milliseconds ready_timeout{30000};
+};
+
+// Rows from the memory nodes of a cluster.
+// ERRORS: kWrongModel where the cluster's tables would be hashed differently from this model;
+// those of ReadModelTables, ShardDirectory::Connect, CreateRemoteRows and of the transport.
+[[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options);
+
+// Blocking look-ups for tools. The model is not needed: without model_dir and tables, whatever the
+// coordinator serves is read.
+struct LookupConnection {
+  std::shared_ptr<ShardDirectory> directory;  // layout, version, identity, maps
+  std::unique_ptr<RowLookup> rows;
+};
+[[nodiscard]] Result<LookupConnection> ConnectLookup(const ConnectOptions& options);
+
+}  // namespace engram

@@ -1,0 +1,488 @@
+#include "client/read_scheduler.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/client/scripted_reader.h"
+
+namespace engram {
+namespace {
+
+using std::chrono::milliseconds;
+using test::RecordedRows;
+using test::ScriptedReader;
+
+class ReadSchedulerTest : public ::testing::Test {
+ protected:
+  static constexpr uint32_t kSlots = 2;
+
+  void SetUp() override {
+    options_.sessions.target = test::TargetOf("", TableVersion(7), *layout_);
+    options_.slot_count = kSlots;
+    options_.rows_max = 5000;
+    options_.layer_count = 2;
+    options_.read_rows_max = 100;
+    options_.layer_rows_min = 10;
+  }
+  void Make() {
+    scheduler_ = std::make_unique<ReadScheduler>(options_, layout_.get(), &reader_, &rows_);
+  }
+  // Slot s is on node s % nodes, and on the next for R = 2.
+  ShardMap Map(uint64_t epoch, uint32_t nodes, uint32_t replicas = 1) {
+    ShardMap map;
+    map.version = TableVersion(7);
+    map.epoch = Epoch(epoch);
+    map.replica_count = replicas;
+    for (uint32_t n = 0; n < nodes; ++n) {
+      map.nodes.push_back(
+          {"m" + std::to_string(n), "z", "h" + std::to_string(n) + ":1", Incarnation(n + 1)});
+    }
+    for (uint32_t s = 0; s < layout_->slot_count(); ++s) {
+      for (uint32_t r = 0; r < replicas; ++r) map.owners.emplace_back((s + r) % nodes);
+    }
+    return map;
+  }
+  void SetMap(const ShardMap& map) {
+    scheduler_->SetMap(std::make_shared<const ShardMap>(map), now_);
+  }
+  void OpenAll() {
+    for (auto& [id, session] : reader_.sessions) {
+      if (session.open || session.closing) continue;
+      session.open = true;
+      scheduler_->OnOpen(id, {.incarnation = session.target.incarnation}, now_);
+    }
+  }
+  // The session of the node at this address; fails the test when there is none.
+  SessionId SessionOf(const std::string& address) {
+    for (const auto& [id, session] : reader_.sessions) {
+      if (session.target.address == address && !session.closing) return id;
+    }
+    ADD_FAILURE() << "no session with " << address;
+    return SessionId();
+  }
+  void Close(SessionId session, StatusCode why) {
+    std::vector<uint64_t> tags;
+    for (const auto& [tag, read] : reader_.reads) {
+      if (read.session == session) tags.push_back(tag);
+    }
+    for (const uint64_t tag : tags) {
+      reader_.reads.erase(tag);
+      scheduler_->OnReadDone(tag, why, now_);
+    }
+    reader_.sessions.erase(session);
+    scheduler_->OnClosed(session, Status(why, "test"), now_);
+  }
+  // `layers` numbers of rows per layer; the addresses are spread over all slots.
+  void Begin(uint32_t slot, std::vector<uint32_t> layers,
+             milliseconds deadline = milliseconds(1000), uint64_t seed = 1) {
+    RecordedRows::TicketRecord& ticket = rows_.tickets[slot];
+    ticket = RecordedRows::TicketRecord();
+    ticket.active = true;
+    uint32_t count = 0;
+    for (const uint32_t rows : layers) count += rows;
+    ticket.addresses = test::SomeRows(*layout_, count, seed);
+    ticket.times_taken.assign(count, 0);
+    scheduler_->Begin(slot, now_, now_ + deadline);
+    uint32_t first = 0;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      scheduler_->AddRows(slot, static_cast<int32_t>(i), ticket.addresses.data(), first,
+                          first + layers[i]);
+      first += layers[i];
+    }
+    scheduler_->Pump(now_);
+  }
+  // Answers one read with right rows but for those in `statuses`.
+  void Answer(uint64_t tag, std::map<size_t, StatusCode> statuses = {}, bool corrupt = false) {
+    const auto read = reader_.reads.at(tag);
+    std::vector<std::byte> bytes;
+    std::vector<StatusCode> codes(read.rows.size(), StatusCode::kOk);
+    for (size_t i = 0; i < read.rows.size(); ++i) {
+      auto row = test::StoredRow(*layout_, TableVersion(7), read.rows[i]);
+      if (corrupt) row[3] ^= std::byte{1};
+      bytes.insert(bytes.end(), row.begin(), row.end());
+      if (statuses.contains(i)) codes[i] = statuses[i];
+    }
+    RowChunk chunk;
+    chunk.count = static_cast<uint32_t>(read.rows.size());
+    chunk.rows = bytes.data();
+    chunk.statuses = statuses.empty() ? nullptr : codes.data();
+    scheduler_->OnRows(tag, chunk, now_);
+    reader_.reads.erase(tag);
+    scheduler_->OnReadDone(tag, StatusCode::kOk, now_);
+  }
+  void AnswerAll() {
+    scheduler_->Pump(now_);
+    while (!reader_.reads.empty()) {
+      Answer(reader_.reads.begin()->first);
+      scheduler_->Pump(now_);
+    }
+  }
+  void ExpectAllTaken(uint32_t slot) {
+    EXPECT_FALSE(rows_.tickets[slot].active);
+    for (const auto& [layer, status] : rows_.tickets[slot].layers_done) {
+      EXPECT_TRUE(status.ok()) << status.ToString();
+    }
+    EXPECT_THAT(rows_.tickets[slot].times_taken, ::testing::Each(1));
+  }
+  void Advance(milliseconds by) {
+    now_ += by;
+    scheduler_->Tick(now_);
+  }
+
+  const std::shared_ptr<const TableLayout> layout_ = test::SmallLayout();
+  SchedulerOptions options_;
+  ScriptedReader reader_;
+  RecordedRows rows_{layout_, kSlots, 2};
+  std::unique_ptr<ReadScheduler> scheduler_;
+  MonotonicTime now_{std::chrono::seconds(1)};
+};
+
+TEST_F(ReadSchedulerTest, RowsGoToTheNodesThatOwnTheirSlots) {
+  Make();
+  SetMap(Map(1, 3));
+  OpenAll();
+  Begin(0, {50, 50});
+  ASSERT_FALSE(reader_.reads.empty());
+  for (const auto& [tag, read] : reader_.reads) {
+    const std::string address = reader_.sessions.at(read.session).target.address;
+    for (const RowAddress row : read.rows) {
+      EXPECT_EQ(address, "h" + std::to_string(layout_->SlotOf(row).value() % 3) + ":1");
+    }
+  }
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, ReadsAreEvenPartsOfAtMostReadRowsMax) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {250, 0});
+  ASSERT_EQ(reader_.reads.size(), 3u);
+  for (const auto& [tag, read] : reader_.reads) {
+    EXPECT_GE(read.rows.size(), 83u);
+    EXPECT_LE(read.rows.size(), 84u);
+  }
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, FirstLayerLeavesFirstAndAlone) {
+  options_.sessions.reads_in_flight_max = 1;
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {60, 60});
+  ASSERT_EQ(reader_.reads.size(), 1u);
+  const auto& rows = reader_.reads.begin()->second.rows;
+  EXPECT_EQ(rows.size(), 60u);
+  EXPECT_EQ(rows.front(), rows_.tickets[0].addresses.front());
+  EXPECT_EQ(rows.back(), rows_.tickets[0].addresses[59]);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, FewRowsOfTwoLayersShareARead) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {5, 5});
+  ASSERT_EQ(reader_.reads.size(), 1u);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, WindowIsNeverExceeded) {
+  options_.sessions.reads_in_flight_max = 2;
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {1000, 0});
+  EXPECT_EQ(reader_.reads.size(), 2u);
+  Answer(reader_.reads.begin()->first);
+  scheduler_->Pump(now_);
+  EXPECT_EQ(reader_.reads.size(), 2u);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, RowsWaitForTheSessionToOpen) {
+  Make();
+  Begin(0, {20, 20});  // before there is a map
+  EXPECT_TRUE(reader_.sessions.empty());
+  SetMap(Map(1, 2));
+  EXPECT_EQ(reader_.sessions.size(), 2u);
+  EXPECT_TRUE(reader_.reads.empty());
+  OpenAll();
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, ReaderThatIsFullIsAskedAgain) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  reader_.post_code = StatusCode::kResourceExhausted;
+  Begin(0, {20, 20});
+  EXPECT_TRUE(reader_.reads.empty());
+  reader_.post_code = StatusCode::kOk;
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, NotOwnedRowsAreAskedAgainLaterAndAMapIsWanted) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {20, 0});
+  Answer(reader_.reads.begin()->first, {{3, StatusCode::kNotOwned}, {7, StatusCode::kNotOwned}});
+  EXPECT_GE(rows_.maps_wanted, 1u);
+  EXPECT_EQ(rows_.reads_retried, 1u);
+  scheduler_->Pump(now_);
+  EXPECT_TRUE(reader_.reads.empty()) << "asked again without a pause";
+  EXPECT_LE(scheduler_->NextTick(), now_ + milliseconds(1));
+  Advance(milliseconds(1));
+  ASSERT_EQ(reader_.reads.size(), 1u);
+  EXPECT_EQ(reader_.reads.begin()->second.rows.size(), 2u);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, NewMapSendsDelayedRowsToTheNewOwnerAtOnce) {
+  Make();
+  ShardMap map = Map(1, 2);
+  for (NodeIndex& owner : map.owners) owner = NodeIndex(0);
+  SetMap(map);
+  OpenAll();
+  Begin(0, {20, 0});
+  Answer(reader_.reads.begin()->first, {{0, StatusCode::kNotOwned}});
+  for (NodeIndex& owner : map.owners) owner = NodeIndex(1);
+  map.epoch = Epoch(2);
+  SetMap(map);
+  ASSERT_EQ(reader_.reads.size(), 1u);
+  EXPECT_EQ(reader_.reads.begin()->second.session, SessionOf("h1:1"));
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, OlderMapIsIgnored) {
+  Make();
+  SetMap(Map(5, 1));
+  SetMap(Map(4, 3));
+  EXPECT_EQ(reader_.sessions.size(), 1u);
+}
+
+TEST_F(ReadSchedulerTest, CorruptRowIsReportedAndTheReplicaIsAskedAtOnce) {
+  Make();
+  SetMap(Map(1, 2, 2));
+  OpenAll();
+  Begin(0, {1, 0});
+  const SessionId first = reader_.reads.begin()->second.session;
+  Answer(reader_.reads.begin()->first, {}, true);
+  ASSERT_EQ(rows_.wrong_rows.size(), 1u);
+  EXPECT_EQ(rows_.wrong_rows[0].first, layout_->SlotOf(rows_.tickets[0].addresses[0]));
+  scheduler_->Pump(now_);
+  ASSERT_EQ(reader_.reads.size(), 1u);
+  EXPECT_NE(reader_.reads.begin()->second.session, first);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, RowsOfALostNodeGoToItsReplica) {
+  Make();
+  SetMap(Map(1, 2, 2));
+  OpenAll();
+  Begin(0, {40, 40});
+  Close(SessionOf("h0:1"), StatusCode::kPeerLost);
+  Advance(milliseconds(1));
+  for (const auto& [tag, read] : reader_.reads) EXPECT_EQ(read.session, SessionOf("h1:1"));
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, LostSessionIsOpenedAgainWithGrowingPauses) {
+  Make();
+  SetMap(Map(1, 1));
+  milliseconds last(0);
+  for (int i = 0; i < 6; ++i) {
+    ASSERT_EQ(reader_.sessions.size(), 1u);
+    Close(SessionOf("h0:1"), StatusCode::kUnavailable);
+    milliseconds waited(0);
+    while (reader_.sessions.empty() && waited < milliseconds(2000)) {
+      Advance(milliseconds(1));
+      ++waited;
+    }
+    EXPECT_GE(waited, last / 3);  // doubles, times 0.5 to 1.5
+    last = waited;
+  }
+  EXPECT_GE(last, milliseconds(40));
+}
+
+TEST_F(ReadSchedulerTest, DeadlineNamesRowNodeAndReason) {
+  Make();
+  SetMap(Map(1, 1));
+  Close(SessionOf("h0:1"), StatusCode::kUnavailable);
+  Begin(0, {3, 2}, milliseconds(100));
+  EXPECT_LE(scheduler_->NextTick(), now_ + milliseconds(100));
+  Advance(milliseconds(99));
+  EXPECT_TRUE(rows_.tickets[0].active);
+  Advance(milliseconds(1));
+  EXPECT_FALSE(rows_.tickets[0].active);
+  EXPECT_EQ(rows_.tickets[0].rows_failed, 5u);
+  const Status& status = rows_.tickets[0].layers_done.at(0);
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("memory node m0 (h0:1)"));
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("3 rows"));
+}
+
+TEST_F(ReadSchedulerTest, LayerThatIsCompleteIsGoodThoughAnotherFails) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {20, 20}, milliseconds(100));
+  ASSERT_EQ(reader_.reads.size(), 2u);
+  for (const auto& [tag, read] : reader_.reads) {
+    if (read.rows.front() == rows_.tickets[0].addresses[0]) {
+      Answer(tag);
+      break;
+    }
+  }
+  Advance(milliseconds(100));
+  EXPECT_TRUE(rows_.tickets[0].layers_done.at(0).ok());
+  EXPECT_EQ(rows_.tickets[0].layers_done.at(1).code(), StatusCode::kDeadlineExceeded);
+}
+
+TEST_F(ReadSchedulerTest, RowOutOfRangeFailsWithoutAnotherTry) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {4, 0});
+  Answer(reader_.reads.begin()->first, {{1, StatusCode::kInvalidArgument}});
+  EXPECT_FALSE(rows_.tickets[0].active);
+  EXPECT_EQ(rows_.tickets[0].layers_done.at(0).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(rows_.tickets[0].rows_failed, 1u);
+}
+
+TEST_F(ReadSchedulerTest, LateRowsOfAnEndedTicketAreIgnored) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {20, 20}, milliseconds(1000), 1);
+  const auto late = reader_.reads;
+  scheduler_->End(0);
+  Begin(0, {20, 20}, milliseconds(1000), 2);  // the same slot, other rows
+  for (const auto& [tag, read] : late) Answer(tag);
+  EXPECT_THAT(rows_.tickets[0].times_taken, ::testing::Each(0));
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, EpochIsAcknowledgedAfterTheLastReadUnderTheOldMap) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  const SessionId session = SessionOf("h0:1");
+  EXPECT_EQ(reader_.sessions[session].acknowledged, Epoch(1));
+  Begin(0, {20, 20});
+  const auto old_reads = reader_.reads;
+  ASSERT_EQ(old_reads.size(), 2u);
+  SetMap(Map(2, 1));
+  Begin(1, {20, 20}, milliseconds(1000), 3);
+  Answer(old_reads.begin()->first);
+  EXPECT_EQ(reader_.sessions[session].acknowledged, Epoch(1));
+  Answer(old_reads.rbegin()->first);
+  EXPECT_EQ(reader_.sessions[session].acknowledged, Epoch(2));
+  AnswerAll();
+  ExpectAllTaken(0);
+  ExpectAllTaken(1);
+}
+
+TEST_F(ReadSchedulerTest, NodeThatRestartedGetsANewSessionAndTheOldOneIsClosed) {
+  Make();
+  ShardMap map = Map(1, 1);
+  SetMap(map);
+  OpenAll();
+  const SessionId old_session = SessionOf("h0:1");
+  Begin(0, {20, 0});
+  map.epoch = Epoch(2);
+  map.nodes[0].incarnation = Incarnation(99);
+  SetMap(map);
+  EXPECT_TRUE(reader_.sessions[old_session].closing);
+  const SessionId fresh = SessionOf("h0:1");
+  EXPECT_EQ(reader_.sessions[fresh].target.incarnation, Incarnation(99));
+  OpenAll();
+  Close(old_session, StatusCode::kCancelled);
+  scheduler_->Pump(now_);
+  ASSERT_EQ(reader_.reads.size(), 1u);
+  EXPECT_EQ(reader_.reads.begin()->second.session, fresh);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, NodeThatIsNotUpIsNotConnectedTo) {
+  Make();
+  ShardMap map = Map(1, 2);
+  map.nodes[1].incarnation = Incarnation(0);
+  SetMap(map);
+  EXPECT_EQ(reader_.sessions.size(), 1u);
+  OpenAll();
+  Begin(0, {200, 0}, milliseconds(50));
+  AnswerAll();
+  Advance(milliseconds(50));
+  const Status& status = rows_.tickets[0].layers_done.at(0);
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("m1"));
+}
+
+TEST_F(ReadSchedulerTest, SlotWithoutANodeIsUnavailable) {
+  Make();
+  ShardMap map = Map(1, 1);
+  for (NodeIndex& owner : map.owners) owner = kNoNode;
+  SetMap(map);
+  OpenAll();
+  Begin(0, {2, 0}, milliseconds(50));
+  Advance(milliseconds(50));
+  const Status& status = rows_.tickets[0].layers_done.at(0);
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("no memory node holds slot"));
+}
+
+TEST_F(ReadSchedulerTest, SessionThatFallsSilentIsClosed) {
+  options_.read_silence_max = milliseconds(300);
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {20, 0}, milliseconds(5000));
+  const SessionId session = SessionOf("h0:1");
+  Advance(milliseconds(299));
+  EXPECT_FALSE(reader_.sessions[session].closing);
+  Advance(milliseconds(1));
+  EXPECT_TRUE(reader_.sessions[session].closing);
+  Close(session, StatusCode::kCancelled);
+  Advance(milliseconds(10));
+  OpenAll();
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, NewerEpochIsAskedForOnce) {
+  Make();
+  SetMap(Map(3, 1));
+  scheduler_->OnEpoch(Epoch(3));
+  EXPECT_EQ(rows_.maps_wanted, 0u);
+  scheduler_->OnEpoch(Epoch(4));
+  EXPECT_EQ(rows_.maps_wanted, 1u);
+}
+
+TEST_F(ReadSchedulerTest, NothingToDoMeansNoTimer) {
+  Make();
+  SetMap(Map(1, 2));
+  OpenAll();
+  EXPECT_EQ(scheduler_->NextTick(), MonotonicTime::max());
+  Begin(0, {10, 10});
+  AnswerAll();
+  EXPECT_EQ(scheduler_->NextTick(), MonotonicTime::max());
+}
+
+}  // namespace
+}  // namespace engram
