@@ -1,0 +1,280 @@
+// The scheduler under random events: every row comes exactly once or its layer ends with an error;
+// nothing of a ticket comes after its end; when the faults stop, everything comes.
+#include <algorithm>
+#include <cstdlib>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "client/read_scheduler.h"
+#include "tests/unit/client/scripted_reader.h"
+
+namespace engram {
+namespace {
+
+constexpr uint32_t kSlots = 3;
+constexpr int32_t kLayers = 2;
+constexpr uint32_t kRowsMax = 300;
+
+// One history; the same seed gives the same one.
+class History {
+ public:
+  explicit History(uint64_t seed) : random_(seed) {
+    SchedulerOptions options;
+    options.sessions.target = test::TargetOf("", TableVersion(7), *layout_);
+    options.sessions.reads_in_flight_max = 1 + Below(4);
+    options.sessions.seed = seed;
+    options.slot_count = kSlots;
+    options.rows_max = kRowsMax;
+    options.layer_count = kLayers;
+    options.read_rows_max = 1 + Below(60);
+    options.layer_rows_min = 1 + Below(20);
+    options.read_silence_max = std::chrono::milliseconds(50 + Below(500));
+    scheduler_ = std::make_unique<ReadScheduler>(options, layout_.get(), &reader_, &rows_);
+    nodes_ = 1 + Below(4);
+    replicas_ = 1 + Below(std::min<uint64_t>(nodes_, 2));
+    SetMap();
+  }
+
+  void Run(int steps) {
+    for (int i = 0; i < steps && !::testing::Test::HasFailure(); ++i) {
+      Step();
+      CheckEndedTickets();
+    }
+    // From here on every session opens and every read is answered right: all must end well or at
+    // their deadlines.
+    faults_ = false;
+    for (int i = 0; i < 5000 && AnyActive() && !::testing::Test::HasFailure(); ++i) {
+      OpenSessions(1.0);
+      CloseClosing();
+      while (!reader_.reads.empty()) Answer(reader_.reads.begin()->first);
+      Advance(std::chrono::milliseconds(1));
+    }
+    EXPECT_FALSE(AnyActive()) << "a ticket never ended";
+    CheckEndedTickets();
+    // With all well, a new ticket must be whole.
+    for (uint32_t slot = 0; slot < kSlots; ++slot) {
+      Begin(slot, std::chrono::seconds(100));
+      for (int i = 0; i < 3000 && rows_.tickets[slot].active; ++i) {
+        OpenSessions(1.0);
+        CloseClosing();
+        while (!reader_.reads.empty()) Answer(reader_.reads.begin()->first);
+        Advance(std::chrono::milliseconds(1));
+      }
+      for (const int taken : rows_.tickets[slot].times_taken) EXPECT_EQ(taken, 1);
+    }
+  }
+
+ private:
+  uint64_t Below(uint64_t n) { return random_() % n; }
+  bool Chance(double p) { return std::uniform_real_distribution<>(0, 1)(random_) < p; }
+
+  void Step() {
+    switch (Below(9)) {
+      case 0:
+      case 1: {
+        const auto slot = static_cast<uint32_t>(Below(kSlots));
+        if (!rows_.tickets[slot].active) Begin(slot, std::chrono::milliseconds(1 + Below(300)));
+        break;
+      }
+      case 2:
+        OpenSessions(0.7);
+        break;
+      case 3:
+        if (Chance(0.3)) LoseSession();
+        CloseClosing();
+        break;
+      case 4:
+      case 5:
+      case 6:
+        if (!reader_.reads.empty()) {
+          auto read = reader_.reads.begin();
+          std::advance(read, static_cast<std::ptrdiff_t>(Below(reader_.reads.size())));
+          Answer(read->first);
+        }
+        break;
+      case 7:
+        if (Chance(0.2)) SetMap();
+        if (Chance(0.1)) End(static_cast<uint32_t>(Below(kSlots)));
+        break;
+      default:
+        Advance(std::chrono::microseconds(Below(Chance(0.1) ? 400'000 : 3'000)));
+    }
+  }
+
+  void SetMap() {
+    ShardMap map;
+    map.version = TableVersion(7);
+    map.epoch = Epoch(++epoch_);
+    map.replica_count = static_cast<uint32_t>(replicas_);
+    for (uint64_t n = 0; n < nodes_; ++n) {
+      if (incarnations_.size() <= n || Chance(0.2)) {
+        incarnations_.resize(std::max<size_t>(incarnations_.size(), n + 1));
+        incarnations_[n] = Incarnation(++last_incarnation_);
+      }
+      const bool up = !faults_ || Chance(0.9);
+      map.nodes.push_back({"m" + std::to_string(n), "z", "h" + std::to_string(n),
+                           up ? incarnations_[n] : Incarnation(0)});
+    }
+    for (uint32_t s = 0; s < layout_->slot_count(); ++s) {
+      const uint64_t first = Below(nodes_);
+      for (uint64_t r = 0; r < replicas_; ++r) {
+        map.owners.emplace_back(static_cast<uint32_t>((first + r) % nodes_));
+      }
+    }
+    for (ShardMapNode& node : map.nodes) {
+      last_map_all_up_ = node.incarnation != Incarnation(0);
+      if (!last_map_all_up_) break;
+    }
+    scheduler_->SetMap(std::make_shared<const ShardMap>(map), now_);
+  }
+
+  void Begin(uint32_t slot, Duration deadline) {
+    if (!faults_ && !last_map_all_up_) SetMap();
+    test::RecordedRows::TicketRecord& ticket = rows_.tickets[slot];
+    ticket = test::RecordedRows::TicketRecord();
+    ticket.active = true;
+    const auto first_count = static_cast<uint32_t>(Below(kRowsMax / 2));
+    const auto second_count = static_cast<uint32_t>(Below(kRowsMax / 2));
+    ticket.addresses = test::SomeRows(*layout_, first_count + second_count, random_());
+    ticket.times_taken.assign(ticket.addresses.size(), 0);
+    scheduler_->Begin(slot, now_, now_ + deadline);
+    scheduler_->AddRows(slot, 0, ticket.addresses.data(), 0, first_count);
+    if (Chance(0.5)) scheduler_->Pump(now_);
+    scheduler_->AddRows(slot, 1, ticket.addresses.data(), first_count, first_count + second_count);
+    scheduler_->Pump(now_);
+  }
+  void End(uint32_t slot) {
+    scheduler_->End(slot);
+    rows_.tickets[slot].active = false;
+    rows_.tickets[slot].layers_done.clear();  // an abandoned ticket owes nothing
+    rows_.tickets[slot].times_taken.clear();
+  }
+
+  void OpenSessions(double p) {
+    std::vector<SessionId> ids;
+    for (const auto& [id, session] : reader_.sessions) {
+      if (!session.open && !session.closing) ids.push_back(id);
+    }
+    for (const SessionId id : ids) {
+      if (Chance(p)) {
+        reader_.sessions[id].open = true;
+        scheduler_->OnOpen(id, {}, now_);
+      } else if (Chance(0.3)) {
+        CloseSession(id, StatusCode::kUnavailable);
+      }
+    }
+  }
+  void CloseClosing() {
+    std::vector<SessionId> ids;
+    for (const auto& [id, session] : reader_.sessions) {
+      if (session.closing) ids.push_back(id);
+    }
+    for (const SessionId id : ids) CloseSession(id, StatusCode::kCancelled);
+  }
+  void LoseSession() {
+    if (reader_.sessions.empty()) return;
+    auto session = reader_.sessions.begin();
+    std::advance(session, static_cast<std::ptrdiff_t>(Below(reader_.sessions.size())));
+    CloseSession(session->first, Chance(0.5) ? StatusCode::kPeerLost : StatusCode::kWrongVersion);
+  }
+  void CloseSession(SessionId id, StatusCode why) {
+    std::vector<uint64_t> tags;
+    for (const auto& [tag, read] : reader_.reads) {
+      if (read.session == id) tags.push_back(tag);
+    }
+    for (const uint64_t tag : tags) {
+      reader_.reads.erase(tag);
+      scheduler_->OnReadDone(tag, why, now_);
+    }
+    reader_.sessions.erase(id);
+    scheduler_->OnClosed(id, Status(why, "history"), now_);
+    scheduler_->Pump(now_);
+  }
+
+  // Some or all rows in random chunks, some damaged or refused, then the end of the read.
+  void Answer(uint64_t tag) {
+    const auto read = reader_.reads.at(tag);
+    const size_t count = read.rows.size();
+    const bool partial = faults_ && Chance(0.2);
+    const bool refusing = faults_ && Chance(0.3);
+    const bool damaging = faults_ && Chance(0.2);
+    std::vector<std::pair<size_t, size_t>> chunks;
+    for (size_t first = 0; first < count;) {
+      const size_t size = std::min<size_t>(count - first, 1 + Below(count));
+      chunks.emplace_back(first, size);
+      first += size;
+    }
+    std::shuffle(chunks.begin(), chunks.end(), random_);
+    if (partial) chunks.resize(Below(chunks.size() + 1));
+    for (const auto& [first, size] : chunks) {
+      std::vector<std::byte> bytes;
+      std::vector<StatusCode> codes(size, StatusCode::kOk);
+      for (size_t i = 0; i < size; ++i) {
+        auto row = test::StoredRow(*layout_, TableVersion(7), read.rows[first + i]);
+        if (damaging && Chance(0.3)) row[Below(row.size())] ^= std::byte{4};
+        bytes.insert(bytes.end(), row.begin(), row.end());
+        if (refusing && Chance(0.3)) codes[i] = StatusCode::kNotOwned;
+      }
+      RowChunk chunk;
+      chunk.first = static_cast<uint32_t>(first);
+      chunk.count = static_cast<uint32_t>(size);
+      chunk.rows = bytes.data();
+      chunk.statuses = refusing ? codes.data() : nullptr;
+      scheduler_->OnRows(tag, chunk, now_);
+    }
+    reader_.reads.erase(tag);
+    scheduler_->OnReadDone(tag, partial ? StatusCode::kUnavailable : StatusCode::kOk, now_);
+    scheduler_->Pump(now_);
+  }
+  void Advance(Duration by) {
+    now_ += by;
+    scheduler_->Tick(now_);
+    EXPECT_GT(scheduler_->NextTick(), now_) << "a timer that never ends";
+  }
+
+  bool AnyActive() const {
+    return std::any_of(rows_.tickets.begin(), rows_.tickets.end(),
+                       [](const auto& ticket) { return ticket.active; });
+  }
+  void CheckEndedTickets() {
+    for (uint32_t slot = 0; slot < kSlots; ++slot) {
+      const auto& ticket = rows_.tickets[slot];
+      EXPECT_EQ(ticket.active, scheduler_->active(slot));
+      if (ticket.active || ticket.layers_done.empty()) continue;
+      uint64_t missing = 0;
+      for (const int taken : ticket.times_taken) missing += taken == 0 ? 1 : 0;
+      EXPECT_EQ(missing, ticket.rows_failed) << "a row neither came nor failed";
+    }
+  }
+
+  const std::shared_ptr<const TableLayout> layout_ = test::SmallLayout(300);
+  std::mt19937_64 random_;
+  test::ScriptedReader reader_;
+  test::RecordedRows rows_{layout_, kSlots, kLayers};
+  std::unique_ptr<ReadScheduler> scheduler_;
+  MonotonicTime now_{std::chrono::seconds(1)};
+  uint64_t nodes_ = 1;
+  uint64_t replicas_ = 1;
+  uint64_t epoch_ = 0;
+  uint64_t last_incarnation_ = 0;
+  std::vector<Incarnation> incarnations_;
+  bool faults_ = true;
+  bool last_map_all_up_ = true;
+};
+
+// ENGRAM_SEED=n replays one history.
+TEST(ReadSchedulerProperty, EveryRowComesOnceOrItsLayerFails) {
+  constexpr uint64_t kHistories = 1000;
+  const char* one = std::getenv("ENGRAM_SEED");
+  const uint64_t first = one != nullptr ? std::stoull(one) : 1;
+  const uint64_t last = one != nullptr ? first : kHistories;
+  for (uint64_t seed = first; seed <= last && !HasFailure(); ++seed) {
+    SCOPED_TRACE("ENGRAM_SEED=" + std::to_string(seed));
+    History history(seed);
+    history.Run(400);
+  }
+}
+
+}  // namespace
+}  // namespace engram
