@@ -1,0 +1,17 @@
+// The subcommands of engram-bench: one file and one function for each question.
+//
+// To add one: write bench/<name>.cc with `void Add<Name>Command(CLI::App& app, Status& outcome)`
+// that adds a subcommand whose callback runs the measurement, prints a table, writes a Report
+// (bench/report.h) where --json asks for one and sets `outcome`; declare it here, call it in
+// main.cc and list the file in CMakeLists.txt.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include "engram/base/status.h"
+
+namespace engram::bench {
+
+void AddHashCommand(CLI::App& app, Status& outcome);
+
+}  // namespace engram::bench
