@@ -55,8 +55,9 @@ Status Await(const CountedGets& gets, UcxWorker& reader, UcxWorker* node, Durati
 
 Status CheckOneSidedReads(const UcxContext& node_context, const UcxMemory& memory,
                           const std::string& tls) {
-  auto context = UcxContext::Create(
-      {.features = UCP_FEATURE_RMA, .tls = tls, .name = "engram-one-sided-check"});
+  auto context = UcxContext::Create({.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+                                     .tls = tls,
+                                     .name = "engram-one-sided-check"});
   if (!context.has_value()) return context.error();
   auto node = UcxWorker::Create(node_context);
   if (!node.has_value()) return node.error();
