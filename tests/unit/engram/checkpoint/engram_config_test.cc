@@ -85,7 +85,8 @@ TEST(EngramConfigTest, PlainModelHasNoEngramKeys) {
 }
 
 TEST(EngramConfigTest, MissingKeysAreNamed) {
-  for (const auto& [key, value] : Released().items()) {
+  const json released = Released();
+  for (const auto& [key, value] : released.items()) {
     if (key == "hidden_size" || key == "engram_num_embeddings" || key == "engram_layer_ids")
       continue;
     json config = {{"text_config", Released()}};
