@@ -1,0 +1,197 @@
+// ClusterState to and from the records of the metadata store (proto/state.proto).
+#include <algorithm>
+#include <charconv>
+#include <string>
+
+#include "coordinator/cluster_state.h"
+#include "engram/table/table_proto.h"
+#include "proto/state.pb.h"
+
+namespace engram {
+namespace {
+
+constexpr char kClusterKey[] = "cluster";
+constexpr char kNodePrefix[] = "node/";
+constexpr char kVersionPrefix[] = "version/";
+
+std::string VersionKey(TableVersion number) {
+  return kVersionPrefix + std::to_string(number.value());
+}
+
+Status Damaged(const MetadataRecord& record, const std::string& what) {
+  return Status(StatusCode::kCorrupt, "the metadata record '" + record.key + "' " + what +
+                                          ": restore the state file from a copy");
+}
+
+bool ParseNumber(std::string_view text, uint64_t* number) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *number);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+}  // namespace
+
+void ClusterState::PersistCluster(ClusterEffects* effects) const {
+  proto::ClusterRecord record;
+  record.set_next_version(next_version_);
+  record.set_current_version(current_.value());
+  effects->records.push_back({kClusterKey, record.SerializeAsString()});
+}
+
+void ClusterState::PersistNode(const Node& node, ClusterEffects* effects) {
+  proto::NodeRecord record;
+  *record.mutable_description() = node.description;
+  effects->records.push_back({kNodePrefix + node.description.id(), record.SerializeAsString()});
+}
+
+void ClusterState::PersistVersion(TableVersion number, const Version& version,
+                                  ClusterEffects* effects) {
+  proto::VersionRecord record;
+  record.set_version(number.value());
+  record.set_epoch(version.map->epoch.value());
+  *record.mutable_spec() = TableSpecToProto(version.spec);
+  record.set_model_identity(ModelIdentityToBytes(version.identity));
+  record.set_checkpoint_path(version.checkpoint_path);
+  record.set_replica_count(version.map->replica_count);
+  record.set_make_current(version.make_current);
+  record.set_was_ready(version.was_ready);
+  record.set_assignment_revision(version.assignment_revision);
+  for (const std::string& id : version.node_ids) record.add_node_ids(id);
+  effects->records.push_back({VersionKey(number), record.SerializeAsString()});
+}
+
+void ClusterState::PersistOwners(TableVersion number, const Version& version,
+                                 ClusterEffects* effects) {
+  proto::OwnersRecord record;
+  for (const NodeIndex owner : version.map->owners) record.add_owners(owner.value());
+  effects->records.push_back({VersionKey(number) + "/owners", record.SerializeAsString()});
+}
+
+void ClusterState::PersistDigests(TableVersion number, const Version& version, uint32_t chunk,
+                                  ClusterEffects* effects) {
+  proto::DigestsRecord record;
+  const size_t begin = size_t{chunk} * kDigestsPerRecord;
+  const size_t end = std::min(begin + kDigestsPerRecord, version.digests.size());
+  for (size_t slot = begin; slot < end; ++slot) record.add_digests(version.digests[slot]);
+  effects->records.push_back(
+      {VersionKey(number) + "/digests/" + std::to_string(chunk), record.SerializeAsString()});
+}
+
+Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& records,
+                                             MonotonicTime now) {
+  // Keys are in order, so that a version's own record comes before its parts.
+  for (const MetadataRecord& record : records) ENGRAM_TRY(RestoreRecord(record, now));
+  ClusterEffects effects;
+  for (auto& [number, version] : versions_) {
+    ENGRAM_TRY(FinishRestore(number, version));
+    PublishMap(number, &effects);
+  }
+  return effects;
+}
+
+Status ClusterState::RestoreRecord(const MetadataRecord& record, MonotonicTime now) {
+  const std::string& value = record.value.has_value() ? *record.value : std::string();
+  if (record.key == kClusterKey) {
+    proto::ClusterRecord cluster;
+    if (!cluster.ParseFromString(value)) return Damaged(record, "cannot be read");
+    next_version_ = cluster.next_version();
+    current_ = TableVersion(cluster.current_version());
+    return Status();
+  }
+  if (record.key.starts_with(kNodePrefix)) {
+    proto::NodeRecord node;
+    if (!node.ParseFromString(value)) return Damaged(record, "cannot be read");
+    nodes_[node.description().id()] = Node{node.description(), true, now, 0};
+    return Status();
+  }
+  if (record.key.starts_with(kVersionPrefix)) {
+    const std::string rest = record.key.substr(sizeof(kVersionPrefix) - 1);
+    const size_t slash = rest.find('/');
+    uint64_t number = 0;
+    if (!ParseNumber(std::string_view(rest).substr(0, slash), &number) || number == 0) {
+      return Damaged(record, "names no version");
+    }
+    if (slash == std::string::npos) return RestoreVersion(record, TableVersion(number));
+    return RestoreVersionPart(record, TableVersion(number), rest.substr(slash + 1));
+  }
+  return Damaged(record, "is not one of this program's");
+}
+
+Status ClusterState::RestoreVersion(const MetadataRecord& record, TableVersion number) {
+  proto::VersionRecord message;
+  if (!message.ParseFromString(record.value.value_or(""))) {
+    return Damaged(record, "cannot be read");
+  }
+  const auto spec = TableSpecFromProto(message.spec());
+  if (!spec.has_value()) return Damaged(record, "has a bad spec (" + spec.error().message() + ")");
+  const auto identity = ModelIdentityFromBytes(message.model_identity());
+  auto layout = TableLayout::Create(*spec);
+  if (!identity.has_value() || !layout.has_value() || message.replica_count() < 1 ||
+      message.replica_count() > kReplicasMax) {
+    return Damaged(record, "does not fit together");
+  }
+  Version& version = versions_[number];
+  version.spec = *spec;
+  version.identity = *identity;
+  version.checkpoint_path = message.checkpoint_path();
+  version.layout = std::make_shared<const TableLayout>(*std::move(layout));
+  version.make_current = message.make_current();
+  version.was_ready = message.was_ready();
+  version.assignment_revision = message.assignment_revision();
+  version.node_ids.assign(message.node_ids().begin(), message.node_ids().end());
+  const uint32_t slots = version.layout->slot_count();
+  version.digests.assign(slots, 0);
+  version.ready.assign(size_t{slots} * message.replica_count(), 0);
+  version.ready_replicas.assign(slots, 0);
+  version.holdings.resize(version.node_ids.size());
+  ShardMap map;
+  map.version = number;
+  map.epoch = Epoch(message.epoch());
+  map.replica_count = message.replica_count();
+  version.map = std::make_shared<const ShardMap>(std::move(map));
+  return Status();
+}
+
+Status ClusterState::RestoreVersionPart(const MetadataRecord& record, TableVersion number,
+                                        const std::string& part) {
+  const auto found = versions_.find(number);
+  if (found == versions_.end()) return Damaged(record, "belongs to no version");
+  Version& version = found->second;
+  if (part == "owners") {
+    proto::OwnersRecord message;
+    if (!message.ParseFromString(record.value.value_or(""))) {
+      return Damaged(record, "cannot be read");
+    }
+    ShardMap map = *version.map;
+    for (const uint32_t owner : message.owners()) map.owners.push_back(NodeIndex(owner));
+    version.map = std::make_shared<const ShardMap>(std::move(map));
+    return Status();
+  }
+  uint64_t chunk = 0;
+  proto::DigestsRecord message;
+  if (!part.starts_with("digests/") || !ParseNumber(part.substr(8), &chunk) ||
+      !message.ParseFromString(record.value.value_or(""))) {
+    return Damaged(record, "cannot be read");
+  }
+  const size_t begin = chunk * kDigestsPerRecord;
+  if (begin + static_cast<size_t>(message.digests_size()) > version.digests.size()) {
+    return Damaged(record, "has more digests than there are slots");
+  }
+  std::copy(message.digests().begin(), message.digests().end(),
+            version.digests.begin() + static_cast<std::ptrdiff_t>(begin));
+  return Status();
+}
+
+Status ClusterState::FinishRestore(TableVersion number, Version& version) {
+  ShardMap map = *version.map;
+  map.nodes = MapNodes(version);
+  const Status valid = map.Validate(version.layout->slot_count());
+  if (!valid.ok()) {
+    return Status(
+        StatusCode::kCorrupt,
+        "the metadata of version " + std::to_string(number.value()) + ": " + valid.message());
+  }
+  version.map = std::make_shared<const ShardMap>(std::move(map));
+  return Status();
+}
+
+}  // namespace engram
