@@ -115,18 +115,25 @@ class Planner {
       if (behind[a] != behind[b]) return behind[a] > behind[b];
       return Mix(nodes_[a].name_hash ^ salt) > Mix(nodes_[b].name_hash ^ salt);
     });
+    std::fill(zone_quota_.begin(), zone_quota_.end(), 0u);
+    for (const Node& node : nodes_) zone_quota_[node.zone] += node.quota;
+    // A zone with more quota than the column has slots would hold two replicas of some: only when
+    // nobody else is left.
+    bool zones_bound = replica_count_ > 1;
     while (given < wanted) {
       const uint64_t before = given;
       for (const size_t i : order) {
         if (given == wanted) break;
-        if (nodes_[i].quota == column.slot_count) continue;
-        ++nodes_[i].quota;
+        Node& node = nodes_[i];
+        if (node.quota == column.slot_count) continue;
+        if (zones_bound && zone_quota_[node.zone] >= column.slot_count) continue;
+        ++node.quota;
+        ++zone_quota_[node.zone];
         ++given;
       }
-      ENGRAM_CHECK(given > before);  // at least replica_count nodes: there is room
+      ENGRAM_CHECK(given > before || zones_bound);  // there are replica_count nodes: there is room
+      if (given == before) zones_bound = false;
     }
-    std::fill(zone_quota_.begin(), zone_quota_.end(), 0u);
-    for (const Node& node : nodes_) zone_quota_[node.zone] += node.quota;
   }
 
   void PlaceColumn(const TableLayout::Column& column) {

@@ -1,0 +1,252 @@
+// Stories: given events, expected effects.
+#include "coordinator/cluster_state.h"
+
+#include <algorithm>
+#include <map>
+
+#include <gtest/gtest.h>
+
+namespace engram {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// A cluster state with a clock and a memory of what was persisted.
+class ClusterStory : public testing::Test {
+ protected:
+  ClusterEffects Step(const ClusterEvent& event) {
+    ClusterEffects effects = state_->Step(event, now_);
+    for (const MetadataRecord& record : effects.records) disk_[record.key] = *record.value;
+    return effects;
+  }
+  void NodeStarts(const std::string& id, uint64_t incarnation) {
+    proto::NodeDescription node;
+    node.set_id(id);
+    node.set_incarnation(incarnation);
+    node.set_zone("zone-" + id);
+    node.set_data_address("127.0.0.1:7100");
+    node.set_capacity_bytes(1ull << 40);
+    EXPECT_TRUE(Step(NodeRegistered{node}).status.ok());
+  }
+  Status NodeSays(const proto::HeartbeatRequest& message) {
+    return Step(NodeHeartbeat{message}).status;
+  }
+  static proto::HeartbeatRequest Alive(const std::string& id, uint64_t incarnation) {
+    proto::HeartbeatRequest message;
+    message.set_id(id);
+    message.set_incarnation(incarnation);
+    return message;
+  }
+  // The node does what it is told: loads everything assigned and says so.
+  Status NodeLoads(const std::string& id, uint64_t incarnation, uint64_t digest_salt = 0) {
+    proto::HeartbeatRequest message = Alive(id, incarnation);
+    const proto::HeartbeatReply reply = state_->Changes(message);
+    for (const proto::SlotAssignment& assignment : reply.changed()) {
+      proto::HeldVersion* held = message.add_held();
+      held->set_version(assignment.version());
+      held->set_assignment_revision(assignment.revision());
+      for (const uint32_t slot : assignment.slots()) {
+        held->add_ready_slots(slot);
+        held->add_ready_digests(1000 + slot + digest_salt);
+      }
+    }
+    return NodeSays(message);
+  }
+  TableVersion VersionIsCreated(uint32_t replicas = 1) {
+    VersionRequested request;
+    request.spec.hash.max_ngram_size = 3;
+    request.spec.hash.head_count = 2;
+    request.spec.hash.base_sizes = {500, 500};
+    request.spec.hash.layer_ids = {1};
+    request.spec.hash.compressed_vocab_size = 100;
+    request.spec.row_values = 32;
+    request.checkpoint_path = "/models/a";
+    request.replica_count = replicas;
+    request.make_current = true;
+    const ClusterEffects effects = Step(request);
+    EXPECT_TRUE(effects.status.ok()) << effects.status.ToString();
+    return effects.created;
+  }
+  void CoordinatorRestarts() {
+    std::vector<MetadataRecord> records;
+    for (const auto& [key, value] : disk_) records.push_back({key, value});
+    state_ = std::make_unique<ClusterState>(ClusterState::Options{}, state_->term() + 1);
+    auto effects = state_->Restore(records, now_);
+    ASSERT_TRUE(effects.has_value()) << effects.error().ToString();
+    for (const MetadataRecord& record : effects->records) disk_[record.key] = *record.value;
+  }
+  Epoch EpochOf(TableVersion version) { return state_->Map(version)->epoch; }
+
+  std::unique_ptr<ClusterState> state_ = std::make_unique<ClusterState>(ClusterState::Options{}, 1);
+  MonotonicTime now_{seconds(100)};
+  std::map<std::string, std::string> disk_;
+};
+
+TEST_F(ClusterStory, AVersionIsReadyOnceEveryNodeHasLoadedItsSlots) {
+  NodeStarts("a", 11);
+  NodeStarts("b", 12);
+  const TableVersion version = VersionIsCreated();
+  EXPECT_EQ(version, TableVersion(1));
+  EXPECT_FALSE(state_->Ready(version));
+  EXPECT_EQ(state_->DefaultVersion(), version);  // clients may wait for it
+  const Epoch placed = EpochOf(version);
+
+  EXPECT_TRUE(NodeLoads("a", 11).ok());
+  EXPECT_FALSE(state_->Ready(version));
+  EXPECT_TRUE(NodeLoads("b", 12).ok());
+  EXPECT_TRUE(state_->Ready(version));
+  EXPECT_GT(EpochOf(version), placed);  // wakes those who wait
+  EXPECT_TRUE(state_->ClusterStatus(now_).versions(0).current());
+}
+
+TEST_F(ClusterStory, EverySlotIsAssignedToExactlyItsOwners) {
+  for (const char* id : {"a", "b", "c"}) NodeStarts(id, 7);
+  const TableVersion version = VersionIsCreated(2);
+  const auto map = state_->Map(version);
+  std::vector<int> assigned(map->owners.size() / 2, 0);
+  for (const char* id : {"a", "b", "c"}) {
+    const auto reply = state_->Changes(Alive(id, 7));
+    ASSERT_EQ(reply.changed_size(), 1);
+    for (const uint32_t slot : reply.changed(0).slots()) ++assigned[slot];
+  }
+  EXPECT_TRUE(std::all_of(assigned.begin(), assigned.end(), [](int n) { return n == 2; }));
+}
+
+TEST_F(ClusterStory, AKnownAssignmentIsNotSentAgain) {
+  NodeStarts("a", 11);
+  VersionIsCreated();
+  proto::HeartbeatRequest message = Alive("a", 11);
+  const auto reply = state_->Changes(message);
+  ASSERT_EQ(reply.changed_size(), 1);
+  message.add_known_versions(reply.changed(0).version());
+  message.add_known_assignment_revisions(reply.changed(0).revision());
+  EXPECT_EQ(state_->Changes(message).changed_size(), 0);
+}
+
+TEST_F(ClusterStory, ASilentNodeIsDownAtANewEpochAndBackWithWhatItHeld) {
+  NodeStarts("a", 11);
+  NodeStarts("b", 12);
+  const TableVersion version = VersionIsCreated();
+  EXPECT_TRUE(NodeLoads("a", 11).ok());
+  EXPECT_TRUE(NodeLoads("b", 12).ok());
+  const Epoch before = EpochOf(version);
+  now_ += milliseconds(2900);
+  EXPECT_TRUE(NodeSays(Alive("a", 11)).ok());
+  now_ += milliseconds(200);
+  Step(TimePassed{});
+  EXPECT_EQ(EpochOf(version).value(), before.value() + 1);
+  EXPECT_EQ(state_->Map(version)->nodes[1].incarnation, Incarnation(0));
+  EXPECT_TRUE(state_->Ready(version));  // it may only be cut off: it keeps what it holds
+
+  EXPECT_TRUE(NodeSays(Alive("b", 12)).ok());
+  EXPECT_EQ(state_->Map(version)->nodes[1].incarnation, Incarnation(12));
+  EXPECT_EQ(EpochOf(version).value(), before.value() + 2);
+  EXPECT_TRUE(state_->Ready(version));
+}
+
+TEST_F(ClusterStory, ANewIncarnationHoldsNothingAndGetsItsSlotsAgain) {
+  NodeStarts("a", 11);
+  NodeStarts("b", 12);
+  const TableVersion version = VersionIsCreated();
+  EXPECT_TRUE(NodeLoads("a", 11).ok());
+  EXPECT_TRUE(NodeLoads("b", 12).ok());
+  const auto owners = state_->Map(version)->owners;
+  NodeStarts("b", 99);
+  EXPECT_FALSE(state_->Ready(version));
+  EXPECT_EQ(state_->Map(version)->owners, owners);
+  EXPECT_EQ(NodeSays(Alive("b", 12)).code(), StatusCode::kWrongIncarnation);
+  EXPECT_TRUE(NodeLoads("b", 99).ok());
+  EXPECT_TRUE(state_->Ready(version));
+}
+
+TEST_F(ClusterStory, ASlotLoadedWithOtherContentsIsRefused) {
+  NodeStarts("a", 11);
+  const TableVersion version = VersionIsCreated();
+  EXPECT_TRUE(NodeLoads("a", 11).ok());
+  EXPECT_TRUE(state_->Ready(version));
+  NodeStarts("a", 12);
+  EXPECT_TRUE(NodeLoads("a", 12, /*digest_salt=*/1).ok());
+  EXPECT_FALSE(state_->Ready(version));
+  EXPECT_NE(state_->ClusterStatus(now_).nodes(0).error().find("CORRUPT"), std::string::npos);
+}
+
+TEST_F(ClusterStory, AnUnknownNodeIsToldToRegister) {
+  EXPECT_EQ(NodeSays(Alive("ghost", 1)).code(), StatusCode::kNotFound);
+}
+
+TEST_F(ClusterStory, ReadySlotsThatAreNotItsOwnAreIgnored) {
+  NodeStarts("a", 11);
+  NodeStarts("b", 12);
+  const TableVersion version = VersionIsCreated();
+  proto::HeartbeatRequest message = Alive("a", 11);
+  proto::HeldVersion* held = message.add_held();
+  held->set_version(version.value());
+  for (uint32_t slot = 0; slot < 100'000; slot += 1) {
+    held->add_ready_slots(slot);
+    held->add_ready_digests(1);
+  }
+  EXPECT_TRUE(NodeSays(message).ok());
+  EXPECT_FALSE(state_->Ready(version));
+  EXPECT_EQ(state_->ClusterStatus(now_).nodes(0).ready_slots(),
+            state_->ClusterStatus(now_).nodes(0).assigned_slots());
+}
+
+TEST_F(ClusterStory, ARestartKeepsVersionsMapsAndDigestsAtAHigherEpoch) {
+  NodeStarts("a", 11);
+  NodeStarts("b", 12);
+  const TableVersion version = VersionIsCreated(2);
+  EXPECT_TRUE(NodeLoads("a", 11).ok());
+  EXPECT_TRUE(NodeLoads("b", 12).ok());
+  const ShardMap before = *state_->Map(version);
+  CoordinatorRestarts();
+  const ShardMap after = *state_->Map(version);
+  EXPECT_GT(after.epoch, before.epoch);
+  EXPECT_EQ(after.owners, before.owners);
+  EXPECT_EQ(after.nodes, before.nodes);
+  EXPECT_EQ(state_->DefaultVersion(), version);
+  EXPECT_FALSE(state_->Ready(version));  // the nodes tell again what they hold
+  EXPECT_TRUE(NodeLoads("a", 11).ok());
+  EXPECT_TRUE(NodeLoads("b", 12).ok());
+  EXPECT_TRUE(state_->Ready(version));
+  NodeStarts("a", 13);
+  EXPECT_TRUE(NodeLoads("a", 13, /*digest_salt=*/5).ok());
+  EXPECT_NE(state_->ClusterStatus(now_).nodes(0).error(), "");  // digests were remembered
+  EXPECT_EQ(VersionIsCreated(), TableVersion(2));               // numbers are not used again
+}
+
+TEST_F(ClusterStory, VersionsNeedTheNodesTheyExpect) {
+  NodeStarts("a", 11);
+  VersionRequested request;
+  request.spec.hash.max_ngram_size = 2;
+  request.spec.hash.head_count = 1;
+  request.spec.hash.base_sizes = {500};
+  request.spec.hash.layer_ids = {1};
+  request.spec.hash.compressed_vocab_size = 100;
+  request.spec.row_values = 32;
+  request.expect_nodes = 2;
+  EXPECT_EQ(Step(request).status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(state_->DefaultVersion(), TableVersion(0));
+}
+
+TEST_F(ClusterStory, DamagedRecordsAreNamed) {
+  NodeStarts("a", 11);
+  VersionIsCreated();
+  ClusterState other(ClusterState::Options{}, 2);
+  const auto effects = other.Restore({{"version/1", "rubbish"}}, now_);
+  ASSERT_FALSE(effects.has_value());
+  EXPECT_EQ(effects.error().code(), StatusCode::kCorrupt);
+  EXPECT_NE(effects.error().message().find("version/1"), std::string::npos);
+}
+
+TEST_F(ClusterStory, AReportOfDamageIsCounted) {
+  NodeStarts("a", 11);
+  const TableVersion version = VersionIsCreated();
+  EXPECT_TRUE(Step(SlotReported{version, SlotIndex(0), "a", Incarnation(11)}).status.ok());
+  EXPECT_EQ(Step(SlotReported{version, SlotIndex(1u << 30), "a", Incarnation(11)}).status.code(),
+            StatusCode::kNotFound);
+  EXPECT_EQ(state_->ClusterStatus(now_).versions(0).damaged_slot_reports(), 1u);
+}
+
+}  // namespace
+}  // namespace engram

@@ -1,0 +1,166 @@
+#include "coordinator/placement.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "engram/table/shard_map.h"
+
+namespace engram {
+namespace {
+
+TableLayout Layout(int64_t base_rows) {
+  TableSpec spec;
+  spec.hash.variant = Variant::kV41;
+  spec.hash.max_ngram_size = 4;
+  spec.hash.head_count = 8;
+  spec.hash.base_sizes = {base_rows, base_rows, base_rows};
+  spec.hash.layer_ids = {1, 14};
+  spec.hash.compressed_vocab_size = 1000;
+  spec.row_values = 256;
+  auto layout = TableLayout::Create(spec);
+  EXPECT_TRUE(layout.has_value()) << layout.error().ToString();
+  return *std::move(layout);
+}
+
+std::vector<PlacementNode> Nodes(int count, uint64_t capacity, int zones = 0) {
+  std::vector<PlacementNode> nodes;
+  for (int i = 0; i < count; ++i) {
+    nodes.push_back(
+        {"m" + std::to_string(i), zones == 0 ? "" : "z" + std::to_string(i % zones), capacity, 0});
+  }
+  return nodes;
+}
+
+std::vector<double> Bytes(const TableLayout& layout, const std::vector<NodeIndex>& owners,
+                          size_t node_count, uint32_t replicas) {
+  std::vector<double> bytes(node_count, 0);
+  for (size_t i = 0; i < owners.size(); ++i) {
+    bytes[owners[i].value()] +=
+        static_cast<double>(layout.slot_bytes(SlotIndex(static_cast<uint32_t>(i / replicas))));
+  }
+  return bytes;
+}
+
+void ExpectColumnsSpread(const TableLayout& layout, const std::vector<NodeIndex>& owners,
+                         size_t node_count, uint32_t replicas) {
+  for (int32_t layer = 0; layer < layout.layer_count(); ++layer) {
+    for (int32_t c = 0; c < layout.column_count(); ++c) {
+      const TableLayout::Column& column = layout.column(layer, c);
+      std::vector<uint32_t> slots(node_count, 0);
+      for (uint32_t s = 0; s < column.slot_count; ++s) {
+        for (uint32_t r = 0; r < replicas; ++r) {
+          ++slots[owners[size_t{column.first_slot + s} * replicas + r].value()];
+        }
+      }
+      const auto [least, most] = std::minmax_element(slots.begin(), slots.end());
+      EXPECT_LE(*most - *least, 1u) << "layer " << layer << " column " << c;
+    }
+  }
+}
+
+TEST(PlacementTest, EqualNodesGetEqualSharesOfEveryColumn) {
+  const TableLayout layout = Layout(90'000);
+  for (const int count : {1, 2, 3, 7, 16}) {
+    for (const uint32_t replicas : {1u, 2u, 3u}) {
+      if (static_cast<uint32_t>(count) < replicas) continue;
+      const auto owners = PlaceSlots(layout, replicas, Nodes(count, 1ull << 40));
+      ASSERT_TRUE(owners.has_value()) << owners.error().ToString();
+      const auto bytes = Bytes(layout, *owners, static_cast<size_t>(count), replicas);
+      const double share = static_cast<double>(layout.total_bytes()) * replicas / count;
+      for (const double b : bytes) EXPECT_LE(b, 1.02 * share);
+      ExpectColumnsSpread(layout, *owners, static_cast<size_t>(count), replicas);
+    }
+  }
+}
+
+TEST(PlacementTest, SharesFollowCapacity) {
+  const TableLayout layout = Layout(90'000);
+  std::vector<PlacementNode> nodes = Nodes(4, 0);
+  const std::vector<uint64_t> capacity = {10ull << 30, 20ull << 30, 30ull << 30, 40ull << 30};
+  for (size_t i = 0; i < 4; ++i) nodes[i].capacity_bytes = capacity[i];
+  const auto owners = PlaceSlots(layout, 1, nodes);
+  ASSERT_TRUE(owners.has_value());
+  const auto bytes = Bytes(layout, *owners, 4, 1);
+  for (size_t i = 0; i < 4; ++i) {
+    const double share =
+        static_cast<double>(layout.total_bytes()) * static_cast<double>(i + 1) / 10;
+    EXPECT_LE(bytes[i], 1.02 * share);
+    EXPECT_GE(bytes[i], 0.98 * share);
+  }
+}
+
+TEST(PlacementTest, ReplicasAreOnDifferentNodesInDifferentZones) {
+  const TableLayout layout = Layout(20'000);
+  const auto nodes = Nodes(9, 1ull << 40, 3);
+  const auto owners = PlaceSlots(layout, 3, nodes);
+  ASSERT_TRUE(owners.has_value());
+  for (uint32_t slot = 0; slot < layout.slot_count(); ++slot) {
+    std::set<std::string> zones;
+    for (uint32_t r = 0; r < 3; ++r) zones.insert(nodes[(*owners)[slot * 3 + r].value()].zone);
+    ASSERT_EQ(zones.size(), 3u) << "slot " << slot;
+  }
+}
+
+TEST(PlacementTest, OneZoneStillPutsReplicasOnDifferentNodes) {
+  const TableLayout layout = Layout(20'000);
+  const auto owners = PlaceSlots(layout, 2, Nodes(3, 1ull << 40, 1));
+  ASSERT_TRUE(owners.has_value());
+  for (uint32_t slot = 0; slot < layout.slot_count(); ++slot) {
+    ASSERT_NE((*owners)[slot * 2], (*owners)[slot * 2 + 1]);
+  }
+}
+
+TEST(PlacementTest, ANodeLargerThanOneCopyGetsOneCopy) {
+  const TableLayout layout = Layout(20'000);
+  std::vector<PlacementNode> nodes = Nodes(3, 1ull << 34);
+  nodes[0].capacity_bytes = 1ull << 44;
+  const auto owners = PlaceSlots(layout, 2, nodes);
+  ASSERT_TRUE(owners.has_value());
+  const auto bytes = Bytes(layout, *owners, 3, 2);
+  EXPECT_EQ(bytes[0], static_cast<double>(layout.total_bytes()));
+  EXPECT_NEAR(bytes[1] / bytes[2], 1.0, 0.04);
+}
+
+TEST(PlacementTest, EachReplicaIsAskedFirstForItsPartOfTheSlots) {
+  const TableLayout layout = Layout(90'000);
+  const auto owners = PlaceSlots(layout, 2, Nodes(4, 1ull << 40));
+  ASSERT_TRUE(owners.has_value());
+  std::map<uint32_t, double> first;
+  for (uint32_t slot = 0; slot < layout.slot_count(); ++slot) ++first[(*owners)[slot * 2].value()];
+  for (const auto& [node, slots] : first) EXPECT_NEAR(slots / (layout.slot_count() / 4.0), 1, 0.1);
+}
+
+TEST(PlacementTest, TheSameInputGivesTheSameLayout) {
+  const TableLayout layout = Layout(20'000);
+  EXPECT_EQ(*PlaceSlots(layout, 2, Nodes(5, 1ull << 40)),
+            *PlaceSlots(layout, 2, Nodes(5, 1ull << 40)));
+}
+
+TEST(PlacementTest, TooLittleMemoryIsRefusedWithTheFigures) {
+  const TableLayout layout = Layout(90'000);
+  const auto owners = PlaceSlots(layout, 1, Nodes(3, 1ull << 20));
+  ASSERT_FALSE(owners.has_value());
+  EXPECT_EQ(owners.error().code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(owners.error().message().find(std::to_string(layout.total_bytes())), std::string::npos);
+}
+
+TEST(PlacementTest, FewerNodesThanReplicasIsRefused) {
+  const auto owners = PlaceSlots(Layout(20'000), 2, Nodes(1, 1ull << 40));
+  ASSERT_FALSE(owners.has_value());
+  EXPECT_EQ(owners.error().code(), StatusCode::kFailedPrecondition);
+}
+
+TEST(PlacementTest, AThousandNodesStayWithinTwoPercent) {
+  const TableLayout layout = Layout(32'000'000);  // ~94,000 slots
+  const auto owners = PlaceSlots(layout, 1, Nodes(1000, 1ull << 40));
+  ASSERT_TRUE(owners.has_value());
+  const auto bytes = Bytes(layout, *owners, 1000, 1);
+  const double share = static_cast<double>(layout.total_bytes()) / 1000;
+  EXPECT_LE(*std::max_element(bytes.begin(), bytes.end()), 1.02 * share);
+}
+
+}  // namespace
+}  // namespace engram
