@@ -1,0 +1,257 @@
+#include "shard_server/node_pages.h"
+
+#include <charconv>
+#include <map>
+#include <optional>
+#include <string_view>
+#include <utility>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <nlohmann/json.hpp>
+#include <prometheus/client_metric.h>
+#include <prometheus/metric_family.h>
+
+namespace engram {
+namespace {
+
+using Labels = std::vector<prometheus::ClientMetric::Label>;
+
+// Adds families to a list, one sample at a time.
+class FamilyWriter {
+ public:
+  explicit FamilyWriter(std::vector<prometheus::MetricFamily>* families) : families_(families) {}
+
+  void Gauge(const std::string& name, const std::string& help, double value, Labels labels = {}) {
+    Sample(name, help, prometheus::MetricType::Gauge, std::move(labels)).gauge.value = value;
+  }
+  void Counter(const std::string& name, const std::string& help, uint64_t value,
+               Labels labels = {}) {
+    Sample(name, help, prometheus::MetricType::Counter, std::move(labels)).counter.value =
+        static_cast<double>(value);
+  }
+
+ private:
+  prometheus::ClientMetric& Sample(const std::string& name, const std::string& help,
+                                   prometheus::MetricType type, Labels labels) {
+    if (families_->empty() || families_->back().name != name) {
+      families_->push_back({name, help, type, {}});
+    }
+    prometheus::ClientMetric& metric = families_->back().metric.emplace_back();
+    metric.label = std::move(labels);
+    return metric;
+  }
+
+  std::vector<prometheus::MetricFamily>* families_;
+};
+
+void WriteReads(const RowServerStats& stats, FamilyWriter* out) {
+  out->Gauge("engram_node_sessions", "Reader sessions open now.",
+             static_cast<double>(stats.sessions_open));
+  out->Counter("engram_node_reads_total", "Gather requests answered.", stats.reads);
+  out->Counter("engram_node_rows_total", "Rows sent to readers by gather.", stats.rows);
+  const std::string refused = "engram_node_rows_refused_total";
+  const std::string help = "Rows asked for and not sent, by reason.";
+  out->Counter(refused, help, stats.rows_not_owned, {{"reason", "not_owned"}});
+  out->Counter(refused, help, stats.rows_out_of_range, {{"reason", "out_of_range"}});
+  out->Counter("engram_node_messages_refused_total",
+               "Messages refused: malformed, oversized, of another version or incarnation.",
+               stats.refused_messages);
+  out->Counter("engram_node_sessions_refused_total",
+               "Sessions refused: another model, version or incarnation, or too many.",
+               stats.refused_sessions);
+}
+
+void WriteMemory(const SlotStoreFigures& memory, FamilyWriter* out) {
+  out->Gauge("engram_node_memory_limit_bytes", "What --memory allows.",
+             static_cast<double>(memory.memory_bytes_max));
+  out->Gauge("engram_node_memory_allocated_bytes", "Memory allocated for slots.",
+             static_cast<double>(memory.region_bytes));
+  const std::string name = "engram_node_memory_used_bytes";
+  const std::string help =
+      "Allocated memory by use: ready and loading slots, slots withdrawn but kept until their "
+      "version is dropped, dropped versions waiting for the last lease, and free.";
+  const auto use = [&](const char* what, uint64_t bytes) {
+    out->Gauge(name, help, static_cast<double>(bytes), {{"use", what}});
+  };
+  use("ready", memory.ready_bytes);
+  use("loading", memory.held_bytes - memory.ready_bytes);
+  use("withdrawn", memory.withdrawn_bytes);
+  use("waiting", memory.waiting_bytes);
+  use("free", memory.free_bytes);
+  const std::string regions = "engram_node_memory_regions";
+  const std::string regions_help = "Memory regions by page size; each is one key for every reader.";
+  out->Gauge(regions, regions_help, memory.huge_regions, {{"pages", "huge"}});
+  out->Gauge(regions, regions_help, memory.regions - memory.huge_regions, {{"pages", "plain"}});
+}
+
+void WriteVersions(const NodeSnapshot& snapshot, FamilyWriter* out) {
+  const auto each = [&](const char* name, const char* help, const char* state, auto value) {
+    for (const HeldVersion& held : snapshot.versions) {
+      out->Gauge(name, help, static_cast<double>(value(held)),
+                 {{"version", std::to_string(held.version.value())}, {"state", state}});
+    }
+  };
+  const char* slots = "engram_node_slots";
+  const char* slots_help = "Slots of a version that this node should hold, and that are served.";
+  each(slots, slots_help, "assigned", [](const HeldVersion& held) { return held.slots_assigned; });
+  each(slots, slots_help, "ready", [](const HeldVersion& held) { return held.ready->size(); });
+  const char* bytes = "engram_node_slot_bytes";
+  const char* bytes_help = "Stored bytes of those slots: load progress is ready / assigned.";
+  each(bytes, bytes_help, "assigned", [](const HeldVersion& held) { return held.bytes_total; });
+  each(bytes, bytes_help, "ready", [](const HeldVersion& held) { return held.bytes_ready; });
+  for (const HeldVersion& held : snapshot.versions) {
+    out->Gauge("engram_node_version_error", "1 where slots are missing because of an error.",
+               held.error.ok() ? 0 : 1,
+               {{"version", std::to_string(held.version.value())},
+                {"code", std::string(StatusCodeName(held.error.code()))}});
+  }
+  out->Gauge("engram_node_loading", "1 while slots are being loaded.", snapshot.loading ? 1 : 0);
+  out->Counter("engram_node_loads_failed_total", "Loads that ended with an error.",
+               snapshot.loads_failed);
+  out->Counter("engram_node_corrupt_rows_found_total",
+               "Stored rows found damaged by this node itself.", snapshot.corrupt_rows_found);
+}
+
+void WriteConversation(const AgentFigures& agent, FamilyWriter* out) {
+  out->Gauge("engram_node_coordinator_connected", "1 while the coordinator answers heartbeats.",
+             agent.connected ? 1 : 0);
+  out->Gauge("engram_node_coordinator_term", "The highest coordinator term seen.",
+             static_cast<double>(agent.term));
+  out->Counter("engram_node_heartbeats_total", "Heartbeats that the coordinator answered.",
+               agent.heartbeats_answered);
+  out->Counter("engram_node_coordinator_connections_lost_total",
+               "Times that the coordinator stopped answering.", agent.connections_lost);
+  out->Counter("engram_node_coordinator_replies_refused_total",
+               "Replies refused: of a lower term, or a malformed assignment.",
+               agent.replies_refused);
+}
+
+// "a=1&b=2" with exactly the keys wanted, each a whole number; none when it is anything else.
+std::optional<std::map<std::string, uint64_t, std::less<>>> ParseNumbers(
+    std::string_view query, std::initializer_list<std::string_view> wanted) {
+  std::map<std::string, uint64_t, std::less<>> numbers;
+  while (!query.empty()) {
+    const std::string_view pair = query.substr(0, query.find('&'));
+    query.remove_prefix(std::min(query.size(), pair.size() + 1));
+    const size_t equals = pair.find('=');
+    if (equals == std::string_view::npos) return std::nullopt;
+    const std::string_view text = pair.substr(equals + 1);
+    uint64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+    if (!numbers.emplace(pair.substr(0, equals), value).second) return std::nullopt;
+  }
+  if (numbers.size() != wanted.size()) return std::nullopt;
+  for (const std::string_view key : wanted) {
+    if (!numbers.contains(key)) return std::nullopt;
+  }
+  return numbers;
+}
+
+Status FlipByte(MemoryNode* node, std::string_view query) {
+  const auto numbers = ParseNumbers(query, {"version", "slot", "row", "byte"});
+  if (!numbers.has_value()) {
+    return {StatusCode::kInvalidArgument, "expected ?version=V&slot=S&row=R&byte=B"};
+  }
+  const auto narrow = [&](std::string_view key) {
+    return static_cast<uint32_t>(std::min<uint64_t>(numbers->find(key)->second, UINT32_MAX));
+  };
+  return node->FlipByte(TableVersion(numbers->find("version")->second), SlotIndex(narrow("slot")),
+                        narrow("row"), narrow("byte"));
+}
+
+Status PauseLoading(MemoryNode* node, std::string_view query) {
+  const auto numbers = ParseNumbers(query, {"paused"});
+  if (!numbers.has_value() || numbers->begin()->second > 1) {
+    return {StatusCode::kInvalidArgument, "expected ?paused=0 or ?paused=1"};
+  }
+  node->SetLoadingPaused(numbers->begin()->second == 1);
+  return {};
+}
+
+boost::asio::awaitable<void> AnswerHook(MemoryNode* node, const HttpRequest& request,
+                                        HttpResponder& responder) {
+  const auto hook = request.path == "/test/flip_byte"       ? FlipByte
+                    : request.path == "/test/pause_loading" ? PauseLoading
+                                                            : nullptr;
+  if (hook == nullptr || request.method != "POST") co_return;  // the server answers 404
+  // The node's state belongs to its own thread: go there and come back.
+  const auto on_node = [](auto run, MemoryNode* owner,
+                          std::string query) -> boost::asio::awaitable<Status> {
+    co_return run(owner, query);
+  };
+  const Status status = co_await boost::asio::co_spawn(
+      node->executor(), on_node(hook, node, request.query), boost::asio::use_awaitable);
+  const int code = status.ok() ? 200 : status.code() == StatusCode::kNotFound ? 404 : 400;
+  (void)co_await responder.Respond(code, "text/plain", status.ToString() + "\n");
+}
+
+}  // namespace
+
+Readiness NodeReadiness(const NodeSources& sources) {
+  const auto snapshot = sources.node->snapshot();
+  const AgentFigures& agent = sources.agent->figures();
+  std::string reason;
+  if (!agent.registered) {
+    reason = "not registered with the coordinator yet";
+    if (!agent.last_error.ok()) reason += ": " + agent.last_error.ToString();
+  }
+  nlohmann::json versions = nlohmann::json::array();
+  for (const HeldVersion& held : snapshot->versions) {
+    if (!held.complete() && reason.empty()) {
+      reason = "version " + std::to_string(held.version.value()) + ": " +
+               std::to_string(held.ready->size()) + " of " + std::to_string(held.slots_assigned) +
+               " slots are ready";
+      if (!held.error.ok()) reason += ": " + held.error.ToString();
+    }
+    versions.push_back({{"version", held.version.value()},
+                        {"revision", held.revision},
+                        {"slots_assigned", held.slots_assigned},
+                        {"slots_ready", held.ready->size()},
+                        {"bytes_assigned", held.bytes_total},
+                        {"bytes_ready", held.bytes_ready},
+                        {"error", held.error.ok() ? "" : held.error.ToString()}});
+  }
+  const nlohmann::json detail = {{"ready", reason.empty()},
+                                 {"reason", reason},
+                                 {"id", sources.id},
+                                 {"incarnation", sources.incarnation.value()},
+                                 {"registered", agent.registered},
+                                 {"coordinator_connected", agent.connected},
+                                 {"loading", snapshot->loading},
+                                 {"versions", std::move(versions)}};
+  // Messages may quote a file's bytes: whatever is not UTF-8 is replaced, not thrown at.
+  return {reason.empty(), detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
+}
+
+std::vector<prometheus::MetricFamily> NodeMetrics::Collect() const {
+  std::vector<prometheus::MetricFamily> families;
+  FamilyWriter out(&families);
+  const auto snapshot = sources_.node->snapshot();
+  out.Gauge("engram_node_info", "Who this is; the value is 1.", 1,
+            {{"id", sources_.id},
+             {"zone", sources_.zone},
+             {"incarnation", std::to_string(sources_.incarnation.value())}});
+  out.Gauge("engram_node_ready", "1 when every assigned slot is loaded and checked.",
+            NodeReadiness(sources_).ready ? 1 : 0);
+  WriteReads(sources_.server->stats(), &out);
+  WriteMemory(snapshot->memory, &out);
+  WriteVersions(*snapshot, &out);
+  WriteConversation(sources_.agent->figures(), &out);
+  return families;
+}
+
+HttpServer::Handler TestHooks(MemoryNode* node) {
+  return [node](const HttpRequest& request, HttpResponder& responder) {
+    return AnswerHook(node, request, responder);
+  };
+}
+
+HttpServer::Handler NodePages(const NodeSources& sources, bool enable_test_hooks) {
+  return ServicePages(
+      std::make_shared<NodeMetrics>(sources), [sources] { return NodeReadiness(sources); }, nullptr,
+      enable_test_hooks ? TestHooks(sources.node) : nullptr);
+}
+
+}  // namespace engram
