@@ -23,7 +23,8 @@ struct ConnectOptions {
   const ModelTables* tables = nullptr;    // what was read of it already: then model_dir is unused
   TableVersion version;                   // 0 = the current one
   ReadWay way = ReadWay::kAuto;
-  std::string tls;  // UCX_TLS of the data connections; empty = the default
+  std::string tls = "auto";       // "auto", "tcp", "shm", or a UCX_TLS list
+  std::string one_sided = "off";  // "off", "rdma", "shm" (UcxTransportOptions)
   uint32_t io_threads = 1;
   size_t cache_bytes = 0;  // of hot rows; 0 = none
   uint32_t batch_tokens_max = 1024;

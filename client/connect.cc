@@ -1,0 +1,117 @@
+#include "client/connect.h"
+
+#include <utility>
+
+#include <spdlog/spdlog.h>
+
+#include "client/remote_rows.h"
+#include "engram/transport/ucx/ucx_transport.h"
+
+namespace engram {
+namespace {
+
+// A model as this side knows it. Without its tensors the row format is a guess.
+struct OwnModel {
+  ModelTables tables;
+  bool row_format_known = false;
+};
+
+Result<OwnModel> ReadOwnModel(const ConnectOptions& options) {
+  if (options.tables != nullptr) return OwnModel{*options.tables, true};
+  auto whole = ReadModelTables(options.model_dir, true);
+  if (whole.has_value()) return OwnModel{*std::move(whole), true};
+  if (whole.error().code() != StatusCode::kNotFound) return Error(std::move(whole).error());
+  // A folder without tensors is enough: only config.json and tokenizer.json fix the row ids.
+  ENGRAM_ASSIGN_OR_RETURN(ModelTables tables, ReadModelTables(options.model_dir, false));
+  return OwnModel{std::move(tables), false};
+}
+
+// Refuses tables that this model would hash differently.
+Status CheckSameModel(const OwnModel& model, const ShardDirectory& directory) {
+  TableSpec spec = model.tables.spec;
+  const TableSpec& served = directory.layout()->spec();
+  if (!model.row_format_known) {
+    spec.row_format = served.row_format;
+    spec.row_values = served.row_values;
+  }
+  if (ComputeModelIdentity(spec, model.tables.compression) == directory.identity()) return {};
+  return Status(
+      StatusCode::kWrongModel,
+      "the cluster's tables (version " + std::to_string(directory.version().value()) +
+          ") are of another model: " +
+          (served.hash.compressed_vocab_size != spec.hash.compressed_vocab_size
+               ? "their compressed vocabulary has " +
+                     std::to_string(served.hash.compressed_vocab_size) + " ids, this model's has " +
+                     std::to_string(spec.hash.compressed_vocab_size)
+           : served.hash == spec.hash ? std::string("the tokenizer or row format differs")
+                                      : std::string("the Engram configuration differs")) +
+          "; use the model folder that the tables were loaded from");
+}
+
+Result<std::shared_ptr<ShardDirectory>> ConnectDirectory(const ConnectOptions& options,
+                                                         const ModelIdentity* identity) {
+  ShardDirectoryOptions directory;
+  directory.coordinators = options.coordinators;
+  directory.version = options.version;
+  directory.identity = identity;
+  directory.ready_timeout = options.ready_timeout;
+  return ShardDirectory::Connect(directory);
+}
+
+Result<std::shared_ptr<Transport>> MakeTransport(const ConnectOptions& options) {
+  UcxTransportOptions transport;
+  transport.way = options.way;
+  transport.tls = options.tls;
+  transport.one_sided = options.one_sided;
+  ENGRAM_ASSIGN_OR_RETURN(auto made, UcxTransport::Create(transport));
+  return std::shared_ptr<Transport>(std::move(made));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(const OwnModel model, ReadOwnModel(options));
+  ENGRAM_ASSIGN_OR_RETURN(
+      auto directory,
+      ConnectDirectory(options, model.row_format_known ? &model.tables.identity : nullptr));
+  ENGRAM_TRY(CheckSameModel(model, *directory));
+  ENGRAM_ASSIGN_OR_RETURN(
+      auto hasher, NgramHasher::Create(directory->layout()->spec().hash, model.tables.compression));
+  ENGRAM_ASSIGN_OR_RETURN(auto transport, MakeTransport(options));
+  RemoteRowsOptions rows;
+  rows.version = directory->version();
+  rows.identity = directory->identity();
+  rows.batch_tokens_max = options.batch_tokens_max;
+  rows.staging_buffers = options.staging_buffers;
+  rows.io_threads = options.io_threads;
+  rows.cache_bytes = options.cache_bytes;
+  const auto map = directory->Current();
+  spdlog::info("rows of table version {} at epoch {} from {} memory nodes, {} I/O thread(s)",
+               rows.version.value(), map->epoch.value(), map->nodes.size(), rows.io_threads);
+  const auto layout = directory->layout();
+  return CreateRemoteRows(rows, std::move(transport),
+                          std::make_shared<const NgramHasher>(std::move(hasher)), layout,
+                          std::move(directory));
+}
+
+Result<LookupConnection> ConnectLookup(const ConnectOptions& options) {
+  const bool has_model = options.tables != nullptr || !options.model_dir.empty();
+  OwnModel model;
+  if (has_model) {
+    ENGRAM_ASSIGN_OR_RETURN(model, ReadOwnModel(options));
+  }
+  LookupConnection connection;
+  ENGRAM_ASSIGN_OR_RETURN(
+      connection.directory,
+      ConnectDirectory(options, model.row_format_known ? &model.tables.identity : nullptr));
+  if (has_model) ENGRAM_TRY(CheckSameModel(model, *connection.directory));
+  ENGRAM_ASSIGN_OR_RETURN(auto transport, MakeTransport(options));
+  ENGRAM_ASSIGN_OR_RETURN(connection.rows,
+                          RowLookup::Create({.version = connection.directory->version(),
+                                             .identity = connection.directory->identity()},
+                                            std::move(transport), connection.directory->layout(),
+                                            connection.directory));
+  return connection;
+}
+
+}  // namespace engram
