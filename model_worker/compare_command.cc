@@ -1,0 +1,84 @@
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+
+#include "model_worker/commands.h"
+#include "model_worker/compare.h"
+#include "model_worker/encoded_prompts.h"
+#include "model_worker/loaded_model.h"
+#include "model_worker/run_report.h"
+
+namespace engram {
+namespace {
+
+void AddSettings(const CompareCommandOptions& options, const LoadedModel& model,
+                 const RemoteSource& remote, nlohmann::json* report) {
+  (*report)["model"] = model.name;
+  (*report)["parameters_non_embedding"] = model.backend->parameters_non_embedding();
+  (*report)["nodes"] = remote.node_count;
+  (*report)["way"] = remote.way;
+  (*report)["transport"] = options.worker.transport;
+  (*report)["threads"] = model.threads;
+  (*report)["io_threads"] = options.worker.io_threads;
+  (*report)["cache_bytes"] = options.worker.cache_bytes;
+  (*report)["concurrency"] = options.worker.concurrency;
+  (*report)["tokens_max"] = options.tokens_max;
+  (*report)["seed"] = options.sampling.seed;
+  (*report)["temperature"] = options.sampling.temperature;
+}
+
+}  // namespace
+
+Status RunCompare(const CompareCommandOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
+  ENGRAM_RETURN_IF_ERROR(ValidateSamplingParams(options.sampling));
+  auto model = LoadModel(options.worker, /*rows_wanted=*/true);
+  if (!model.has_value()) return model.error();
+  auto prompts = EncodePrompts(options.prompts_file, *model->tokenizer);
+  if (!prompts.has_value()) return prompts.error();
+  auto remote = OpenRemoteRows(options.worker, *model);
+  if (!remote.has_value()) return remote.error();
+  auto local = OpenLocalRows(options.worker, *model);
+  if (!local.has_value()) return local.error();
+
+  const auto engine_options = EngineOptions(options.worker, model->vocabulary_size,
+                                            static_cast<uint32_t>(prompts->ids.size()));
+  Backend* const backend = model->backend.get();
+  auto remote_engine = Engine::Create(backend, remote->rows.get(), engine_options);
+  if (!remote_engine.has_value()) return remote_engine.error();
+  auto local_engine = Engine::Create(backend, local->get(), engine_options);
+  if (!local_engine.has_value()) return local_engine.error();
+  auto off_engine = Engine::Create(backend, nullptr, engine_options);
+  if (!off_engine.has_value()) return off_engine.error();
+
+  CompareOptions compare;
+  compare.pairs = options.pairs;
+  compare.off_runs = options.off_runs;
+  compare.batch.tokens_max = options.tokens_max;
+  compare.batch.sampling = options.sampling;
+  const auto result =
+      Compare({remote_engine->get(), remote->rows.get()}, {local_engine->get(), local->get()},
+              {off_engine->get(), nullptr}, prompts->ids, compare,
+              [](const std::string& line) { spdlog::info("{}", line); });
+  if (!result.has_value()) return result.error();
+
+  nlohmann::json report = CompareReport(*result, model->engram_layer_ids());
+  AddSettings(options, *model, *remote, &report);
+  std::printf("%zu memory nodes, rows read by %s over %s\n%s", remote->node_count,
+              remote->way.c_str(), options.worker.transport.c_str(),
+              CompareTable(*result, model->engram_layer_ids()).c_str());
+  if (!options.json_file.empty()) {
+    ENGRAM_RETURN_IF_ERROR(WriteFile(options.json_file, report.dump(2) + "\n"));
+  }
+  if (!result->identical_tokens()) {
+    return {StatusCode::kInternal,
+            "remote and in-process rows gave different tokens: rows are wrong, or the backend is "
+            "not deterministic"};
+  }
+  return {};
+}
+
+}  // namespace engram

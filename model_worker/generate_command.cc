@@ -1,0 +1,115 @@
+#include <cstdio>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+
+#include "model_worker/batch_run.h"
+#include "model_worker/commands.h"
+#include "model_worker/encoded_prompts.h"
+#include "model_worker/loaded_model.h"
+#include "model_worker/run_report.h"
+
+namespace engram {
+namespace {
+
+nlohmann::json GenerateReport(const GenerateOptions& options, const LoadedModel& model,
+                              const EncodedPrompts& prompts, const BatchRun& run) {
+  nlohmann::json requests = nlohmann::json::array();
+  for (size_t i = 0; i < run.results.size(); ++i) {
+    const GenerationResult& result = run.results[i];
+    nlohmann::json request = {{"prompt", prompts.texts[i]},
+                              {"prompt_tokens", result.prompt_tokens},
+                              {"text", model.tokenizer->Decode(result.tokens)},
+                              {"token_ids", result.tokens},
+                              {"finish_reason", FinishReasonName(result.reason)}};
+    if (!result.status.ok()) request["error"] = result.status.ToString();
+    requests.push_back(std::move(request));
+  }
+  return {{"model", model.name},
+          {"parameters_non_embedding", model.backend->parameters_non_embedding()},
+          {"threads", model.threads},
+          {"io_threads", options.worker.io_threads},
+          {"concurrency", options.worker.concurrency},
+          {"wall_s", run.wall_s},
+          {"prompt_tokens", run.prompt_tokens},
+          {"generated_tokens", run.generated_tokens},
+          {"tok_s", run.tok_s()},
+          {"tok_s_meaning", "generated tokens per second of the whole run, prefill included"},
+          {"prefill_tok_s", run.prefill_tok_s()},
+          {"decode_tok_s", run.decode_tok_s()},
+          {"requests", std::move(requests)}};
+}
+
+void PrintTexts(const LoadedModel& model, const EncodedPrompts& prompts, const BatchRun& run) {
+  for (size_t i = 0; i < run.results.size(); ++i) {
+    const GenerationResult& result = run.results[i];
+    std::printf("--- %zu: %s\n%s\n", i + 1, prompts.texts[i].c_str(),
+                model.tokenizer->Decode(result.tokens).c_str());
+    if (!result.status.ok()) std::printf("(failed: %s)\n", result.status.ToString().c_str());
+  }
+}
+
+}  // namespace
+
+Status RunGenerate(const GenerateOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
+  ENGRAM_RETURN_IF_ERROR(ValidateSamplingParams(options.sampling));
+  const bool rows_wanted = options.worker.rows != RowsFrom::kOff;
+  auto model = LoadModel(options.worker, rows_wanted);
+  if (!model.has_value()) return model.error();
+  auto prompts = EncodePrompts(options.prompts_file, *model->tokenizer);
+  if (!prompts.has_value()) return prompts.error();
+
+  std::unique_ptr<RowSource> rows;
+  std::string way = "off";
+  if (options.worker.rows == RowsFrom::kRemote) {
+    auto remote = OpenRemoteRows(options.worker, *model);
+    if (!remote.has_value()) return remote.error();
+    rows = std::move(remote->rows);
+    way = remote->way;
+  } else if (options.worker.rows == RowsFrom::kLocal) {
+    auto local = OpenLocalRows(options.worker, *model);
+    if (!local.has_value()) return local.error();
+    rows = *std::move(local);
+    way = "local";
+  }
+  auto engine = Engine::Create(model->backend.get(), rows.get(),
+                               EngineOptions(options.worker, model->vocabulary_size,
+                                             static_cast<uint32_t>(prompts->ids.size())));
+  if (!engine.has_value()) return engine.error();
+
+  BatchRunOptions batch;
+  batch.tokens_max = options.tokens_max;
+  batch.sampling = options.sampling;
+  if (!options.ignore_stop) batch.stop_ids = model->config.eos_token_ids;
+  spdlog::info("generating for {} prompts", prompts->ids.size());
+  auto run = RunBatch(engine->get(), prompts->ids, batch);
+  if (!run.has_value()) return run.error();
+
+  if (!options.quiet) PrintTexts(*model, *prompts, *run);
+  std::printf(
+      "%llu prompt tokens (%.1f tok/s), %llu generated (%.1f tok/s of decode); "
+      "%.1f tok/s generated over the whole run of %.2f s\n",
+      static_cast<unsigned long long>(run->prompt_tokens), run->prefill_tok_s(),
+      static_cast<unsigned long long>(run->generated_tokens), run->decode_tok_s(), run->tok_s(),
+      run->wall_s);
+  nlohmann::json report = GenerateReport(options, *model, *prompts, *run);
+  report["way"] = way;
+  if (rows != nullptr) {
+    const RowSourceStats stats = rows->Stats();
+    std::printf("rows: %s\n%s", way.c_str(),
+                RowTable(stats, model->engram_layer_ids(), run->wall_s).c_str());
+    report["rows"] = RowReport(stats, model->engram_layer_ids(), run->wall_s);
+  }
+  if (!options.json_file.empty()) {
+    ENGRAM_RETURN_IF_ERROR(
+        WriteFile(options.json_file,
+                  report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"));
+  }
+  return run->FirstFailure();
+}
+
+}  // namespace engram

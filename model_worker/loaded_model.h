@@ -1,0 +1,51 @@
+// A model folder, loaded: tokenizer, weights in a backend, and what its rows are.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engram/base/status.h"
+#include "engram/checkpoint/model_files.h"
+#include "engram/hash/ngram_hasher.h"
+#include "engram/table/table_layout.h"
+#include "engram/tokenizer/tokenizer.h"
+#include "model_worker/backend.h"
+#include "model_worker/model_config.h"
+#include "model_worker/worker_options.h"
+
+namespace engram {
+
+struct LoadedModel {
+  std::string name;  // the folder's
+  ModelConfig config;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Backend> backend;
+  uint32_t threads = 0;         // compute threads of the backend
+  int32_t vocabulary_size = 0;  // ids that both the model and the tokenizer know
+  // Null for a model without Engram.
+  std::shared_ptr<const TableLayout> layout;
+  std::shared_ptr<const NgramHasher> hasher;
+  std::unique_ptr<ModelTables> tables;
+
+  // The config's own layer numbers; empty without Engram.
+  [[nodiscard]] std::vector<int32_t> engram_layer_ids() const;
+};
+
+// ERRORS: those of the readers; kInvalidArgument for rows wanted of a model that has no Engram.
+[[nodiscard]] Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted);
+
+// Rows from the memory nodes. ERRORS: kUnavailable (no coordinator, no node), kWrongModel.
+struct RemoteSource {
+  std::unique_ptr<RowSource> rows;
+  size_t node_count = 0;
+  std::string way;  // as asked for: "auto", "gather", ...
+};
+[[nodiscard]] Result<RemoteSource> OpenRemoteRows(const WorkerOptions& options,
+                                                  const LoadedModel& model);
+// Rows from the model folder's own tables, loaded into this process.
+[[nodiscard]] Result<std::unique_ptr<RowSource>> OpenLocalRows(const WorkerOptions& options,
+                                                               const LoadedModel& model);
+
+}  // namespace engram

@@ -1,0 +1,123 @@
+#include "model_worker/worker_options.h"
+
+#include <chrono>
+#include <map>
+
+#include <CLI/CLI.hpp>
+
+namespace engram {
+
+void AddModelFlags(CLI::App* app, WorkerOptions* options) {
+  app->add_option("--model", options->model_dir,
+                  "Folder with config.json, tokenizer.json and the weights, as published on "
+                  "Hugging Face (make one with engramctl make-model)")
+      ->required()
+      ->check(CLI::ExistingDirectory);
+  app->add_option("--threads", options->threads, "Compute threads; 0 = one per core")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, 1024u));
+  app->add_option("--concurrency", options->concurrency,
+                  "Requests computed at once: sequence slots of the KV cache")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 4096u));
+  app->add_option("--positions", options->positions,
+                  "Prompt and generated tokens of one request at most; the model may allow less")
+      ->capture_default_str()
+      ->check(CLI::Range(2u, 1u << 20));
+  app->add_option("--step-tokens", options->step_tokens,
+                  "Tokens in one step at most, over all requests")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 65536u));
+  app->add_option("--prefill-chunk", options->prefill_chunk_tokens,
+                  "Prompt tokens in one step at most: fewer keep running requests smooth, more "
+                  "start new ones sooner")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 65536u));
+}
+
+void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
+  if (choice) {
+    const std::map<std::string, RowsFrom> rows = {
+        {"remote", RowsFrom::kRemote}, {"local", RowsFrom::kLocal}, {"off", RowsFrom::kOff}};
+    app->add_option("--rows", options->rows,
+                    "Where Engram rows come from: remote = memory nodes, local = the model "
+                    "folder's tables loaded into this process, off = no Engram")
+        ->transform(CLI::CheckedTransformer(rows, CLI::ignore_case))
+        ->default_str("remote");
+  }
+  app->add_option("--coordinator", options->coordinator,
+                  "host:port of the coordinator (several, with commas between): needed for "
+                  "remote rows");
+  app->add_option("--transport", options->transport,
+                  "tcp = as between hosts; shm = shared memory, on the nodes' own host; auto = "
+                  "the best there is")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "tcp", "shm"}));
+  const std::map<std::string, ReadWay> ways = {{"auto", ReadWay::kAuto},
+                                               {"gather", ReadWay::kGather},
+                                               {"mapped", ReadWay::kMapped},
+                                               {"one-sided", ReadWay::kOneSided}};
+  app->add_option("--way", options->way,
+                  "How rows are read: gather = one message with many rows, mapped = the node's "
+                  "memory mapped here (same host), one-sided = by the network card; auto = "
+                  "measured at connect time")
+      ->transform(CLI::CheckedTransformer(ways, CLI::ignore_case))
+      ->default_str("auto");
+  app->add_option("--io-threads", options->io_threads, "Threads that hash and read rows")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 32u));
+  app->add_option("--cache-bytes", options->cache_bytes,
+                  "Memory for hot rows of remote tables, such as 64MiB; 0 = none")
+      ->transform(CLI::AsSizeValue(false))
+      ->default_str(std::to_string(options->cache_bytes));
+  app->add_option("--row-deadline-ms", options->row_deadline_ms,
+                  "Rows that are later than this are an error of their requests")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 600000u));
+  app->add_option("--row-retries", options->row_retries,
+                  "How often a request is computed again after its rows could not be had")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, 100u));
+}
+
+void AddSamplingFlags(CLI::App* app, SamplingParams* params) {
+  app->add_option("--temperature", params->temperature, "0 = greedy: always the likeliest token")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 100.0));
+  app->add_option("--top-k", params->top_k, "Sample among the k likeliest tokens; 0 = all")
+      ->capture_default_str();
+  app->add_option("--top-p", params->top_p,
+                  "Sample among the likeliest tokens that together have this probability")
+      ->capture_default_str();
+  app->add_option("--seed", params->seed, "Of sampling; prompt i draws with seed + i")
+      ->capture_default_str();
+}
+
+Status CheckWorkerOptions(const WorkerOptions& options) {
+  if (options.rows == RowsFrom::kRemote && options.coordinator.empty()) {
+    return {StatusCode::kInvalidArgument,
+            "remote rows need --coordinator host:port (or use --rows local, --rows off)"};
+  }
+  if (options.concurrency > options.step_tokens) {
+    return {StatusCode::kInvalidArgument,
+            "--concurrency is " + std::to_string(options.concurrency) +
+                "; it must be at most --step-tokens, " + std::to_string(options.step_tokens) +
+                ": every request adds a token to each step"};
+  }
+  return {};
+}
+
+Engine::Options EngineOptions(const WorkerOptions& options, int32_t vocabulary_size,
+                              uint32_t queue_requests_max) {
+  Engine::Options engine;
+  engine.queue_requests_max = queue_requests_max;
+  engine.sequences_max = options.concurrency;
+  engine.step_tokens_max = options.step_tokens;
+  engine.prefill_chunk_tokens = options.prefill_chunk_tokens;
+  engine.row_retries_max = options.row_retries;
+  engine.row_deadline = std::chrono::milliseconds(options.row_deadline_ms);
+  engine.vocabulary_size = vocabulary_size;
+  return engine;
+}
+
+}  // namespace engram

@@ -1,0 +1,48 @@
+// What every subcommand of engram-model-worker takes on its command line.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include <CLI/App.hpp>
+
+#include "engram/base/status.h"
+#include "engram/transport/read_way.h"
+#include "model_worker/engine.h"
+
+namespace engram {
+
+enum class RowsFrom : uint8_t { kRemote, kLocal, kOff };
+
+struct WorkerOptions {
+  std::string model_dir;
+  // Compute.
+  uint32_t threads = 0;  // 0 = one per core
+  uint32_t concurrency = 8;
+  uint32_t positions = 4096;  // at most; the model's own limit may be lower
+  uint32_t step_tokens = 256;
+  uint32_t prefill_chunk_tokens = 128;
+  // Rows.
+  RowsFrom rows = RowsFrom::kRemote;
+  std::string coordinator;
+  std::string transport = "auto";  // auto, tcp, shm
+  ReadWay way = ReadWay::kAuto;
+  uint32_t io_threads = 1;
+  uint64_t cache_bytes = 64u << 20;
+  uint32_t row_deadline_ms = 2000;
+  uint32_t row_retries = 0;
+};
+
+void AddModelFlags(CLI::App* app, WorkerOptions* options);
+// --rows only where `choice`; the others compare all three.
+void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice);
+void AddSamplingFlags(CLI::App* app, SamplingParams* params);
+
+// Checks what one flag says against another. ERRORS: kInvalidArgument naming the flag to give.
+[[nodiscard]] Status CheckWorkerOptions(const WorkerOptions& options);
+
+[[nodiscard]] Engine::Options EngineOptions(const WorkerOptions& options, int32_t vocabulary_size,
+                                            uint32_t queue_requests_max);
+
+}  // namespace engram
