@@ -150,8 +150,10 @@ class ShardDirectoryImpl final : public ShardDirectory {
         Fail(why);
         co_return;
       }
-      if (failures == 0)
-        spdlog::warn("shard maps: {}; reads go on with the last map", why.ToString());
+      if (failures == 0) {
+        spdlog::warn("{}; {}", why.ToString(),
+                     Current() == nullptr ? "trying again" : "reads go on with the last shard map");
+      }
       co_await Pause(ReconnectDelay(failures++));
     }
   }
