@@ -41,14 +41,20 @@ class EventWait {
   std::atomic<bool> noticed_{false};
 };
 
-// How long to look for work before sleeping: long while looking finds some, next to nothing when it
-// does not. Thread-compatible.
+// How long to look for work before sleeping: as long as allowed while work comes that soon, next to
+// nothing while it does not. Thread-compatible.
 class SpinBudget {
  public:
-  explicit SpinBudget(Duration max) : max_(max), now_(max / 2) {}
+  explicit SpinBudget(Duration max) : max_(max), now_(max) {}
   [[nodiscard]] Duration now() const { return now_; }
-  void FoundWork() { now_ = std::min(max_, now_ * 2 + std::chrono::microseconds(1)); }
-  void FoundNothing() { now_ /= 2; }
+  // Work came `idle` after there was none, spun or slept. Sleeping and waking took part of it.
+  void WorkCameAfter(Duration idle) {
+    if (idle <= max_ * 2) {
+      now_ = max_;
+    } else {
+      now_ /= 2;
+    }
+  }
 
  private:
   const Duration max_;

@@ -111,20 +111,18 @@ bool GatherThread::ProgressAll() {
 }
 
 void GatherThread::SleepOrSpin() {
+  const MonotonicTime idle_since = std::chrono::steady_clock::now();
   if (session_count_.load(std::memory_order_relaxed) > 0) {
-    const MonotonicTime end = std::chrono::steady_clock::now() + spin_.now();
-    do {
-      if (ProgressAll()) {
-        spin_.FoundWork();
-        return;
-      }
-      if (wait_->HasNotice()) return;
+    const MonotonicTime end = idle_since + spin_.now();
+    while (std::chrono::steady_clock::now() < end) {
+      if (ProgressAll() || wait_->HasNotice()) return;
       __builtin_ia32_pause();
-    } while (std::chrono::steady_clock::now() < end);
-    spin_.FoundNothing();
+    }
   }
   const bool armed = worker_->Arm() && (one_sided_worker_ == nullptr || one_sided_worker_->Arm());
-  if (armed && !wait_->HasNotice()) wait_->Sleep(next_house_keeping_);
+  if (!armed || wait_->HasNotice()) return;
+  wait_->Sleep(next_house_keeping_);
+  spin_.WorkCameAfter(std::chrono::steady_clock::now() - idle_since);
 }
 
 void GatherThread::KeepHouse(MonotonicTime now) {

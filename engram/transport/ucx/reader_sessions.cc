@@ -167,6 +167,7 @@ void UcxRowReader::SendLeaseRequest(ReaderSession& session, MonotonicTime now) {
     interval = std::min(interval, std::chrono::milliseconds(session.lease_ms / 3));
   }
   session.next_lease = now + std::max(interval, std::chrono::milliseconds(1));
+  next_timer_ = std::min(next_timer_, session.next_lease);
 }
 
 void UcxRowReader::OnGrant(const UcxMessage& message) {

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <mutex>
 
+#include <ucs/config/global_opts.h>
+
 #include "engram/transport/ucx/ucx_status.h"
 
 namespace engram {
@@ -45,10 +47,13 @@ void SetUcxDefaults() {
     constexpr const char* kDefaults[][2] = {
         {"UCX_POSIX_ERROR_HANDLING", "y"}, {"UCX_SYSV_ERROR_HANDLING", "y"},
         {"UCX_MM_ERROR_HANDLING", "y"},    {"UCX_POSIX_HUGETLB_MODE", "try"},
-        {"UCX_SYSV_HUGETLB_MODE", "try"},  {"UCX_WARN_UNUSED_ENV_VARS", "n"},
-        {"UCX_KEEPALIVE_INTERVAL", "5s"},  {"UCX_TCP_KEEPIDLE", "5s"},
+        {"UCX_SYSV_HUGETLB_MODE", "try"},  {"UCX_KEEPALIVE_INTERVAL", "5s"},
+        {"UCX_TCP_KEEPIDLE", "5s"},
     };
     for (const auto& [name, value] : kDefaults) ::setenv(name, value, /*overwrite=*/0);
+    // UCX reads this one when it is loaded, before any code of ours.
+    constexpr const char* kWarn = "UCX_WARN_UNUSED_ENV_VARS";
+    if (std::getenv(kWarn) == nullptr) ucs_global_opts_set_value("WARN_UNUSED_ENV_VARS", "n");
   });
 }
 

@@ -16,7 +16,7 @@ namespace engram {
 // do.
 //   UCX_{POSIX,SYSV,MM}_ERROR_HANDLING=y  shared memory between peers that may die
 //   UCX_{POSIX,SYSV}_HUGETLB_MODE=try     huge pages where there are any; "yes" fails elsewhere
-//   UCX_WARN_UNUSED_ENV_VARS=n            the names above differ between UCX versions
+//   UCX_WARN_UNUSED_ENV_VARS=n            these names differ between UCX versions and transports
 //   UCX_TCP_KEEPIDLE, UCX_KEEPALIVE_INTERVAL  shorter; sessions have their own sign of life anyway
 //   UCX_POSIX_USE_PROC_LINK is left alone: memory of another PID namespace is then not mapped
 void SetUcxDefaults();

@@ -171,15 +171,10 @@ bool UcxRowReader::Progress() {
   bool any = ProgressOnce();
   if (spin_next_) {
     spin_next_ = false;
-    const MonotonicTime end = std::chrono::steady_clock::now() + spin_.now();
+    const MonotonicTime end = idle_since_ + spin_.now();
     while (!any && !wait_->HasNotice() && std::chrono::steady_clock::now() < end) {
       __builtin_ia32_pause();
       any = ProgressOnce();
-    }
-    if (any) {
-      spin_.FoundWork();
-    } else {
-      spin_.FoundNothing();
     }
     spun_ = !any;
   } else if (any) {
@@ -209,17 +204,21 @@ bool UcxRowReader::ProgressOnce() {
   return any;
 }
 
+// The spin belongs to Progress, where events may be told: the first Wait after something happened
+// only asks the next Progress to look longer, the second sleeps.
 void UcxRowReader::Wait(MonotonicTime until) {
   if (wait_->TakeNotice() || !inbox_->empty()) return;
   if (reads_in_flight_ > 0 && !spun_) {
     spin_next_ = true;
+    idle_since_ = std::chrono::steady_clock::now();
     return;
   }
-  spun_ = false;
+  const bool spun = std::exchange(spun_, false);
   if (!mapped_queue_.empty() || sessions_to_end_) return;
   const bool armed = worker_->Arm() && (one_sided_worker_ == nullptr || one_sided_worker_->Arm());
   if (!armed || wait_->HasNotice()) return;
   wait_->Sleep(std::min(until, next_timer_));
+  if (spun) spin_.WorkCameAfter(std::chrono::steady_clock::now() - idle_since_);
   [[maybe_unused]] const bool noticed = wait_->TakeNotice();
 }
 

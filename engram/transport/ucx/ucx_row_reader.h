@@ -130,6 +130,7 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   SpinBudget spin_;
   bool spin_next_ = false;  // Wait asked the next Progress to look longer
   bool spun_ = false;       // it did, and found nothing
+  MonotonicTime idle_since_;
 };
 
 }  // namespace engram

@@ -27,7 +27,7 @@ struct UcxRowServerOptions {
   // it answers any peer's reads and writes), "shm" (shared memory, to exercise it without a card).
   // Off again, with a reason, where there is no device or the self-test does not complete.
   std::string one_sided = "off";
-  std::chrono::microseconds spin_max{30};  // a thread looks for work this long before it sleeps
+  std::chrono::microseconds spin_max{50};  // a thread looks for work this long before it sleeps
   uint32_t sessions_max = 4096;
   // Null in production; must outlive the server.
   RowServerTestHooks* test_hooks = nullptr;

@@ -22,7 +22,7 @@ struct UcxTransportOptions {
   std::chrono::milliseconds open_timeout{5000};  // of a session, all steps together
   // A node that answers neither leases nor reads this long is lost (kPeerLost).
   std::chrono::milliseconds keep_alive{2000};
-  std::chrono::microseconds spin_max{30};  // a reader looks for work this long before it sleeps
+  std::chrono::microseconds spin_max{50};  // a reader looks for work this long before it sleeps
 };
 
 // Owns one control thread for all its readers' control connections.
