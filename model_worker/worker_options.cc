@@ -2,10 +2,27 @@
 
 #include <chrono>
 #include <map>
+#include <set>
+#include <string>
 
 #include <CLI/CLI.hpp>
 
 namespace engram {
+namespace {
+
+// A flag that takes one of some names.
+template <typename T>
+CLI::Option* AddNamedFlag(CLI::App* app, const char* flag, const std::map<std::string, T>& names,
+                          T* value, const char* description) {
+  std::set<std::string> allowed;
+  for (const auto& [name, unused] : names) allowed.insert(name);
+  return app
+      ->add_option_function<std::string>(
+          flag, [names, value](const std::string& name) { *value = names.at(name); }, description)
+      ->check(CLI::IsMember(allowed));
+}
+
+}  // namespace
 
 void AddModelFlags(CLI::App* app, WorkerOptions* options) {
   app->add_option("--model", options->model_dir,
@@ -37,12 +54,12 @@ void AddModelFlags(CLI::App* app, WorkerOptions* options) {
 
 void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
   if (choice) {
-    const std::map<std::string, RowsFrom> rows = {
-        {"remote", RowsFrom::kRemote}, {"local", RowsFrom::kLocal}, {"off", RowsFrom::kOff}};
-    app->add_option("--rows", options->rows,
-                    "Where Engram rows come from: remote = memory nodes, local = the model "
-                    "folder's tables loaded into this process, off = no Engram")
-        ->transform(CLI::CheckedTransformer(rows, CLI::ignore_case))
+    AddNamedFlag<RowsFrom>(
+        app, "--rows",
+        {{"remote", RowsFrom::kRemote}, {"local", RowsFrom::kLocal}, {"off", RowsFrom::kOff}},
+        &options->rows,
+        "Where Engram rows come from: remote = memory nodes, local = the model folder's tables "
+        "loaded into this process, off = no Engram")
         ->default_str("remote");
   }
   app->add_option("--coordinator", options->coordinator,
@@ -53,15 +70,15 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
                   "the best there is")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "tcp", "shm"}));
-  const std::map<std::string, ReadWay> ways = {{"auto", ReadWay::kAuto},
-                                               {"gather", ReadWay::kGather},
-                                               {"mapped", ReadWay::kMapped},
-                                               {"one-sided", ReadWay::kOneSided}};
-  app->add_option("--way", options->way,
-                  "How rows are read: gather = one message with many rows, mapped = the node's "
-                  "memory mapped here (same host), one-sided = by the network card; auto = "
-                  "measured at connect time")
-      ->transform(CLI::CheckedTransformer(ways, CLI::ignore_case))
+  AddNamedFlag<ReadWay>(app, "--way",
+                        {{"auto", ReadWay::kAuto},
+                         {"gather", ReadWay::kGather},
+                         {"mapped", ReadWay::kMapped},
+                         {"one-sided", ReadWay::kOneSided}},
+                        &options->way,
+                        "How rows are read: gather = one message with many rows, mapped = the "
+                        "node's memory mapped here (same host), one-sided = by the network card; "
+                        "auto = measured at connect time")
       ->default_str("auto");
   app->add_option("--io-threads", options->io_threads, "Threads that hash and read rows")
       ->capture_default_str()

@@ -93,7 +93,8 @@ class ServeTest : public ::testing::Test {
     Engine::Options options;
     options.queue_requests_max = queue;
     backend_.before = [this](std::span<const SequenceStep>) {
-      while (hold_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      while (steps_allowed_ <= 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      --steps_allowed_;
       return Status();
     };
     backend_.sources.clear();
@@ -126,7 +127,7 @@ class ServeTest : public ::testing::Test {
   }
 
   void Stop() {
-    hold_ = false;
+    steps_allowed_ = kFree;
     if (engine_ != nullptr) engine_->Stop();
     if (context_ != nullptr) context_->stop();
     if (thread_.joinable()) thread_.join();
@@ -157,6 +158,21 @@ class ServeTest : public ::testing::Test {
     return ParseReply(text);
   }
   Reply Complete(const Json& request) { return Call("POST", "/v1/completions", request.dump()); }
+  // Lets the engine go on only once the first text has come.
+  std::string Stream(const Json& request) {
+    tcp::socket socket = Connect();
+    asio::write(socket, asio::buffer(RequestText("POST", "/v1/completions", request.dump())));
+    std::string text;
+    while (text.find("data: ") == std::string::npos) {
+      char buffer[4096];
+      text.append(buffer, socket.read_some(asio::buffer(buffer)));
+    }
+    EXPECT_LE(engine_->Stats().steps, 10u);
+    steps_allowed_ = kFree;
+    boost::system::error_code error;
+    asio::read(socket, asio::dynamic_buffer(text), error);
+    return text;
+  }
   // What the fake backend writes after `prompt`.
   std::string ExpectedText(const std::string& prompt, uint32_t tokens) {
     return TinyTokenizer().Decode(ExpectedIds(prompt, tokens));
@@ -170,7 +186,9 @@ class ServeTest : public ::testing::Test {
   }
 
   FakeBackend backend_{{2, 512, 64}, TinyTokenizer().vocabulary_size(), 2};
-  std::atomic<bool> hold_{false};
+  // The engine computes only so many steps more.
+  static constexpr int kFree = 1 << 30;
+  std::atomic<int> steps_allowed_{kFree};
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<asio::io_context> context_;
   std::unique_ptr<CompletionService> service_;
@@ -227,30 +245,9 @@ TEST_F(ServeTest, AStreamCarriesTheSameTextPieceByPieceAndEndsWithDone) {
 }
 
 TEST_F(ServeTest, TheFirstPieceOfAStreamComesBeforeTheLastTokenIsComputed) {
-  std::atomic<int> steps = 0;
-  // The engine stops after some steps until the client has seen text.
-  backend_.before = [&](std::span<const SequenceStep>) {
-    if (++steps > 10) {
-      while (hold_) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return Status();
-  };
-  hold_ = true;
-  tcp::socket socket = Connect();
-  asio::write(socket,
-              asio::buffer(RequestText(
-                  "POST", "/v1/completions",
-                  Json({{"prompt", "Once"}, {"max_tokens", 60}, {"stream", true}}).dump())));
-  std::string text;
-  while (text.find("data: ") == std::string::npos) {
-    char buffer[4096];
-    text.append(buffer, socket.read_some(asio::buffer(buffer)));
-  }
-  EXPECT_LT(engine_->Stats().generated_tokens, 60u);
-  hold_ = false;
-  boost::system::error_code error;
-  asio::read(socket, asio::dynamic_buffer(text), error);
-  EXPECT_NE(text.find("[DONE]"), std::string::npos);
+  steps_allowed_ = 10;
+  const std::string reply = Stream({{"prompt", "Once"}, {"max_tokens", 60}, {"stream", true}});
+  EXPECT_NE(reply.find("[DONE]"), std::string::npos);
 }
 
 TEST_F(ServeTest, AStopStringEndsTheTextBeforeIt) {
@@ -321,7 +318,7 @@ TEST_F(ServeTest, BadRequestsAreAnsweredWithTheirFault) {
 
 TEST_F(ServeTest, AFullQueueAnswers429WithRetryAfter) {
   Start(nullptr, /*queue=*/1);
-  hold_ = true;
+  steps_allowed_ = 0;
   // Two slots, of which the held step fills one or two, and one place in the queue.
   std::vector<std::future<Reply>> running;
   const Json request = {{"prompt", "Once"}, {"max_tokens", 4}, {"temperature", 0}};
@@ -341,14 +338,14 @@ TEST_F(ServeTest, AFullQueueAnswers429WithRetryAfter) {
   EXPECT_EQ(refused.status, 429) << refused.body;
   EXPECT_NE(refused.head.find("Retry-After: 1"), std::string::npos) << refused.head;
   EXPECT_NE(refused.json()["error"]["message"].get<std::string>().find("queue"), std::string::npos);
-  hold_ = false;
+  steps_allowed_ = kFree;
   for (auto& reply : running) EXPECT_EQ(reply.get().status, 200);
 }
 
 TEST_F(ServeTest, AClientThatGoesAwayHasItsRequestCancelled) {
   for (const bool stream : {true, false}) {
     const uint64_t cancelled = engine_->Stats().requests_cancelled;
-    hold_ = true;
+    steps_allowed_ = 0;
     {
       tcp::socket socket = Connect();
       asio::write(socket,
@@ -357,15 +354,13 @@ TEST_F(ServeTest, AClientThatGoesAwayHasItsRequestCancelled) {
                       Json({{"prompt", "Once"}, {"max_tokens", 500}, {"stream", stream}}).dump())));
       AwaitStats([](const EngineStats& stats) { return stats.running == 1; });
     }  // closes
-    // One token at a time until the service has seen it.
+    // One step now and then, until the service has seen it.
     while (engine_->Stats().requests_cancelled == cancelled) {
-      hold_ = false;
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
-      hold_ = true;
+      ++steps_allowed_;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       ASSERT_EQ(engine_->Stats().requests_finished, 0u) << "generated to its end";
     }
-    hold_ = false;
+    steps_allowed_ = kFree;
     AwaitStats([](const EngineStats& stats) { return stats.running == 0; });
   }
 }
@@ -395,8 +390,10 @@ TEST_F(ServeTest, RowsThatGoMissingWithinAStreamEndItWithAnErrorEvent) {
     return ticket.value() > 30 ? Status(StatusCode::kUnavailable, "node m1 is gone") : Status();
   };
   Start(&rows, 8);
-  const Reply reply =
-      Complete({{"prompt", "Once"}, {"max_tokens", 100}, {"temperature", 0}, {"stream", true}});
+  steps_allowed_ = 10;
+  const Json request = {
+      {"prompt", "Once"}, {"max_tokens", 100}, {"temperature", 0}, {"stream", true}};
+  const Reply reply = ParseReply(Stream(request));
   EXPECT_EQ(reply.status, 200);
   const auto events = Events(reply.body);
   ASSERT_GE(events.size(), 3u);
@@ -423,14 +420,14 @@ TEST_F(ServeTest, ManyClientsAtOnceEachGetTheirOwnText) {
 }
 
 TEST_F(ServeTest, StoppingTheEngineAnswersRunningRequests) {
-  hold_ = true;
+  steps_allowed_ = 0;
   auto running = std::async(std::launch::async, [&] {
     return Complete({{"prompt", "Once"}, {"max_tokens", 500}});
   });
   AwaitStats([](const EngineStats& stats) { return stats.running == 1; });
   std::thread release([&] {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    hold_ = false;
+    steps_allowed_ = kFree;
   });
   engine_->Stop();
   release.join();
