@@ -1,4 +1,5 @@
-/* The C API from C11, as an engine would use it. Returns 0, or the line that failed. */
+/* The C API from C11, as an engine would use it: MODEL_DIR COORDINATORS ROWS_FILE. A program of its
+ * own, as it links the shared library alone. Says the line that failed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -13,11 +14,7 @@
     }                                                                              \
   } while (0)
 
-int client_c_refusals(const char* model_dir);
-int client_c_reads(const char* model_dir, const char* coordinators, uint8_t* rows,
-                   size_t rows_size);
-
-int client_c_refusals(const char* model_dir) {
+static int Refusals(const char* model_dir) {
   engram_client* client = NULL;
   engram_options options;
   engram_ticket ticket = 77;
@@ -41,9 +38,8 @@ int client_c_refusals(const char* model_dir) {
   return 0;
 }
 
-/* Reads one batch of five tokens and copies the first layer's rows out. */
-int client_c_reads(const char* model_dir, const char* coordinators, uint8_t* rows,
-                   size_t rows_size) {
+/* Reads one batch of five tokens and writes the first layer's rows to a file. */
+static int Reads(const char* model_dir, const char* coordinators, const char* rows_file) {
   static const int32_t tokens[] = {3, 1, 4, 1, 5};
   engram_client* client = NULL;
   engram_options options;
@@ -54,6 +50,8 @@ int client_c_reads(const char* model_dir, const char* coordinators, uint8_t* row
   engram_rows layer;
   uint32_t i;
   int32_t layer_id = -1;
+  size_t rows_size;
+  FILE* file;
 
   engram_options_init(&options, sizeof(options));
   options.batch_tokens_max = 64;
@@ -76,8 +74,11 @@ int client_c_reads(const char* model_dir, const char* coordinators, uint8_t* row
     EXPECT(layer.token_count == 5 && layer.column_count == shape.column_count);
     EXPECT(layer.row_bytes == shape.row_bytes && layer.dead == NULL);
   }
-  EXPECT(rows_size == (size_t)5 * layer.column_count * layer.row_bytes);
-  memcpy(rows, layer.rows, rows_size);
+  rows_size = (size_t)5 * layer.column_count * layer.row_bytes;
+  file = fopen(rows_file, "wb");
+  EXPECT(file != NULL);
+  EXPECT(fwrite(layer.rows, 1, rows_size, file) == rows_size);
+  EXPECT(fclose(file) == 0);
   EXPECT(engram_await(client, ticket, shape.layer_count, &layer) == ENGRAM_INVALID_ARGUMENT);
   engram_release(client, ticket);
   EXPECT(engram_await(client, ticket, 0, &layer) == ENGRAM_INVALID_ARGUMENT);
@@ -90,4 +91,12 @@ int client_c_reads(const char* model_dir, const char* coordinators, uint8_t* row
   EXPECT(stats.batches == 1 && stats.tokens == 5 && stats.rows_unique == 4711);
   engram_close(client);
   return 0;
+}
+
+int main(int argc, char** argv) {
+  if (argc != 4) {
+    fprintf(stderr, "usage: %s MODEL_DIR COORDINATORS ROWS_FILE\n", argv[0]);
+    return 2;
+  }
+  return Refusals(argv[1]) != 0 || Reads(argv[1], argv[2], argv[3]) != 0 ? 1 : 0;
 }

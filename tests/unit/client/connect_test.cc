@@ -7,16 +7,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "client/engram_client.h"
 #include "engram/table/stored_row.h"
 #include "engram/tokenizer/tokenizer.h"
 #include "engram/transport/ucx/ucx_row_server.h"
 #include "tests/support/child_process.h"
 #include "tests/unit/client/scripted_coordinator.h"
-
-extern "C" int client_c_refusals(const char* model_dir);
-extern "C" int client_c_reads(const char* model_dir, const char* coordinators, uint8_t* rows,
-                              size_t rows_size);
 
 namespace engram {
 namespace {
@@ -163,15 +158,16 @@ TEST_F(ConnectTest, LookupNeedsNoModel) {
   EXPECT_EQ(std::memcmp(bytes.data() + 99 * 264, expected.data(), 264), 0);
 }
 
-TEST_F(ConnectTest, CApiReadsTheSameRows) {
-  EXPECT_EQ(client_c_refusals(dir_.path().c_str()), 0);
+TEST_F(ConnectTest, CProgramReadsTheSameRowsThroughTheSharedLibrary) {
+  const auto rows_file = dir_.path() / "rows";
+  const test::CommandOutput output = test::RunCommand(
+      {ENGRAM_C_TEST, dir_.path(), coordinator_->address(), rows_file}, std::chrono::seconds(60));
+  ASSERT_EQ(output.exit_status, 0) << output.err;
   const std::vector<TokenId> tokens = {3, 1, 4, 1, 5};
   const auto expected = Expected(0, tokens);
-  std::vector<std::byte> rows(expected.size());
-  EXPECT_EQ(client_c_reads(dir_.path().c_str(), coordinator_->address().c_str(),
-                           reinterpret_cast<uint8_t*>(rows.data()), rows.size()),
-            0);
-  EXPECT_EQ(rows, expected);
+  const std::string rows = test::ReadFile(rows_file);
+  ASSERT_EQ(rows.size(), expected.size());
+  EXPECT_EQ(std::memcmp(rows.data(), expected.data(), rows.size()), 0);
 }
 
 }  // namespace
