@@ -67,6 +67,8 @@ int RunEngramctl(std::vector<std::string> arguments) {
   AddHashCommand(app, line);
   AddCreateVersionCommand(app, line);
   AddStatusCommand(app, line);
+  AddLookupCommand(app, line);
+  AddVerifyCommand(app, line);
 
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
   try {
@@ -77,7 +79,7 @@ int RunEngramctl(std::vector<std::string> arguments) {
   const Status status = line.run();
   if (status.ok()) return kExitOk;
   std::fprintf(stderr, "engramctl: %s\n", status.ToString().c_str());
-  if (line.json) {
+  if (line.json && !line.json_done) {
     const nlohmann::ordered_json document = {
         {"error",
          {{"code", std::string(StatusCodeName(status.code()))}, {"message", status.message()}}}};

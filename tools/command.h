@@ -17,7 +17,8 @@ enum ExitCode : int { kExitOk = 0, kExitFailed = 1, kExitUsage = 2 };
 
 // The parsed command line. `run` is set by the chosen subcommand.
 struct CommandLine {
-  bool json = false;  // --json: stdout is one JSON document for programs
+  bool json = false;       // --json: stdout is one JSON document for programs
+  bool json_done = false;  // it was printed, although the command failed: it says why
   std::function<Status()> run;
 };
 
@@ -26,6 +27,8 @@ void AddMakeModelCommand(CLI::App& app, CommandLine& line);
 void AddHashCommand(CLI::App& app, CommandLine& line);
 void AddStatusCommand(CLI::App& app, CommandLine& line);
 void AddCreateVersionCommand(CLI::App& app, CommandLine& line);
+void AddLookupCommand(CLI::App& app, CommandLine& line);
+void AddVerifyCommand(CLI::App& app, CommandLine& line);
 
 // Options of the subcommands that talk to a coordinator.
 struct CoordinatorOptions {
