@@ -242,12 +242,12 @@ awaitable<Result<std::string>> CoordinatorService::CreateVersion(std::string bod
   const auto request = Parse<proto::CreateVersionRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   // The tokenizer and the headers take a second or so to read: not on this thread.
-  const auto tables = co_await boost::asio::co_spawn(
-      checkpoint_readers_,
-      [path = request->checkpoint_path()]() -> awaitable<Result<ModelTables>> {
-        co_return ReadModelTables(path, true);
-      },
-      use_awaitable);
+  // The lambda has a name because GCC 12 destroys a temporary one inside co_await twice.
+  auto read = [path = request->checkpoint_path()]() -> awaitable<Result<ModelTables>> {
+    co_return ReadModelTables(path, true);
+  };
+  const auto tables =
+      co_await boost::asio::co_spawn(checkpoint_readers_, std::move(read), use_awaitable);
   if (!tables.has_value()) co_return Error(tables.error());
 
   VersionRequested event;
