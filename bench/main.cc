@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   engram::Status outcome;
   engram::bench::AddHashCommand(app, outcome);
+  engram::bench::AddLoadCommand(app, outcome);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -170,19 +170,22 @@ Status PauseLoading(MemoryNode* node, std::string_view query) {
   return {};
 }
 
+boost::asio::awaitable<Status> RunHook(Status (*hook)(MemoryNode*, std::string_view),
+                                       MemoryNode* node, std::string query) {
+  co_return hook(node, query);
+}
+
 boost::asio::awaitable<void> AnswerHook(MemoryNode* node, const HttpRequest& request,
                                         HttpResponder& responder) {
   const auto hook = request.path == "/test/flip_byte"       ? FlipByte
                     : request.path == "/test/pause_loading" ? PauseLoading
                                                             : nullptr;
   if (hook == nullptr || request.method != "POST") co_return;  // the server answers 404
-  // The node's state belongs to its own thread: go there and come back.
-  const auto on_node = [](auto run, MemoryNode* owner,
-                          std::string query) -> boost::asio::awaitable<Status> {
-    co_return run(owner, query);
-  };
-  const Status status = co_await boost::asio::co_spawn(
-      node->executor(), on_node(hook, node, request.query), boost::asio::use_awaitable);
+  // The node's state belongs to its own thread: go there and come back. (The task has a name
+  // because GCC 12 destroys some temporaries inside co_await twice.)
+  auto task = RunHook(hook, node, request.query);
+  const Status status =
+      co_await boost::asio::co_spawn(node->executor(), std::move(task), boost::asio::use_awaitable);
   const int code = status.ok() ? 200 : status.code() == StatusCode::kNotFound ? 404 : 400;
   (void)co_await responder.Respond(code, "text/plain", status.ToString() + "\n");
 }

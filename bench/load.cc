@@ -1,0 +1,335 @@
+// How fast a memory node loads slots from a checkpoint, and how much memory they take.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <unistd.h>
+
+#include "bench/command.h"
+#include "bench/repetitions.h"
+#include "bench/report.h"
+#include "engram/checkpoint/model_files.h"
+#include "engram/table/stored_row.h"
+#include "engram/transport/ucx/ucx_row_server.h"
+#include "shard_server/slot_loader.h"
+#include "shard_server/slot_store.h"
+
+namespace engram::bench {
+namespace {
+
+constexpr TableVersion kVersion{1};
+
+struct LoadOptionsGiven {
+  uint64_t bytes = 2ull << 30;
+  int repetitions = 3;
+  uint64_t buffer_bytes = LoadOptions{}.buffer_bytes;
+  std::string dir;
+  std::string transport = "auto";
+  uint64_t seed = 1;
+  std::string json_file;
+};
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// Resident bytes of this process, reserved huge pages (which RSS does not count) included.
+uint64_t ResidentBytes() {
+  std::ifstream status("/proc/self/status");
+  uint64_t bytes = 0;
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmRSS:") || line.starts_with("HugetlbPages:")) {
+      bytes += std::stoull(line.substr(line.find(':') + 1)) * 1024;
+    }
+  }
+  return bytes;
+}
+
+// A model folder with nothing but table tensors of the V4.1 shape; removed at the end.
+class SyntheticTables {
+ public:
+  static Result<SyntheticTables> Create(const LoadOptionsGiven& options) {
+    TableSpec spec;
+    spec.hash = {.variant = Variant::kV41,
+                 .max_ngram_size = 4,
+                 .head_count = 8,
+                 .base_sizes = {},
+                 .layer_ids = {1, 14},
+                 .compressed_vocab_size = 99092,
+                 .pad_id = 2};
+    spec.row_values = 256;
+    const uint64_t columns = 2ull * static_cast<uint64_t>(spec.hash.column_count());
+    const uint64_t row_bytes = RowBytes(spec.row_format, spec.row_values);
+    const uint64_t base = std::max<uint64_t>(1, options.bytes / columns / row_bytes);
+    spec.hash.base_sizes.assign(3, static_cast<int64_t>(base));
+    ENGRAM_ASSIGN_OR_RETURN(TableLayout layout, TableLayout::Create(spec));
+    SyntheticTables tables;
+    tables.layout_ = std::make_shared<const TableLayout>(std::move(layout));
+    const std::filesystem::path parent = options.dir.empty()
+                                             ? std::filesystem::temp_directory_path()
+                                             : std::filesystem::path(options.dir);
+    tables.dir_ =
+        std::make_unique<Dir>(parent / ("engram-bench-load-" + std::to_string(::getpid())));
+    ENGRAM_TRY(tables.Write(options.seed));
+    ENGRAM_ASSIGN_OR_RETURN(const TensorIndex index, TensorIndex::Open(tables.dir_->path));
+    ENGRAM_ASSIGN_OR_RETURN(tables.tensors_, FindTableTensors(index, *tables.layout_));
+    return tables;
+  }
+
+  [[nodiscard]] const std::shared_ptr<const TableLayout>& layout() const { return layout_; }
+  [[nodiscard]] const std::vector<TableTensors>& tensors() const { return tensors_; }
+  [[nodiscard]] uint64_t row_bytes() const {
+    return layout_->total_bytes() / layout_->row_stride() * layout_->row_bytes();
+  }
+
+ private:
+  struct Dir {
+    explicit Dir(std::filesystem::path made) : path(std::move(made)) {}
+    ~Dir() {
+      std::error_code ignored;
+      std::filesystem::remove_all(path, ignored);
+    }
+    std::filesystem::path path;
+  };
+
+  Status Write(uint64_t seed) const {
+    std::error_code error;
+    std::filesystem::create_directories(dir_->path, error);
+    if (error) return {StatusCode::kIo, dir_->path.string() + ": " + error.message()};
+    std::vector<TensorToWrite> names;
+    uint64_t bytes = 0;
+    for (int32_t i = 0; i < layout_->layer_count(); ++i) {
+      const int32_t layer_id = layout_->spec().hash.layer_ids[static_cast<size_t>(i)];
+      const auto rows = static_cast<int64_t>(layout_->row_count(i));
+      names.push_back({TableWeightName(Variant::kV41, layer_id), Dtype::kF8E4M3, {rows, 256}});
+      names.push_back({TableScaleName(layer_id), Dtype::kF8E8M0, {rows, 8}});
+      bytes += layout_->row_count(i) * layout_->row_bytes();
+    }
+    auto writer = SafetensorsWriter::Create(dir_->path / "model.safetensors", std::move(names));
+    if (!writer.has_value()) return writer.error();
+    std::mt19937_64 random(seed);
+    std::vector<uint64_t> block(1u << 17);
+    for (uint64_t& word : block) word = random();
+    for (uint64_t done = 0; done < bytes;) {
+      block[random() % block.size()] = random();  // no two blocks are alike
+      const auto part = std::as_bytes(std::span(block));
+      const uint64_t count = std::min<uint64_t>(part.size(), bytes - done);
+      ENGRAM_RETURN_IF_ERROR(writer->Append(part.first(count)));
+      done += count;
+    }
+    return writer->Finish();
+  }
+
+  std::unique_ptr<Dir> dir_;
+  std::shared_ptr<const TableLayout> layout_;
+  std::vector<TableTensors> tensors_;
+};
+
+// The floor: the same bytes read through one buffer by one thread, and a CRC-32C over each row.
+struct Floor {
+  double read_seconds = 0;
+  double crc_seconds = 0;
+};
+
+Result<Floor> MeasureFloor(const SyntheticTables& tables, uint64_t buffer_bytes) {
+  Floor floor;
+  std::vector<std::byte> buffer(buffer_bytes);
+  uint32_t sum = 0;
+  for (const TableTensors& layer : tables.tensors()) {
+    for (const TensorInfo* tensor : {&layer.weight, &*layer.scale}) {
+      ENGRAM_ASSIGN_OR_RETURN(TensorReader reader, TensorReader::Open(*tensor));
+      const auto row_bytes = static_cast<uint32_t>(tensor->shape[1]);
+      const uint64_t step = buffer_bytes / row_bytes * row_bytes;
+      for (uint64_t offset = 0; offset < tensor->byte_count; offset += step) {
+        const uint64_t count = std::min(step, tensor->byte_count - offset);
+        const auto read_start = std::chrono::steady_clock::now();
+        ENGRAM_TRY(reader.Read(offset, std::span(buffer).first(count)));
+        const auto crc_start = std::chrono::steady_clock::now();
+        for (uint64_t row = 0; row < count / row_bytes; ++row) {
+          sum ^= RowCrc(kVersion, layer.layer_id, RowId(row), buffer.data() + row * row_bytes,
+                        row_bytes);
+        }
+        floor.crc_seconds += SecondsSince(crc_start);
+        floor.read_seconds += std::chrono::duration<double>(crc_start - read_start).count();
+      }
+    }
+  }
+  asm volatile("" : : "r"(sum));
+  return floor;
+}
+
+struct Loaded {
+  double allocate_seconds = 0;
+  double load_seconds = 0;
+  double resident_over_row_bytes = 0;
+  double allocated_over_row_bytes = 0;
+  uint32_t regions = 0;
+  uint32_t huge_regions = 0;
+};
+
+// Loads every slot into a node's registered memory. `digests` [slots]: empty at first, then each
+// load is checked against the first.
+Result<Loaded> MeasureLoad(const SyntheticTables& tables, const LoadOptionsGiven& options,
+                           std::vector<SlotDigest>* digests) {
+  UcxRowServerOptions server_options;
+  server_options.listen_address = "127.0.0.1:0";
+  server_options.incarnation = Incarnation(1);
+  server_options.tls = options.transport;
+  ENGRAM_ASSIGN_OR_RETURN(const auto server, UcxRowServer::Create(server_options));
+  SlotStore::Options store_options;
+  store_options.memory_bytes_max = tables.layout()->total_bytes() + (64u << 20);
+  SlotStore store(server.get(), &SteadyClock(), store_options);
+
+  const uint64_t resident_before = ResidentBytes();
+  const auto allocate_start = std::chrono::steady_clock::now();
+  ENGRAM_TRY(store.AddVersion(kVersion, {}, tables.layout()));
+  std::vector<AssignedSlot> slots;
+  for (uint32_t slot = 0; slot < tables.layout()->slot_count(); ++slot) {
+    slots.push_back({SlotIndex(slot), digests->empty() ? 0 : (*digests)[slot]});
+  }
+  ENGRAM_TRY(store.SetSlots(kVersion, slots));
+  Loaded loaded;
+  loaded.allocate_seconds = SecondsSince(allocate_start);
+
+  LoadJob job;
+  job.version = kVersion;
+  job.layout = tables.layout();
+  job.checkpoint = "synthetic tables";
+  job.slots = store.PinEmptySlots(kVersion);
+  LoadOptions load_options;
+  load_options.buffer_bytes = options.buffer_bytes;
+  LoadControl control;
+  std::vector<SlotDigest> found(slots.size());
+  const auto load_start = std::chrono::steady_clock::now();
+  ENGRAM_TRY(LoadSlotsFrom(
+      tables.tensors(), job, load_options, &control,
+      [&](const EmptySlot& slot, SlotDigest digest) { found[slot.slot.value()] = digest; }));
+  loaded.load_seconds = SecondsSince(load_start);
+  for (const EmptySlot& slot : job.slots) {
+    ENGRAM_TRY(store.Publish(kVersion, slot.slot, slot.rows, found[slot.slot.value()]));
+  }
+  *digests = std::move(found);
+  const auto row_bytes = static_cast<double>(tables.row_bytes());
+  loaded.resident_over_row_bytes =
+      static_cast<double>(ResidentBytes() - resident_before) / row_bytes;
+  loaded.allocated_over_row_bytes = static_cast<double>(store.figures().region_bytes) / row_bytes;
+  loaded.regions = store.figures().regions;
+  loaded.huge_regions = store.figures().huge_regions;
+  return loaded;
+}
+
+struct Series {
+  std::vector<double> load, floor, read, crc, ratio, allocate_seconds, resident;
+};
+
+void Print(const Series& series, const Loaded& last, uint64_t row_bytes) {
+  const auto line = [](const char* label, const std::vector<double>& rates) {
+    const Spread spread = SpreadOf(rates);
+    std::printf("  %-44s %8.0f %8.0f %8.0f\n", label, spread.median * 1e-6, spread.least * 1e-6,
+                spread.most * 1e-6);
+  };
+  std::printf("loading %.2f GiB of row bytes from page cache, MB/s\n",
+              static_cast<double>(row_bytes) / (1u << 30));
+  std::printf("  %-44s %8s %8s %8s\n", "", "median", "least", "most");
+  line("load: read, interleave, seal, digest", series.load);
+  line("floor: read, then CRC, one thread", series.floor);
+  line("  of it: read alone", series.read);
+  line("  of it: CRC alone", series.crc);
+  std::printf("  load over floor %.2f; memory over row bytes: allocated %.4f, resident %.4f\n",
+              SpreadOf(series.ratio).median, last.allocated_over_row_bytes,
+              SpreadOf(series.resident).median);
+  std::printf("  %u regions, %u on huge pages, allocated in %.3f s\n", last.regions,
+              last.huge_regions, SpreadOf(series.allocate_seconds).median);
+}
+
+Status RunLoad(const LoadOptionsGiven& options) {
+  Report report("load", options.seed);
+  report.AddSetting("repetitions", options.repetitions);
+  report.AddSetting("buffer_bytes", options.buffer_bytes);
+  report.AddSetting("transport", options.transport);
+  std::fprintf(stderr, "engram-bench: writing %.2f GiB of synthetic tables\n",
+               static_cast<double>(options.bytes) / (1u << 30));
+  auto tables = SyntheticTables::Create(options);
+  if (!tables.has_value()) return tables.error();
+  const auto row_bytes = static_cast<double>(tables->row_bytes());
+  Series series;
+  Loaded last;
+  std::vector<SlotDigest> digests;
+  // Interleaved: what is compared was measured side by side. The first floor warms the page cache.
+  if (auto warm = MeasureFloor(*tables, options.buffer_bytes); !warm.has_value()) {
+    return warm.error();
+  }
+  for (int i = 0; i < options.repetitions; ++i) {
+    const auto floor = MeasureFloor(*tables, options.buffer_bytes);
+    if (!floor.has_value()) return floor.error();
+    const auto loaded = MeasureLoad(*tables, options, &digests);
+    if (!loaded.has_value()) return loaded.error();
+    last = *loaded;
+    const double floor_seconds = floor->read_seconds + floor->crc_seconds;
+    series.load.push_back(row_bytes / loaded->load_seconds);
+    series.floor.push_back(row_bytes / floor_seconds);
+    series.read.push_back(row_bytes / floor->read_seconds);
+    series.crc.push_back(row_bytes / floor->crc_seconds);
+    series.ratio.push_back(floor_seconds / loaded->load_seconds);
+    series.allocate_seconds.push_back(loaded->allocate_seconds);
+    series.resident.push_back(loaded->resident_over_row_bytes);
+  }
+  Print(series, last, tables->row_bytes());
+  report.AddResult("row_bytes", tables->row_bytes());
+  report.AddResult("slots", tables->layout()->slot_count());
+  report.AddResult("load_bytes_s", ToJson(SpreadOf(series.load)));
+  report.AddResult("floor_bytes_s", ToJson(SpreadOf(series.floor)));
+  report.AddResult("read_bytes_s", ToJson(SpreadOf(series.read)));
+  report.AddResult("crc_bytes_s", ToJson(SpreadOf(series.crc)));
+  report.AddResult("ratio", SpreadOf(series.ratio).median);
+  report.AddResult("allocate_seconds", ToJson(SpreadOf(series.allocate_seconds)));
+  report.AddResult("allocated_over_row_bytes", last.allocated_over_row_bytes);
+  report.AddResult("resident_over_row_bytes", ToJson(SpreadOf(series.resident)));
+  report.AddResult("regions", last.regions);
+  report.AddResult("huge_regions", last.huge_regions);
+  return report.Write(options.json_file);
+}
+
+}  // namespace
+
+void AddLoadCommand(CLI::App& app, Status& outcome) {
+  auto options = std::make_shared<LoadOptionsGiven>();
+  CLI::App* command = app.add_subcommand(
+      "load", "How fast a memory node loads slots from a checkpoint, and what memory they take");
+  command->footer(
+      "Writes tables of the V4.1 shape to a scratch folder (removed at the end), so that they are\n"
+      "in the page cache, and loads them all into memory registered with UCX, as a memory node\n"
+      "does. The floor reads the same bytes and takes the same CRCs and does nothing else. Needs\n"
+      "twice --bytes of free memory, and --bytes of disk.");
+  command->add_option("--bytes", options->bytes, "Row bytes to load, such as 2GiB")
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 42))
+      ->capture_default_str();
+  command->add_option("--repetitions", options->repetitions, "Repetitions; the median is shown")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command
+      ->add_option("--buffer-bytes", options->buffer_bytes,
+                   "Size of one bounce buffer (there are two), such as 4MiB")
+      ->transform(CLI::AsSizeValue(true))
+      ->check(CLI::Range(uint64_t{1} << 12, uint64_t{1} << 30))
+      ->capture_default_str();
+  command->add_option("--dir", options->dir,
+                      "Where to put the scratch folder. Default: the system's temporary folder");
+  command
+      ->add_option("--transport", options->transport,
+                   "Of the node whose memory is loaded into: auto, tcp, shm or a UCX_TLS list")
+      ->capture_default_str();
+  command->add_option("--seed", options->seed, "Seed of the tables' bytes")->capture_default_str();
+  command->add_option("--json", options->json_file, "Also write the report to this file");
+  command->callback([options, &outcome] { outcome = RunLoad(*options); });
+}
+
+}  // namespace engram::bench
