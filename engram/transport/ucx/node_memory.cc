@@ -57,6 +57,7 @@ Status NodeMemory::Update(const proto::GetDirectoryReply& directory, const Acces
     map_off_ = access.map ? "" : map_off_;
     one_sided_off_ = can_read_one_sided_ ? "" : one_sided_off_;
   }
+  new_maps_.clear();
   for (int i = static_cast<int>(regions_.size()); i < directory.region_addresses_size(); ++i) {
     AddRegion(directory, i, access);
   }
@@ -102,6 +103,7 @@ void NodeMemory::AddRegion(const proto::GetDirectoryReply& directory, int index,
                       : mapping->Map(region.address);
     if (mapped.has_value()) {
       region.mapped = *mapped;
+      new_maps_.push_back({region.mapped, region.bytes});
     } else {
       can_map_ = false;
       map_off_ = mapped.error().message();

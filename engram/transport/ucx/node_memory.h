@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -44,6 +45,8 @@ class NodeMemory {
   [[nodiscard]] const std::string& map_off() const { return map_off_; }
   [[nodiscard]] const std::string& one_sided_off() const { return one_sided_off_; }
   [[nodiscard]] uint64_t generation() const { return generation_; }
+  // Maps that were added by the last Update.
+  [[nodiscard]] std::span<const std::span<const std::byte>> new_maps() const { return new_maps_; }
 
   // kNotOwned: not listed, or not a row: the node's own answer decides. Precondition: can_map().
   [[nodiscard]] FoundRow FindMapped(RowAddress address) const {
@@ -89,6 +92,7 @@ class NodeMemory {
   const uint64_t row_mask_;
   const uint32_t row_stride_;
   std::vector<Region> regions_;
+  std::vector<std::span<const std::byte>> new_maps_;
   std::vector<Slot> slots_;       // [slot_count]
   std::vector<uint32_t> listed_;  // slots that are
   uint64_t generation_ = 0;

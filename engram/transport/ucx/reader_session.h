@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -94,7 +95,7 @@ struct OneSidedWindow {
 };
 
 // Chooses the way of a session: each candidate reads the same rows as gather does and must give the
-// same bytes, then fresh ones against the clock.
+// same bytes, then again against the clock, so that no way pays for the first touch of a page.
 struct WayTrial {
   static constexpr uint32_t kRows = 512;
   static constexpr uint32_t kRounds = 3;  // the first compares, the others are timed
@@ -108,7 +109,7 @@ struct WayTrial {
   std::vector<Candidate> candidates;  // gather first
   size_t current = 0;
   MonotonicTime started;
-  std::vector<RowAddress> compared_rows;
+  std::vector<RowAddress> rows;
   std::vector<std::byte> reference;  // [kRows][row_stride] as gather gave them
 };
 
@@ -116,7 +117,13 @@ struct ReaderSession {
   enum class State : uint8_t { kConnecting, kConfirming, kTrying, kOpen };
 
   ReaderSession(SessionId session, const NodeTarget& node)
-      : id(session), target(node), memory(node) {}
+      : id(session),
+        target(node),
+        memory(node),
+        mapped(std::make_shared<std::atomic<bool>>(true)) {}
+  ~ReaderSession() { *mapped = false; }
+  ReaderSession(const ReaderSession&) = delete;
+  ReaderSession& operator=(const ReaderSession&) = delete;
 
   const SessionId id;
   const NodeTarget target;
@@ -135,6 +142,8 @@ struct ReaderSession {
   std::unique_ptr<OneSidedWindow> window;
   std::unique_ptr<WayTrial> trial;  // while one runs
   bool tried = false;
+
+  std::shared_ptr<std::atomic<bool>> mapped;  // false once its maps are gone
 
   HeldLease lease;
   MonotonicTime open_deadline;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "engram/transport/ucx/host_identity.h"
+#include "engram/transport/ucx/map_warmer.h"
 #include "engram/transport/ucx/ucx_row_reader.h"
 
 namespace engram {
@@ -126,6 +127,7 @@ Status UcxRowReader::TakeDirectory(ReaderSession& session,
   access.map = session.can_share_memory &&
                (options_.way == ReadWay::kAuto || options_.way == ReadWay::kMapped);
   ENGRAM_RETURN_IF_ERROR(session.memory.Update(directory, access));
+  for (const auto map : session.memory.new_maps()) WarmMap(control_io_, session.mapped, map);
   if (!session.memory.can_read_one_sided() || session.window != nullptr) return {};
   auto window = std::make_unique<OneSidedWindow>();
   const size_t block_bytes = size_t{OneSidedWindow::kBlockRows} * session.target.row_stride;

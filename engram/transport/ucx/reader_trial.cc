@@ -45,8 +45,8 @@ void UcxRowReader::ChooseWay(ReaderSession& session) {
     return;
   }
   auto trial = std::make_unique<WayTrial>();
-  trial->compared_rows = memory.SampleRows(WayTrial::kRows, client_id_);
-  if (trial->compared_rows.empty()) {
+  trial->rows = memory.SampleRows(WayTrial::kRows, client_id_);
+  if (trial->rows.empty()) {
     if (forced != ReadWay::kAuto) session.way = forced;
     session.reason = "not measured: the node lists no slots yet";
     BecomeOpen(session);
@@ -67,13 +67,8 @@ void UcxRowReader::ChooseWay(ReaderSession& session) {
 void UcxRowReader::StartTrialRead(ReaderSession& session) {
   WayTrial& trial = *session.trial;
   const WayTrial::Candidate& candidate = trial.candidates[trial.current];
-  const bool compare = candidate.round == 0;
-  const auto rows = compare
-                        ? trial.compared_rows
-                        : session.memory.SampleRows(
-                              WayTrial::kRows, client_id_ + 16 * trial.current + candidate.round);
   trial.started = std::chrono::steady_clock::now();
-  PendingRead& read = TakeRead(session, 0, rows.empty() ? trial.compared_rows : rows);
+  PendingRead& read = TakeRead(session, 0, trial.rows);
   read.trial = true;
   read.way = candidate.way;
   if (!StartRead(read)) Release(read);
