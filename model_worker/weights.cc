@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <new>
 #include <span>
 #include <string>
 #include <utility>
@@ -259,7 +260,12 @@ uint64_t ModelWeights::parameters_non_embedding() const {
 Result<ModelWeights> LoadWeights(const std::filesystem::path& model_dir,
                                  const ModelConfig& config) {
   ENGRAM_ASSIGN_OR_RETURN(const TensorIndex index, TensorIndex::Open(model_dir));
-  return Loader(config, index, model_dir).Load();
+  try {
+    return Loader(config, index, model_dir).Load();
+  } catch (const std::bad_alloc&) {
+    return Error(StatusCode::kResourceExhausted,
+                 model_dir.string() + ": not enough memory for the weights as fp32");
+  }
 }
 
 }  // namespace engram

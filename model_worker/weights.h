@@ -56,7 +56,7 @@ struct ModelWeights {
 
 // Reads every tensor the config asks for (BF16, F16 or F32), checks name, shape and dtype.
 // ERRORS: kNotFound (a tensor is missing), kMalformed (shape or dtype), kIo; each names file,
-// tensor, expected and found.
+// tensor, expected and found. kResourceExhausted: not enough memory.
 [[nodiscard]] Result<ModelWeights> LoadWeights(const std::filesystem::path& model_dir,
                                                const ModelConfig& config);
 

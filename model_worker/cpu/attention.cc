@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <string>
 
 namespace engram {
 namespace {
@@ -47,8 +48,15 @@ Attention::Attention(const ModelConfig& config, const Backend::Limits& limits, u
 Result<Attention> Attention::Create(const ModelConfig& config, const Backend::Limits& limits,
                                     uint32_t threads) {
   Attention attention(config, limits, threads);
+  // At most 2^60, by the bounds that config and limits were checked for.
   const uint64_t rows = static_cast<uint64_t>(config.layer_count) * limits.sequences_max *
                         static_cast<uint64_t>(config.kv_head_count) * attention.positions_padded_;
+  if (rows >> 40 != 0) {
+    return Error(StatusCode::kResourceExhausted,
+                 "the KV cache of " + std::to_string(limits.sequences_max) + " sequences of " +
+                     std::to_string(limits.sequence_tokens_max) +
+                     " tokens is larger than any machine: lower the limits");
+  }
   ENGRAM_ASSIGN_OR_RETURN(
       attention.keys_,
       PageBuffer::Create(rows * static_cast<uint64_t>(config.head_dim), false, "the K cache"));

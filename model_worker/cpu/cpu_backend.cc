@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -18,6 +19,9 @@
 
 namespace engram {
 namespace {
+
+constexpr uint32_t kStepTokensMax = 1u << 16;
+constexpr uint32_t kSequencesMax = 1u << 16;
 
 // Gate and up projections are interleaved in half panels, so that one task has both of its outputs.
 std::vector<float> InterleaveGateUp(const Matrix& gate, const Matrix& up) {
@@ -88,6 +92,7 @@ class CpuBackend final : public Backend {
   static constexpr uint32_t kNeedsReset = std::numeric_limits<uint32_t>::max();
 
   void AllocateScratch();
+  [[nodiscard]] Status PrepareDecode();
   [[nodiscard]] Status CheckSteps(std::span<const SequenceStep> steps) const;
   void PlanParts(std::span<const SequenceStep> steps);
   [[nodiscard]] Status RunLayers(EngramRows* engram);
@@ -146,6 +151,22 @@ Status CpuBackend::Load(ModelWeights weights) {
   embedding_ = std::move(weights.embedding.values);
   next_position_.assign(limits_.sequences_max, 0);
   AllocateScratch();
+  return PrepareDecode();
+}
+
+Status CpuBackend::PrepareDecode() {
+  // oneDNN compiles a kernel for each number of rows: not in the middle of serving.
+  const uint32_t rows_max =
+      std::min({limits_.sequences_max, limits_.step_tokens_max, kMatmulRowsMax});
+  for (uint32_t rows = 1; rows <= rows_max; ++rows) {
+    for (CpuLayer& layer : layers_) {
+      for (PackedMatrix* matrix : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
+        ENGRAM_RETURN_IF_ERROR(matrix->Prepare(rows));
+      }
+    }
+    for (EngramLayer& layer : engram_layers_) ENGRAM_RETURN_IF_ERROR(layer.Prepare(rows));
+    ENGRAM_RETURN_IF_ERROR(lm_head_.Prepare(rows));
+  }
   return {};
 }
 
@@ -376,8 +397,9 @@ Status CheckOptions(const ModelConfig& config, const ModelWeights& weights,
                    ", but the model's max_position_embeddings is " +
                    std::to_string(config.positions_max));
   }
-  if (limits.step_tokens_max > (1u << 20) || limits.sequences_max > (1u << 20)) {
-    return invalid("step_tokens_max and sequences_max are at most 1048576");
+  if (limits.step_tokens_max > kStepTokensMax || limits.sequences_max > kSequencesMax) {
+    return invalid("step_tokens_max is at most " + std::to_string(kStepTokensMax) +
+                   ", sequences_max at most " + std::to_string(kSequencesMax));
   }
   for (const EngramLayerWeights& layer : weights.engram) {
     if (layer.branch_count != 1) {
@@ -395,11 +417,18 @@ Status CheckOptions(const ModelConfig& config, const ModelWeights& weights,
 Result<std::unique_ptr<Backend>> CreateCpuBackend(const ModelConfig& config, ModelWeights weights,
                                                   const CpuBackendOptions& options) {
   ENGRAM_TRY(CheckOptions(config, weights, options));
-  ENGRAM_ASSIGN_OR_RETURN(Attention attention,
-                          Attention::Create(config, options.limits, options.threads));
-  auto backend = std::make_unique<CpuBackend>(config, options, std::move(attention));
-  ENGRAM_TRY(backend->Load(std::move(weights)));
-  return backend;
+  try {
+    ENGRAM_ASSIGN_OR_RETURN(Attention attention,
+                            Attention::Create(config, options.limits, options.threads));
+    auto backend = std::make_unique<CpuBackend>(config, options, std::move(attention));
+    ENGRAM_TRY(backend->Load(std::move(weights)));
+    return backend;
+  } catch (const std::bad_alloc&) {
+    return Error(StatusCode::kResourceExhausted,
+                 "not enough memory for the model's packed weights and buffers");
+  } catch (const dnnl::error& error) {
+    return Error(StatusCode::kInternal, std::string("oneDNN: ") + error.what());
+  }
 }
 
 }  // namespace engram

@@ -35,6 +35,9 @@ class EngramLayer {
                                                   const Backend::Limits& limits,
                                                   MatmulShapes* shapes);
 
+  // Makes what Run for `token_count` tokens needs. Run does it too, if need be.
+  [[nodiscard]] Status Prepare(uint32_t token_count) { return matrix_.Prepare(token_count); }
+
   // Forgets a sequence's convolution state.
   void ResetSlot(uint32_t slot);
 
