@@ -1,6 +1,8 @@
 #include "engram/tokenizer/tokenizer.h"
 
 #include <string>
+#include <thread>
+#include <vector>
 
 #include <gmock/gmock.h>
 
@@ -94,6 +96,22 @@ TEST(TokenizerTest, PatternThatBacktracksWithoutEndStillGivesAllTheText) {
   const Tokenizer tokenizer = MakeTokenizer(json);
   const std::string text = std::string(60, 'a') + "b";
   EXPECT_EQ(tokenizer.Decode(tokenizer.Encode(text)), text);
+}
+
+TEST(TokenizerTest, ThreadsShareOneTokenizer) {
+  const auto tokenizer = Tokenizer::Load(ENGRAM_TEST_DATA "/tiny_tokenizer.json");
+  ASSERT_TRUE(tokenizer.has_value()) << tokenizer.error().ToString();
+  const std::string text = "The quick brown fox, 1 <|end|> na\u00efve \u4e2d\u6587.";
+  const auto expected = tokenizer->Encode(text);
+  std::vector<std::vector<TokenId>> results(4);
+  std::vector<std::thread> threads;
+  for (auto& result : results) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) result = tokenizer->Encode(text);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(results, testing::Each(expected));
 }
 
 TEST(TokenizerTest, EmptyTextHasNoIds) {
