@@ -1,0 +1,52 @@
+// A client of a test cluster that checks every row it gets against the checkpoint.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "client/row_source.h"
+#include "engram/base/status.h"
+#include "tests/support/test_cluster.h"
+
+namespace engram::test {
+
+struct ReadTally {
+  uint64_t batches_ok = 0;
+  uint64_t batches_failed = 0;
+  uint64_t rows_wrong = 0;       // delivered, but not what the checkpoint holds
+  std::vector<Status> failures;  // the first hundred
+};
+
+// Reads random tokens' rows remotely and from the checkpoint (`local`), and compares them byte by
+// byte. Thread-compatible.
+class ReadingClient {
+ public:
+  struct Options {
+    std::string transport = "tcp";
+    std::string way = "auto";
+    std::string one_sided = "off";
+    uint32_t tokens_per_batch = 16;
+    int deadline_ms = 2000;
+    uint64_t seed = 1;
+  };
+  [[nodiscard]] static Result<std::unique_ptr<ReadingClient>> Create(const TestCluster& cluster,
+                                                                     const Options& options);
+  // Reads `batches` batches and compares every row of those that succeed.
+  void Read(int batches, ReadTally* tally);
+  [[nodiscard]] RowSource& remote() { return *remote_; }
+
+ private:
+  explicit ReadingClient(const Options& options) : options_(options), random_(options.seed) {}
+  [[nodiscard]] Status ReadBatch(ReadTally* tally);
+
+  Options options_;
+  std::mt19937_64 random_;
+  std::unique_ptr<RowSource> remote_;
+  std::unique_ptr<RowSource> local_;
+  int32_t vocabulary_size_ = 0;
+};
+
+}  // namespace engram::test

@@ -1,0 +1,60 @@
+// The model worker against a real cluster.
+#include <chrono>
+#include <fstream>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/test_cluster.h"
+
+namespace engram::test {
+namespace {
+
+class WorkerTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(WorkerTest, TokensAreTheSameFromNodesAndFromMemoryAndDifferWithEngramOff) {
+  auto cluster = TestCluster::Start({.variant = GetParam()});
+  ASSERT_TRUE(cluster.has_value()) << cluster.error().ToString();
+  const auto prompts = (*cluster)->scratch() / "prompts.txt";
+  std::ofstream(prompts) << "The quick brown fox\nEvery row is checked\nint main(void)\n";
+  const auto json_file = (*cluster)->scratch() / "report.json";
+  const CommandOutput run = RunCommand({std::string(ENGRAM_BIN_DIR) + "/engram-model-worker",
+                                        "compare",
+                                        "--model",
+                                        (*cluster)->model_dir().string(),
+                                        "--coordinator",
+                                        (*cluster)->coordinator_address(),
+                                        "--prompts",
+                                        prompts.string(),
+                                        "--transport",
+                                        "tcp",
+                                        "--way",
+                                        "gather",
+                                        "--pairs",
+                                        "3",
+                                        "--max-tokens",
+                                        "12",
+                                        "--concurrency",
+                                        "3",
+                                        "--json",
+                                        json_file.string()},
+                                       std::chrono::seconds(120));
+  ASSERT_EQ(run.exit_status, 0) << run.out << run.err;
+  const auto report = nlohmann::json::parse(ReadFile(json_file));
+  EXPECT_TRUE(report["identical_tokens"].get<bool>());
+  EXPECT_TRUE(report["off_differs"].get<bool>());
+  EXPECT_EQ(report["rows_wrong"].get<int>(), 0);
+  EXPECT_GT(report["rows_verified"].get<int>(), 0);
+  EXPECT_EQ(report["nodes"].get<int>(), 3);
+  for (const char* layer : {"1", "3"}) {
+    for (const char* key :
+         {"prefetch_p50_us", "prefetch_p99_us", "window_p50_us", "hidden_fraction"}) {
+      EXPECT_TRUE(report["layers"][layer][key].is_number()) << layer << " " << key;
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Variants, WorkerTest, testing::Values("v41", "demo"));
+
+}  // namespace
+}  // namespace engram::test
