@@ -198,8 +198,8 @@ INSTANTIATE_TEST_SUITE_P(
     Ways, WayClusterTest,
     testing::Values(WayCase{"tcp", "off", "gather"}, WayCase{"shm", "off", "gather"},
                     WayCase{"shm", "off", "mapped"}, WayCase{"shm", "shm", "one-sided"}),
-    [](const auto& info) {
-      std::string name = std::string(info.param.transport) + "_" + info.param.way;
+    [](const auto& way_case) {
+      std::string name = std::string(way_case.param.transport) + "_" + way_case.param.way;
       for (char& c : name) c = c == '-' ? '_' : c;
       return name;
     });
