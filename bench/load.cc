@@ -6,6 +6,7 @@
 #include <fstream>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -132,36 +133,62 @@ class SyntheticTables {
   std::vector<TableTensors> tensors_;
 };
 
-// The floor: the same bytes read through one buffer by one thread, and a CRC-32C over each row.
+// The floor, on one thread: fresh memory of the same kind touched, the same bytes read into it, a
+// CRC-32C over each row's bytes.
 struct Floor {
+  double touch_seconds = 0;
   double read_seconds = 0;
   double crc_seconds = 0;
+  [[nodiscard]] double seconds() const { return touch_seconds + read_seconds + crc_seconds; }
 };
 
-Result<Floor> MeasureFloor(const SyntheticTables& tables, uint64_t buffer_bytes) {
-  Floor floor;
-  std::vector<std::byte> buffer(buffer_bytes);
+// Touches, reads and checks one tensor, block after block. `target` [tensor's bytes].
+Status MeasureTensor(const TensorInfo& tensor, int32_t layer_id, uint64_t block_bytes,
+                     std::span<std::byte> target, Floor* floor) {
+  using Time = std::chrono::steady_clock;
+  auto reader = TensorReader::Open(tensor);
+  if (!reader.has_value()) return reader.error();
+  const auto row_bytes = static_cast<uint32_t>(tensor.shape[1]);
+  const uint64_t step = block_bytes / row_bytes * row_bytes;
   uint32_t sum = 0;
-  for (const TableTensors& layer : tables.tensors()) {
-    for (const TensorInfo* tensor : {&layer.weight, &*layer.scale}) {
-      ENGRAM_ASSIGN_OR_RETURN(TensorReader reader, TensorReader::Open(*tensor));
-      const auto row_bytes = static_cast<uint32_t>(tensor->shape[1]);
-      const uint64_t step = buffer_bytes / row_bytes * row_bytes;
-      for (uint64_t offset = 0; offset < tensor->byte_count; offset += step) {
-        const uint64_t count = std::min(step, tensor->byte_count - offset);
-        const auto read_start = std::chrono::steady_clock::now();
-        ENGRAM_TRY(reader.Read(offset, std::span(buffer).first(count)));
-        const auto crc_start = std::chrono::steady_clock::now();
-        for (uint64_t row = 0; row < count / row_bytes; ++row) {
-          sum ^= RowCrc(kVersion, layer.layer_id, RowId(row), buffer.data() + row * row_bytes,
-                        row_bytes);
-        }
-        floor.crc_seconds += SecondsSince(crc_start);
-        floor.read_seconds += std::chrono::duration<double>(crc_start - read_start).count();
-      }
+  for (uint64_t offset = 0; offset < tensor.byte_count; offset += step) {
+    const auto block = target.subspan(offset, std::min(step, tensor.byte_count - offset));
+    const auto start = Time::now();
+    for (uint64_t i = 0; i < block.size(); i += 4096) block[i] = std::byte{1};
+    const auto touched = Time::now();
+    ENGRAM_RETURN_IF_ERROR(reader->Read(offset, block));
+    const auto read = Time::now();
+    for (uint64_t row = 0; row < block.size() / row_bytes; ++row) {
+      sum ^= RowCrc(kVersion, layer_id, RowId(row), block.data() + row * row_bytes, row_bytes);
     }
+    floor->touch_seconds += std::chrono::duration<double>(touched - start).count();
+    floor->read_seconds += std::chrono::duration<double>(read - touched).count();
+    floor->crc_seconds += SecondsSince(read);
   }
   asm volatile("" : : "r"(sum));
+  return {};
+}
+
+Result<std::unique_ptr<UcxRowServer>> MakeServer(const LoadOptionsGiven& options) {
+  UcxRowServerOptions server_options;
+  server_options.listen_address = "127.0.0.1:0";
+  server_options.incarnation = Incarnation(1);
+  server_options.tls = options.transport;
+  return UcxRowServer::Create(server_options);
+}
+
+Result<Floor> MeasureFloor(const SyntheticTables& tables, const LoadOptionsGiven& options) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto server, MakeServer(options));
+  ENGRAM_ASSIGN_OR_RETURN(const Region region, server->AllocateRegion(tables.row_bytes()));
+  Floor floor;
+  uint64_t offset = 0;
+  for (const TableTensors& layer : tables.tensors()) {
+    for (const TensorInfo* tensor : {&layer.weight, &*layer.scale}) {
+      ENGRAM_TRY(MeasureTensor(*tensor, layer.layer_id, options.buffer_bytes,
+                               region.bytes.subspan(offset, tensor->byte_count), &floor));
+      offset += tensor->byte_count;
+    }
+  }
   return floor;
 }
 
@@ -178,11 +205,7 @@ struct Loaded {
 // load is checked against the first.
 Result<Loaded> MeasureLoad(const SyntheticTables& tables, const LoadOptionsGiven& options,
                            std::vector<SlotDigest>* digests) {
-  UcxRowServerOptions server_options;
-  server_options.listen_address = "127.0.0.1:0";
-  server_options.incarnation = Incarnation(1);
-  server_options.tls = options.transport;
-  ENGRAM_ASSIGN_OR_RETURN(const auto server, UcxRowServer::Create(server_options));
+  ENGRAM_ASSIGN_OR_RETURN(const auto server, MakeServer(options));
   SlotStore::Options store_options;
   store_options.memory_bytes_max = tables.layout()->total_bytes() + (64u << 20);
   SlotStore store(server.get(), &SteadyClock(), store_options);
@@ -226,7 +249,7 @@ Result<Loaded> MeasureLoad(const SyntheticTables& tables, const LoadOptionsGiven
 }
 
 struct Series {
-  std::vector<double> load, floor, read, crc, ratio, allocate_seconds, resident;
+  std::vector<double> load, floor, touch, read, crc, ratio, allocate_seconds, resident;
 };
 
 void Print(const Series& series, const Loaded& last, uint64_t row_bytes) {
@@ -239,7 +262,8 @@ void Print(const Series& series, const Loaded& last, uint64_t row_bytes) {
               static_cast<double>(row_bytes) / (1u << 30));
   std::printf("  %-44s %8s %8s %8s\n", "", "median", "least", "most");
   line("load: read, interleave, seal, digest", series.load);
-  line("floor: read, then CRC, one thread", series.floor);
+  line("floor: touch, read, CRC, one thread", series.floor);
+  line("  of it: touching fresh memory alone", series.touch);
   line("  of it: read alone", series.read);
   line("  of it: CRC alone", series.crc);
   std::printf("  load over floor %.2f; memory over row bytes: allocated %.4f, resident %.4f\n",
@@ -263,21 +287,21 @@ Status RunLoad(const LoadOptionsGiven& options) {
   Loaded last;
   std::vector<SlotDigest> digests;
   // Interleaved: what is compared was measured side by side. The first floor warms the page cache.
-  if (auto warm = MeasureFloor(*tables, options.buffer_bytes); !warm.has_value()) {
+  if (auto warm = MeasureFloor(*tables, options); !warm.has_value()) {
     return warm.error();
   }
   for (int i = 0; i < options.repetitions; ++i) {
-    const auto floor = MeasureFloor(*tables, options.buffer_bytes);
+    const auto floor = MeasureFloor(*tables, options);
     if (!floor.has_value()) return floor.error();
     const auto loaded = MeasureLoad(*tables, options, &digests);
     if (!loaded.has_value()) return loaded.error();
     last = *loaded;
-    const double floor_seconds = floor->read_seconds + floor->crc_seconds;
     series.load.push_back(row_bytes / loaded->load_seconds);
-    series.floor.push_back(row_bytes / floor_seconds);
+    series.floor.push_back(row_bytes / floor->seconds());
+    series.touch.push_back(row_bytes / floor->touch_seconds);
     series.read.push_back(row_bytes / floor->read_seconds);
     series.crc.push_back(row_bytes / floor->crc_seconds);
-    series.ratio.push_back(floor_seconds / loaded->load_seconds);
+    series.ratio.push_back(floor->seconds() / loaded->load_seconds);
     series.allocate_seconds.push_back(loaded->allocate_seconds);
     series.resident.push_back(loaded->resident_over_row_bytes);
   }
@@ -286,6 +310,7 @@ Status RunLoad(const LoadOptionsGiven& options) {
   report.AddResult("slots", tables->layout()->slot_count());
   report.AddResult("load_bytes_s", ToJson(SpreadOf(series.load)));
   report.AddResult("floor_bytes_s", ToJson(SpreadOf(series.floor)));
+  report.AddResult("touch_bytes_s", ToJson(SpreadOf(series.touch)));
   report.AddResult("read_bytes_s", ToJson(SpreadOf(series.read)));
   report.AddResult("crc_bytes_s", ToJson(SpreadOf(series.crc)));
   report.AddResult("ratio", SpreadOf(series.ratio).median);
@@ -306,8 +331,9 @@ void AddLoadCommand(CLI::App& app, Status& outcome) {
   command->footer(
       "Writes tables of the V4.1 shape to a scratch folder (removed at the end), so that they are\n"
       "in the page cache, and loads them all into memory registered with UCX, as a memory node\n"
-      "does. The floor reads the same bytes and takes the same CRCs and does nothing else. Needs\n"
-      "twice --bytes of free memory, and --bytes of disk.");
+      "does. The floor, on one thread, touches as much fresh memory of the same kind, reads the\n"
+      "same bytes into it and takes CRCs of them, and does nothing else. Needs twice --bytes of\n"
+      "free memory, and --bytes of disk.");
   command->add_option("--bytes", options->bytes, "Row bytes to load, such as 2GiB")
       ->transform(CLI::AsSizeValue(true))
       ->check(CLI::Range(uint64_t{1} << 20, uint64_t{1} << 42))
@@ -317,7 +343,7 @@ void AddLoadCommand(CLI::App& app, Status& outcome) {
       ->capture_default_str();
   command
       ->add_option("--buffer-bytes", options->buffer_bytes,
-                   "Size of one bounce buffer (there are two), such as 4MiB")
+                   "Size of one bounce buffer (there are four), such as 4MiB")
       ->transform(CLI::AsSizeValue(true))
       ->check(CLI::Range(uint64_t{1} << 12, uint64_t{1} << 30))
       ->capture_default_str();

@@ -28,7 +28,9 @@ struct LoadJob {
 
 struct LoadOptions {
   uint64_t buffer_bytes = 4ull << 20;  // of one bounce buffer
-  uint32_t buffer_count = 2;           // one is filled while another is worked on
+  // One is filled while another is worked on; more, so that a busy machine's late wake-ups stop
+  // neither thread.
+  uint32_t buffer_count = 4;
   Duration log_interval = std::chrono::seconds(2);
 };
 
