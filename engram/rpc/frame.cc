@@ -8,7 +8,7 @@
 namespace engram {
 namespace {
 
-constexpr size_t kPrepareBytesMin = 4096;
+constexpr size_t kPrepareBytesMin = 16384;
 constexpr size_t kKeptBufferBytesMax = 256u << 10;
 
 uint32_t LoadLittleEndian32(const char* bytes) {
@@ -16,7 +16,40 @@ uint32_t LoadLittleEndian32(const char* bytes) {
   return uint32_t{b[0]} | uint32_t{b[1]} << 8 | uint32_t{b[2]} << 16 | uint32_t{b[3]} << 24;
 }
 
+// Bytes of the UTF-8 character that `text` begins with; 0 when it begins with none.
+size_t CharacterBytes(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t size = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
+  if (first < 0xc2 || first > 0xf4 || text.size() < size) return 0;
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  // Longer forms than needed, surrogates, above U+10FFFF.
+  if ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f) ||
+      (first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) > 0x8f)) {
+    return 0;
+  }
+  return size;
+}
+
 }  // namespace
+
+std::string ErrorMessageText(std::string_view text) {
+  std::string valid;
+  while (!text.empty()) {
+    const size_t size = CharacterBytes(text);
+    if (valid.size() + std::max<size_t>(size, 1) > kErrorMessageBytesMax) break;
+    if (size == 0) {
+      valid.push_back('?');
+    } else {
+      valid.append(text.substr(0, size));
+    }
+    text.remove_prefix(std::max<size_t>(size, 1));
+  }
+  return valid;
+}
 
 proto::ErrorCode StatusCodeToProto(StatusCode code) {
   return static_cast<proto::ErrorCode>(static_cast<int>(code));
@@ -30,9 +63,10 @@ StatusCode StatusCodeFromProto(int code) {
 Status AppendFrame(const proto::Frame& frame, uint32_t frame_bytes_max, std::string* out) {
   const size_t size = frame.ByteSizeLong();
   if (size > frame_bytes_max) {
-    return Status(StatusCode::kResourceExhausted,
-                  "a control message of " + std::to_string(size) + " bytes is longer than the bound of " +
-                      std::to_string(frame_bytes_max) + " (frame_bytes_max): send less at once");
+    return Status(StatusCode::kResourceExhausted, "a control message of " + std::to_string(size) +
+                                                      " bytes is longer than the bound of " +
+                                                      std::to_string(frame_bytes_max) +
+                                                      " (frame_bytes_max): send less at once");
   }
   const auto length = static_cast<uint32_t>(size);
   for (int shift = 0; shift < 32; shift += 8) {
@@ -91,8 +125,8 @@ Result<std::optional<proto::Frame>> FrameDecoder::Next() {
   if (have < kFrameHeaderBytes) return std::optional<proto::Frame>();
   const uint32_t length = LoadLittleEndian32(buffer_.data() + begin_);
   if (length == 0 || length > frame_bytes_max_) {
-    return Error(StatusCode::kMalformed, "a frame of " + std::to_string(length) +
-                                             " bytes; 1 to " + std::to_string(frame_bytes_max_) +
+    return Error(StatusCode::kMalformed, "a frame of " + std::to_string(length) + " bytes; 1 to " +
+                                             std::to_string(frame_bytes_max_) +
                                              " are allowed: this is not an Engram control message");
   }
   if (have - kFrameHeaderBytes < length) return std::optional<proto::Frame>();

@@ -7,6 +7,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engram/base/status.h"
@@ -17,6 +18,10 @@ namespace engram {
 inline constexpr uint32_t kFrameHeaderBytes = 4;
 inline constexpr size_t kMethodNameBytesMax = 128;
 inline constexpr size_t kErrorMessageBytesMax = 4096;  // a longer one is cut by the sender
+
+// `text` as a frame's message can carry it: valid UTF-8 (other bytes become '?': they may come from
+// a file's name or contents, and the peer would refuse the frame), at most kErrorMessageBytesMax.
+[[nodiscard]] std::string ErrorMessageText(std::string_view text);
 
 [[nodiscard]] proto::ErrorCode StatusCodeToProto(StatusCode code);
 // A number that this program does not know becomes kInternal.
