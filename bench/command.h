@@ -14,5 +14,6 @@ namespace engram::bench {
 
 void AddHashCommand(CLI::App& app, Status& outcome);
 void AddLoadCommand(CLI::App& app, Status& outcome);
+void AddReadCommand(CLI::App& app, Status& outcome);
 
 }  // namespace engram::bench

@@ -12,6 +12,7 @@
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
 #include <prometheus/counter.h>
+#include <prometheus/registry.h>
 
 #include "engram/http/service_pages.h"
 #include "engram/rpc/host_port.h"
