@@ -1,6 +1,7 @@
 // ClusterState to and from the records of the metadata store (proto/state.proto).
 #include <algorithm>
 #include <charconv>
+#include <limits>
 #include <string>
 
 #include "coordinator/cluster_state.h"
@@ -80,6 +81,14 @@ Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& 
                                              MonotonicTime now) {
   // Keys are in order, so that a version's own record comes before its parts.
   for (const MetadataRecord& record : records) ENGRAM_TRY(RestoreRecord(record, now));
+  // A number that was given once must not be given again.
+  const TableVersion newest = versions_.empty() ? TableVersion() : versions_.rbegin()->first;
+  if (next_version_ <= newest.value() ||
+      (current_ != TableVersion() && !versions_.contains(current_))) {
+    return Error(StatusCode::kCorrupt,
+                 "the metadata record 'cluster' is missing or does not fit the versions that are "
+                 "there: restore the state file from a copy");
+  }
   ClusterEffects effects;
   for (auto& [number, version] : versions_) {
     ENGRAM_TRY(FinishRestore(number, version));
@@ -100,6 +109,9 @@ Status ClusterState::RestoreRecord(const MetadataRecord& record, MonotonicTime n
   if (record.key.starts_with(kNodePrefix)) {
     proto::NodeRecord node;
     if (!node.ParseFromString(value)) return Damaged(record, "cannot be read");
+    if (node.description().id() != record.key.substr(sizeof(kNodePrefix) - 1)) {
+      return Damaged(record, "describes another node");
+    }
     nodes_[node.description().id()] = Node{node.description(), true, now, 0};
     return Status();
   }
@@ -126,7 +138,8 @@ Status ClusterState::RestoreVersion(const MetadataRecord& record, TableVersion n
   const auto identity = ModelIdentityFromBytes(message.model_identity());
   auto layout = TableLayout::Create(*spec);
   if (!identity.has_value() || !layout.has_value() || message.replica_count() < 1 ||
-      message.replica_count() > kReplicasMax) {
+      message.replica_count() > kReplicasMax || message.version() != number.value() ||
+      message.epoch() == std::numeric_limits<uint64_t>::max()) {
     return Damaged(record, "does not fit together");
   }
   Version& version = versions_[number];
@@ -172,8 +185,9 @@ Status ClusterState::RestoreVersionPart(const MetadataRecord& record, TableVersi
       !message.ParseFromString(record.value.value_or(""))) {
     return Damaged(record, "cannot be read");
   }
-  const size_t begin = chunk * kDigestsPerRecord;
-  if (begin + static_cast<size_t>(message.digests_size()) > version.digests.size()) {
+  const size_t slots = version.digests.size();
+  const size_t begin = chunk <= slots / kDigestsPerRecord ? chunk * kDigestsPerRecord : slots;
+  if (static_cast<size_t>(message.digests_size()) > slots - begin) {
     return Damaged(record, "has more digests than there are slots");
   }
   std::copy(message.digests().begin(), message.digests().end(),

@@ -1,7 +1,7 @@
 #include "coordinator/cluster_state.h"
 
 #include <algorithm>
-#include <limits>
+#include <set>
 #include <utility>
 
 #include "coordinator/placement.h"
@@ -21,12 +21,25 @@ Status CheckDescription(const proto::NodeDescription& node) {
     return Status(StatusCode::kMalformed,
                   "node " + node.id() + " gave no incarnation or no data address");
   }
+  // What a shard map may carry: a longer text would make every map that names the node invalid.
   for (const std::string* text : {&node.zone(), &node.data_address(), &node.http_address()}) {
-    if (text->size() > kPathBytesMax) {
-      return Status(StatusCode::kMalformed, "node " + node.id() + " describes itself too longly");
+    if (text->size() > kNodeTextBytesMax) {
+      return Status(StatusCode::kInvalidArgument,
+                    "node " + node.id() + " has a zone or address of " +
+                        std::to_string(text->size()) + " bytes; at most " +
+                        std::to_string(kNodeTextBytesMax) + " are allowed");
     }
   }
   return Status();
+}
+
+// At most `bytes_max` of `text`, cut between characters: half of one would make the status reply
+// unreadable.
+std::string CutBetweenCharacters(const std::string& text, size_t bytes_max) {
+  if (text.size() <= bytes_max) return text;
+  size_t end = bytes_max;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  return text.substr(0, end);
 }
 
 }  // namespace
@@ -121,7 +134,7 @@ void ClusterState::TakeHeld(Node& node, const proto::HeldVersion& held, ClusterE
                            ? Status()
                            : Status(static_cast<StatusCode>(std::min<int>(
                                         held.error(), static_cast<int>(StatusCode::kInternal))),
-                                    held.error_message().substr(0, 1000));
+                                    CutBetweenCharacters(held.error_message(), 1000));
   if (error != holding.error && !error.ok()) {
     effects->notes.push_back("node " + node.description.id() + ", version " +
                              std::to_string(number.value()) + ": " + error.ToString());
@@ -138,12 +151,7 @@ void ClusterState::TakeReadySlots(TableVersion number, Version& version, NodeInd
                                   const proto::HeldVersion& held, ClusterEffects* effects) {
   Holding& holding = version.holdings[node.value()];
   const uint32_t replicas = version.map->replica_count;
-  uint32_t dirty_chunk = std::numeric_limits<uint32_t>::max();
-  const auto flush = [&] {
-    if (dirty_chunk != std::numeric_limits<uint32_t>::max()) {
-      PersistDigests(number, version, dirty_chunk, effects);
-    }
-  };
+  std::set<uint32_t> changed_chunks;  // each is persisted once, whatever the order of the slots
   for (int i = 0; i < held.ready_slots_size(); ++i) {
     const uint32_t slot = held.ready_slots(i);
     if (slot >= version.layout->slot_count()) continue;
@@ -153,9 +161,7 @@ void ClusterState::TakeReadySlots(TableVersion number, Version& version, NodeInd
     uint64_t& digest = version.digests[slot];
     if (digest == 0) {
       digest = held.ready_digests(i);
-      const uint32_t chunk = slot / kDigestsPerRecord;
-      if (chunk != dirty_chunk) flush();
-      dirty_chunk = chunk;
+      changed_chunks.insert(slot / kDigestsPerRecord);
     } else if (digest != held.ready_digests(i)) {
       holding.error = Status(StatusCode::kCorrupt,
                              "slot " + std::to_string(slot) +
@@ -172,7 +178,7 @@ void ClusterState::TakeReadySlots(TableVersion number, Version& version, NodeInd
     ++holding.ready_slots;
     if (version.ready_replicas[slot]++ == 0) ++version.slots_ready;
   }
-  flush();
+  for (const uint32_t chunk : changed_chunks) PersistDigests(number, version, chunk, effects);
 }
 
 void ClusterState::BecomeReadyIfComplete(TableVersion number, ClusterEffects* effects) {

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "proto/state.pb.h"
+
 namespace engram {
 namespace {
 
@@ -237,6 +239,61 @@ TEST_F(ClusterStory, DamagedRecordsAreNamed) {
   ASSERT_FALSE(effects.has_value());
   EXPECT_EQ(effects.error().code(), StatusCode::kCorrupt);
   EXPECT_NE(effects.error().message().find("version/1"), std::string::npos);
+}
+
+TEST_F(ClusterStory, ANodeThatNoMapCouldDescribeIsRefused) {
+  proto::NodeDescription node;
+  node.set_id("a");
+  node.set_incarnation(11);
+  node.set_data_address("127.0.0.1:7100");
+  node.set_capacity_bytes(1ull << 40);
+  node.set_zone(std::string(kNodeTextBytesMax + 1, 'z'));
+  EXPECT_EQ(Step(NodeRegistered{node}).status.code(), StatusCode::kInvalidArgument);
+  node.set_zone(std::string(kNodeTextBytesMax, 'z'));
+  EXPECT_TRUE(Step(NodeRegistered{node}).status.ok());
+  VersionIsCreated();
+  CoordinatorRestarts();
+}
+
+TEST_F(ClusterStory, RecordsThatDoNotFitTogetherAreRefused) {
+  NodeStarts("a", 11);
+  VersionIsCreated();
+  const auto refused = [&](const std::string& key, const std::string& value) {
+    auto disk = disk_;
+    disk[key] = value;
+    std::vector<MetadataRecord> records;
+    for (const auto& [name, bytes] : disk) records.push_back({name, bytes});
+    ClusterState other(ClusterState::Options{}, 2);
+    const auto restored = other.Restore(records, now_);
+    return !restored.has_value() && restored.error().code() == StatusCode::kCorrupt;
+  };
+  EXPECT_FALSE(refused("cluster", disk_["cluster"]));
+  EXPECT_TRUE(refused("cluster", ""));  // would give version 1 again
+  proto::ClusterRecord cluster;
+  cluster.set_next_version(2);
+  cluster.set_current_version(7);
+  EXPECT_TRUE(refused("cluster", cluster.SerializeAsString()));
+  EXPECT_TRUE(refused("version/2", disk_["version/1"]));
+  EXPECT_TRUE(refused("node/b", disk_["node/a"]));
+  // The last chunk that 64 bits can number: begins below zero if nobody looks.
+  proto::DigestsRecord digests;
+  digests.mutable_digests()->Resize(static_cast<int>(kDigestsPerRecord), 1);
+  EXPECT_TRUE(refused("version/1/digests/4503599627370495", digests.SerializeAsString()));
+}
+
+TEST_F(ClusterStory, ALongErrorOfANodeIsCutBetweenCharacters) {
+  NodeStarts("a", 11);
+  const TableVersion version = VersionIsCreated();
+  proto::HeartbeatRequest message = Alive("a", 11);
+  proto::HeldVersion* held = message.add_held();
+  held->set_version(version.value());
+  held->set_error(proto::IO);
+  std::string text = "x";
+  while (text.size() < 2000) text += "\xc3\xa9";
+  held->set_error_message(text);
+  EXPECT_TRUE(NodeSays(message).ok());
+  proto::GetStatusReply reply;
+  EXPECT_TRUE(reply.ParseFromString(state_->ClusterStatus(now_).SerializeAsString()));
 }
 
 TEST_F(ClusterStory, AReportOfDamageIsCounted) {
