@@ -58,6 +58,10 @@ class CoordinatorAgent {
   void Stop();
 
   [[nodiscard]] const AgentFigures& figures() const { return figures_; }
+  // Version -> revision of the last assignment that came; 0: it is about to come again.
+  [[nodiscard]] const std::map<uint64_t, uint64_t>& known_revisions() const {
+    return known_revisions_;
+  }
 
  private:
   [[nodiscard]] boost::asio::awaitable<void> Run();
@@ -86,10 +90,10 @@ class CoordinatorAgent {
   std::chrono::milliseconds interval_{1000};
   uint32_t failures_ = 0;  // in a row
   AgentFigures figures_;
-  std::map<uint64_t, uint64_t> known_revisions_;  // version -> revision of what was applied
-  std::map<uint64_t, uint64_t> told_changes_;     // version -> HeldVersion::change answered for
-  std::map<uint64_t, Status> refused_;            // version -> why its assignment was refused
-  MonotonicTime busy_until_;                      // an assignment was just handed to the node
+  std::map<uint64_t, uint64_t> known_revisions_;
+  std::map<uint64_t, uint64_t> told_changes_;  // version -> HeldVersion::change answered for
+  std::map<uint64_t, Status> refused_;         // version -> why its assignment was refused
+  MonotonicTime busy_until_;                   // an assignment was just handed to the node
 };
 
 }  // namespace engram

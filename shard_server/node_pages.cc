@@ -1,5 +1,6 @@
 #include "shard_server/node_pages.h"
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <optional>
@@ -196,9 +197,23 @@ Readiness NodeReadiness(const NodeSources& sources) {
   const auto snapshot = sources.node->snapshot();
   const AgentFigures& agent = sources.agent->figures();
   std::string reason;
-  if (!agent.registered) {
-    reason = "not registered with the coordinator yet";
+  if (agent.heartbeats_answered == 0) {
+    reason = agent.registered ? "no heartbeat was answered yet"
+                              : "not registered with the coordinator yet";
     if (!agent.last_error.ok()) reason += ": " + agent.last_error.ToString();
+  }
+  // An assignment that came but is not applied yet, or was refused as malformed.
+  for (const auto& [version, revision] : sources.agent->known_revisions()) {
+    const bool applied =
+        revision == 0 ||
+        std::any_of(snapshot->versions.begin(), snapshot->versions.end(),
+                    [version = version, revision = revision](const auto& held) {
+                      return held.version.value() == version && held.revision == revision;
+                    });
+    if (!applied && reason.empty()) {
+      reason = "version " + std::to_string(version) + ": assignment " + std::to_string(revision) +
+               " is not applied";
+    }
   }
   nlohmann::json versions = nlohmann::json::array();
   for (const HeldVersion& held : snapshot->versions) {

@@ -28,8 +28,8 @@ struct NodeSources {
   const CoordinatorAgent* agent = nullptr;
 };
 
-// Ready: registered once, and every assigned slot loaded and checked. A node that lost its
-// coordinator stays ready: it serves. The detail says what is missing.
+// Ready: the coordinator was heard once, and every slot that it assigned is loaded and checked. A
+// node that lost its coordinator stays ready: it serves. The detail says what is missing.
 [[nodiscard]] Readiness NodeReadiness(const NodeSources& sources);
 
 // Prometheus' view of a node, made when it is asked for. Collect on the agent's executor.

@@ -21,7 +21,7 @@ namespace engram {
 // XXH3-64 (seed 0) over a slot's stored rows as they lie in memory: row_count x row_stride bytes,
 // in row order, every row's values, scales and CRC. So it binds the bytes, their order, and
 // (through the CRCs) version, layer and row ids. Never 0: a hash of 0 becomes 1, because 0 means
-// "not recorded yet" (docs/formats/stored_row.md).
+// "not recorded yet" (docs/formats/slot_digest.md).
 using SlotDigest = uint64_t;
 
 struct AssignedSlot {

@@ -1,6 +1,7 @@
 #include "shard_server/coordinator_agent.h"
 
 #include <functional>
+#include <thread>
 #include <vector>
 
 #include <boost/asio/io_context.hpp>
@@ -11,6 +12,7 @@
 
 #include "engram/rpc/rpc_server.h"
 #include "engram/table/table_proto.h"
+#include "shard_server/node_pages.h"
 #include "tests/unit/shard_server/small_node.h"
 
 namespace engram {
@@ -75,8 +77,11 @@ class CoordinatorAgentTest : public testing::Test {
   CoordinatorAgentTest() {
     MemoryNode::Options node_options;
     node_options.store.memory_bytes_max = 16 << 20;
-    node_options.load_function = [](const LoadJob& job, const LoadOptions&, LoadControl*,
+    node_options.load_function = [](const LoadJob& job, const LoadOptions&, LoadControl* control,
                                     const OnSlotLoaded& on_loaded) {
+      while (control->paused() && !control->cancelled()) {
+        std::this_thread::sleep_for(milliseconds(1));
+      }
       for (const EmptySlot& slot : job.slots) on_loaded(slot, 100 + slot.slot.value());
       return Status();
     };
@@ -184,6 +189,23 @@ TEST_F(CoordinatorAgentTest, AssignedSlotsAreLoadedAndToldWithDigests) {
   EXPECT_THAT(held.ready_digests(), ElementsAre(104, 106));
   EXPECT_EQ(held.bytes_loaded(), held.bytes_total());
   EXPECT_EQ(held.error(), proto::OK);
+}
+
+TEST_F(CoordinatorAgentTest, NodeIsReadyOnlyOnceTheAssignmentThatCameIsLoaded) {
+  const NodeSources sources{"m0", "", Incarnation(77), &server_, node_.get(), agent_.get()};
+  node_->SetLoadingPaused(true);
+  Assign(Assignment(1, {4, 6}));
+  agent_->Start();
+  ASSERT_TRUE(RunUntil([&] {
+    EXPECT_FALSE(NodeReadiness(sources).ready);
+    return node_->snapshot()->loading;
+  }));
+  EXPECT_THAT(NodeReadiness(sources).detail_json, HasSubstr("0 of 2 slots are ready"));
+  node_->SetLoadingPaused(false);
+  EXPECT_TRUE(RunUntil([&] { return NodeReadiness(sources).ready; }));
+  coordinator_.reset();
+  ASSERT_TRUE(RunUntil([&] { return !agent_->figures().connected; }));
+  EXPECT_TRUE(NodeReadiness(sources).ready);
 }
 
 TEST_F(CoordinatorAgentTest, HeldVersionIsToldAgainOnlyWhenItChanged) {

@@ -117,6 +117,16 @@ TEST_F(SlotLoaderTest, DigestIsXxh3OfTheStoredRowsWhateverTheBufferSize) {
   }
 }
 
+TEST(SlotDigestTest, CheckValueOfItsPage) {
+  constexpr size_t kStride = 268;
+  std::vector<std::byte> rows(2 * kStride);
+  for (size_t row = 0; row < 2; ++row) {
+    for (size_t i = 0; i < 256; ++i) rows[row * kStride + i] = static_cast<std::byte>(i);
+    SealRow(TableVersion(7), 14, RowId(384016680 + row), rows.data() + row * kStride, 264);
+  }
+  EXPECT_EQ(XXH3_64bits(rows.data(), rows.size()), 0x8d9d2cd7ecb5c91au);
+}
+
 TEST_F(SlotLoaderTest, RecordedDigestThatMatchesIsAccepted) {
   const SmallCheckpoint checkpoint = Checkpoint();
   Loading first(checkpoint, {3});
