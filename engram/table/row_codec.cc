@@ -8,6 +8,7 @@
 #include <limits>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -68,8 +69,12 @@ void DecodeF16Portable(const std::byte* row, uint32_t row_values, float* values)
 
 #if defined(__x86_64__)
 bool HasAvx2AndF16c() {
-  static const bool has =
-      __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("f16c") != 0;
+  static const bool has = [] {
+    // Clang 14's __builtin_cpu_supports knows no "f16c".
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __builtin_cpu_supports("avx2") != 0 && __get_cpuid(1, &a, &b, &c, &d) != 0 &&
+           (c & bit_F16C) != 0;
+  }();
   return has;
 }
 
