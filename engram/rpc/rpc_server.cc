@@ -136,7 +136,7 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
     reply.set_body(std::move(*body));
   } else {
     reply.set_code(StatusCodeToProto(body.error().code()));
-    reply.set_message(body.error().message().substr(0, kErrorMessageBytesMax));
+    reply.set_message(ErrorMessageText(body.error().message()));
   }
   if (connection->closed()) co_return;
   if (const Status sent = connection->Send(reply); !sent.ok()) {
