@@ -9,7 +9,7 @@
 namespace engram {
 namespace {
 
-constexpr auto kProgressInterval = std::chrono::milliseconds(500);
+constexpr auto kProgressInterval = std::chrono::seconds(1);
 
 }  // namespace
 

@@ -45,7 +45,7 @@ void AddCoordinatorOptions(CLI::App& command, CoordinatorOptions& options);
 [[nodiscard]] Status Print(std::string_view text);
 [[nodiscard]] Status PrintJson(const nlohmann::ordered_json& document);
 
-// A line on stderr that says how far a long step is; at most one each half second.
+// A line on stderr that says how far a long step is; at most one a second.
 class ProgressLine {
  public:
   // The line starts with "engramctl: "; `always` for a line that must not be skipped.

@@ -26,7 +26,8 @@ inline constexpr size_t kFailuresShown = 10;
 // A check that finds so many ends early: the cluster is down, or the tables are others.
 inline constexpr uint64_t kFailuresMax = 20000;
 
-// Reads rows in blocks and compares. One thread.
+// Reads rows in large blocks, so that rows that do not come cost their deadline once a block, and
+// compares. One thread.
 class RowCheck {
  public:
   // All outlive the check.
@@ -42,17 +43,19 @@ class RowCheck {
   [[nodiscard]] const RowCheckResult& result() const { return result_; }
 
  private:
-  // Reads addresses_ from the nodes and compares with expected_.
-  void ReadAndCompare();
+  // Adds rows [first, first + count) of a slot to the block.
+  [[nodiscard]] Status Add(SlotIndex slot, uint32_t first, uint32_t count);
+  // Reads the block from the nodes, compares, and empties it. False when too many rows failed.
+  [[nodiscard]] bool ReadAndCompare();
   void Record(RowAddress address, StatusCode code, const std::string& what);
 
   RowLookup* nodes_;
   CheckpointRows* checkpoint_;
   const TableLayout* layout_;
   RowCheckResult result_;
-  // Of one block.
+  // The block.
   std::vector<RowAddress> addresses_;
-  std::vector<std::byte> expected_;
+  std::vector<std::byte> expected_;  // [addresses_][row_bytes]
   std::vector<std::byte> found_;
   std::vector<StatusCode> statuses_;
 };

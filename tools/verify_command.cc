@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <memory>
 #include <random>
+#include <thread>
 
 #include "tools/command.h"
 #include "tools/row_check.h"
@@ -8,6 +9,8 @@
 
 namespace engram {
 namespace {
+
+constexpr auto kReportTime = std::chrono::milliseconds(300);
 
 struct Options {
   RowReadingOptions reading;
@@ -56,6 +59,8 @@ Status Run(const Options& options, CommandLine& line) {
   }
 
   const RowCheckResult& result = check.result();
+  // Damaged slots are reported from the directory's own thread: let the last report leave.
+  if (result.first_failure != StatusCode::kOk) std::this_thread::sleep_for(kReportTime);
   const uint64_t version = connection->directory->version().value();
   if (result.first_failure == StatusCode::kOk) {
     return line.json ? PrintJson(ResultJson(result, version))
