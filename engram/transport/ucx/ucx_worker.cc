@@ -125,25 +125,25 @@ void UcxWorker::CloseEndpoint(ucp_ep_h endpoint) {
     spdlog::warn("closing a UCX endpoint: {}", ucs_status_string(UCS_PTR_STATUS(request)));
     return;
   }
-  closing_.push_back(request);
+  closing_.push_back({request, std::chrono::steady_clock::now() + kCloseMax});
 }
 
 void UcxWorker::CollectClosed() {
-  std::erase_if(closing_, [](void* request) {
-    if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
-    ucp_request_free(request);
+  const MonotonicTime now = std::chrono::steady_clock::now();
+  std::erase_if(closing_, [now](const Closing& closing) {
+    if (ucp_request_check_status(closing.request) != UCS_INPROGRESS) {
+      ucp_request_free(closing.request);
+      return true;
+    }
+    if (now < closing.give_up) return false;
+    spdlog::warn("a UCX endpoint did not close in {} ms: left to its worker's end",
+                 kCloseMax.count());
     return true;
   });
 }
 
 void UcxWorker::FinishClosing() {
-  const MonotonicTime end = std::chrono::steady_clock::now() + kCloseMax;
-  while (!closing_.empty() && std::chrono::steady_clock::now() < end) Progress();
-  if (!closing_.empty()) {
-    spdlog::warn("{} UCX endpoints did not close in {} ms: left to the worker's end",
-                 closing_.size(), kCloseMax.count());
-    closing_.clear();
-  }
+  while (!closing_.empty()) Progress();
 }
 
 }  // namespace engram

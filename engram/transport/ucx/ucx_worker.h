@@ -70,7 +70,7 @@ class UcxWorker {
 
   // Readable when there is something to do, once Arm() gave true; -1 without UCP_FEATURE_WAKEUP.
   [[nodiscard]] int event_fd() const { return event_fd_; }
-  // False: something is pending, Progress first.
+  // False: something is pending (or, for kCloseMax at most, an endpoint closes), Progress first.
   [[nodiscard]] bool Arm();
 
   // Takes the body of a rendezvous message into `buffer` [bytes]. During OnMessage only.
@@ -102,7 +102,12 @@ class UcxWorker {
   const ucp_worker_h worker_;  // owned
   int event_fd_ = -1;          // the worker's own
   std::vector<std::unique_ptr<Registration>> registrations_;
-  std::vector<void*> closing_;  // requests of endpoints that are closing
+  struct Closing {
+    void* request;
+    MonotonicTime give_up;
+  };
+  std::vector<Closing>
+      closing_;  // endpoints that are closing; past give_up the worker's end does it
 };
 
 }  // namespace engram
