@@ -151,7 +151,7 @@ uint64_t AllocationsOf(RowSource& source, std::span<const std::vector<TokenId>> 
   for (const std::vector<TokenId>& tokens : batches) {
     const TokenRun runs[] = {{.tokens = std::span(tokens).first(tokens.size() / 2)},
                              {.tokens = std::span(tokens).subspan(tokens.size() / 2)}};
-    const auto ticket = source.Prefetch(runs, {});
+    const auto ticket = source.Prefetch(runs, {.deadline = std::chrono::seconds(60)});
     if (!ticket.has_value()) std::abort();
     for (int32_t layer = 0; layer < 2; ++layer) {
       if (!source.Await(*ticket, layer).has_value()) std::abort();

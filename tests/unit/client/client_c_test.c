@@ -68,7 +68,7 @@ static int Reads(const char* model_dir, const char* coordinators, const char* ro
   memset(&run, 0, sizeof(run));
   run.tokens = tokens;
   run.token_count = 5;
-  EXPECT(engram_prefetch(client, &run, 1, 10000, &ticket) == ENGRAM_OK && ticket != 0);
+  EXPECT(engram_prefetch(client, &run, 1, 60000, &ticket) == ENGRAM_OK && ticket != 0);
   for (i = shape.layer_count; i > 0; --i) {
     EXPECT(engram_await(client, ticket, i - 1, &layer) == ENGRAM_OK);
     EXPECT(layer.token_count == 5 && layer.column_count == shape.column_count);

@@ -49,7 +49,7 @@ class ConnectTest : public ::testing::Test {
     options_.coordinators = {coordinator_->address()};
     options_.model_dir = dir_.path();
     options_.tls = "tcp";
-    options_.ready_timeout = std::chrono::milliseconds(5000);
+    options_.ready_timeout = std::chrono::milliseconds(60000);
   }
   void StartNode() {
     UcxRowServerOptions options;
@@ -107,7 +107,7 @@ TEST_F(ConnectTest, RowsComeFromTheClusterThatTheCoordinatorNames) {
   const std::vector<TokenId> tokens = {1, 2, 3, 500, 3, 2, 1};
   const TokenRun run{.tokens = tokens};
   for (int batch = 0; batch < 20; ++batch) {
-    const auto ticket = (*source)->Prefetch({&run, 1}, {.deadline = std::chrono::seconds(20)});
+    const auto ticket = (*source)->Prefetch({&run, 1}, {.deadline = std::chrono::seconds(60)});
     ASSERT_TRUE(ticket.has_value()) << ticket.error().ToString();
     for (int32_t layer = 0; layer < 2; ++layer) {
       const auto rows = (*source)->Await(*ticket, layer);

@@ -107,7 +107,7 @@ TEST_F(LocalRowsTest, GivesTheSameBytesAsRemoteRows) {
   const auto local = Create(1);
   const auto tokens = SomeTokens(200, 5);
   const TokenRun run{.tokens = tokens};
-  const auto remote_ticket = remote->Prefetch({&run, 1}, {});
+  const auto remote_ticket = remote->Prefetch({&run, 1}, {.deadline = std::chrono::seconds(60)});
   const auto local_ticket = local->Prefetch({&run, 1}, {});
   ASSERT_TRUE(remote_ticket.has_value() && local_ticket.has_value());
   for (int32_t layer = 0; layer < 2; ++layer) {

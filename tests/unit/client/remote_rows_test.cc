@@ -14,9 +14,13 @@ using test::ExpectRightRows;
 using test::LoopbackCluster;
 using test::SomeTokens;
 
+// For batches that must succeed, however busy the machine; and for those that must fail.
+constexpr BatchOptions kPatient{.deadline = std::chrono::seconds(60)};
+constexpr BatchOptions kHasty{.deadline = std::chrono::seconds(1)};
+
 // Prefetches, awaits every layer, compares every row, releases.
 void ReadAndCheck(RowSource& source, std::span<const TokenRun> runs) {
-  const auto ticket = source.Prefetch(runs, {});
+  const auto ticket = source.Prefetch(runs, kPatient);
   ASSERT_TRUE(ticket.has_value()) << ticket.error().ToString();
   for (int32_t layer = 0; layer < source.layout().layer_count(); ++layer) {
     const auto rows = source.Await(*ticket, layer);
@@ -102,7 +106,7 @@ TEST(RemoteRowsTest, DeadTokensAreNotReadAndAreMarked) {
   const auto tokens = SomeTokens(6, 4);
   const std::vector<uint8_t> dead = {0, 1, 1, 0, 0, 1};
   const TokenRun runs[] = {{.tokens = tokens, .tokens_dead = dead}, {.tokens = tokens}};
-  const auto ticket = source->Prefetch(runs, {});
+  const auto ticket = source->Prefetch(runs, kPatient);
   ASSERT_TRUE(ticket.has_value());
   for (int32_t layer = 0; layer < 2; ++layer) {
     const auto rows = source->Await(*ticket, layer);
@@ -120,7 +124,7 @@ TEST(RemoteRowsTest, AllDeadBatchIsReadyWithoutARead) {
   const std::vector<TokenId> tokens = {1, 2};
   const std::vector<uint8_t> dead = {1, 1};
   const TokenRun run{.tokens = tokens, .tokens_dead = dead};
-  const auto ticket = source->Prefetch({&run, 1}, {});
+  const auto ticket = source->Prefetch({&run, 1}, kPatient);
   ASSERT_TRUE(ticket.has_value());
   EXPECT_TRUE(source->Await(*ticket, 1).has_value());
   EXPECT_EQ(source->Stats().rows_read, 0u);
@@ -148,7 +152,7 @@ TEST(RemoteRowsTest, RowsThatStayDamagedAreAnErrorAndNeverDelivered) {
   cluster.network.CorruptRows(LoopbackCluster::Address(0), 1u << 30);
   const auto tokens = SomeTokens(3, 12);
   const TokenRun run{.tokens = tokens};
-  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(100)});
+  const auto ticket = source->Prefetch({&run, 1}, kHasty);
   ASSERT_TRUE(ticket.has_value());
   const auto rows = source->Await(*ticket, 0);
   ASSERT_FALSE(rows.has_value());
@@ -166,7 +170,7 @@ TEST(RemoteRowsTest, LostNodeIsNamedAndComesBack) {
   const TokenRun run{.tokens = tokens};
   ReadAndCheck(*source, {&run, 1});
   cluster.network.Lose(LoopbackCluster::Address(1));
-  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(100)});
+  const auto ticket = source->Prefetch({&run, 1}, kHasty);
   ASSERT_TRUE(ticket.has_value());
   for (int32_t layer = 0; layer < 2; ++layer) {
     const auto rows = source->Await(*ticket, layer);
@@ -190,7 +194,7 @@ TEST(RemoteRowsTest, BatchInFlightIsFinishedWhenTheNodeComesBackInTime) {
   const TokenRun run{.tokens = tokens};
   ReadAndCheck(*source, {&run, 1});
   cluster.network.Lose(LoopbackCluster::Address(1));
-  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::seconds(30)});
+  const auto ticket = source->Prefetch({&run, 1}, kPatient);
   ASSERT_TRUE(ticket.has_value());
   cluster.StartNode(1);
   cluster.maps->Set(cluster.Map(2));
@@ -209,7 +213,7 @@ TEST(RemoteRowsTest, NodeThatDoesNotAnswerIsADeadlineExceeded) {
   const TokenRun run{.tokens = tokens};
   ReadAndCheck(*source, {&run, 1});
   cluster.network.Hold(LoopbackCluster::Address(0));
-  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(50)});
+  const auto ticket = source->Prefetch({&run, 1}, kHasty);
   ASSERT_TRUE(ticket.has_value());
   const auto rows = source->Await(*ticket, 0);
   ASSERT_FALSE(rows.has_value());
@@ -229,7 +233,7 @@ TEST(RemoteRowsTest, LateRowsOfAnAbandonedTicketDoNotReachTheNextBatch) {
     cluster.network.SetDelay(LoopbackCluster::Address(0), std::chrono::milliseconds(2));
     const auto abandoned = SomeTokens(100, 1000 + seed);
     const TokenRun abandoned_run{.tokens = abandoned};
-    const auto ticket = source->Prefetch({&abandoned_run, 1}, {});
+    const auto ticket = source->Prefetch({&abandoned_run, 1}, kPatient);
     ASSERT_TRUE(ticket.has_value()) << ticket.error().ToString();
     source->Release(*ticket);
     cluster.network.SetDelay(LoopbackCluster::Address(0), Duration::zero());
@@ -244,14 +248,14 @@ TEST(RemoteRowsTest, TicketsBeyondTheStagingBuffersAreRefused) {
   const auto source = cluster.Connect(cluster.Options());
   const std::vector<TokenId> tokens = {1, 2, 3};
   const TokenRun run{.tokens = tokens};
-  const auto first = source->Prefetch({&run, 1}, {});
-  const auto second = source->Prefetch({&run, 1}, {});
+  const auto first = source->Prefetch({&run, 1}, kPatient);
+  const auto second = source->Prefetch({&run, 1}, kPatient);
   ASSERT_TRUE(first.has_value() && second.has_value());
-  const auto third = source->Prefetch({&run, 1}, {});
+  const auto third = source->Prefetch({&run, 1}, kPatient);
   ASSERT_FALSE(third.has_value());
   EXPECT_EQ(third.error().code(), StatusCode::kResourceExhausted);
   source->Release(*first);
-  const auto fourth = source->Prefetch({&run, 1}, {});
+  const auto fourth = source->Prefetch({&run, 1}, kPatient);
   ASSERT_TRUE(fourth.has_value()) << fourth.error().ToString();
   EXPECT_FALSE(source->Await(*first, 0).has_value());
   EXPECT_TRUE(source->Await(*second, 0).has_value());
@@ -268,11 +272,11 @@ TEST(RemoteRowsTest, BadBatchesAreRefused) {
   const std::vector<TokenId> outside = {1, 1500};
   for (const auto* tokens : {&too_many, &outside}) {
     const TokenRun run{.tokens = *tokens};
-    const auto ticket = source->Prefetch({&run, 1}, {});
+    const auto ticket = source->Prefetch({&run, 1}, kPatient);
     ASSERT_FALSE(ticket.has_value());
     EXPECT_EQ(ticket.error().code(), StatusCode::kInvalidArgument);
   }
-  EXPECT_FALSE(source->Prefetch({}, {}).has_value());
+  EXPECT_FALSE(source->Prefetch({}, kPatient).has_value());
   EXPECT_EQ(source->Await(Ticket(77), 0).error().code(), StatusCode::kInvalidArgument);
 }
 
@@ -287,7 +291,7 @@ TEST(RemoteRowsTest, SlotsThatMoveAreFollowed) {
                                             [](uint32_t) { return true; }));
   cluster.servers[0]->Serve(test::FillSlots(*cluster.servers[0], test::kTestVersion, cluster.layout,
                                             [](uint32_t) { return false; }));
-  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::seconds(30)});
+  const auto ticket = source->Prefetch({&run, 1}, kPatient);
   ASSERT_TRUE(ticket.has_value());
   while (cluster.maps->times_wanted() == 0) std::this_thread::yield();
   ShardMap map = cluster.Map(2);
@@ -306,7 +310,7 @@ TEST(RemoteRowsTest, AnotherModelIsRefusedByName) {
   const auto source = cluster.Connect(options);
   const std::vector<TokenId> tokens = {1};
   const TokenRun run{.tokens = tokens};
-  const auto ticket = source->Prefetch({&run, 1}, {.deadline = std::chrono::milliseconds(50)});
+  const auto ticket = source->Prefetch({&run, 1}, kHasty);
   ASSERT_TRUE(ticket.has_value());
   const auto rows = source->Await(*ticket, 0);
   ASSERT_FALSE(rows.has_value());

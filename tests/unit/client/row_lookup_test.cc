@@ -14,11 +14,12 @@ using test::LoopbackCluster;
 
 class RowLookupTest : public ::testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { Make(std::chrono::seconds(60)); }
+  void Make(std::chrono::milliseconds deadline) {
     RowLookupOptions options;
     options.version = test::kTestVersion;
     options.identity = test::SmallIdentity();
-    options.deadline = std::chrono::milliseconds(100);
+    options.deadline = deadline;
     lookup_ = *RowLookup::Create(options, cluster_.network.CreateTransport(), cluster_.layout,
                                  cluster_.maps);
   }
@@ -58,6 +59,7 @@ TEST_F(RowLookupTest, AddressThatNamesNoRowDoesNotSpoilTheOthers) {
 }
 
 TEST_F(RowLookupTest, DamagedRowsAreCorruptAndReported) {
+  Make(std::chrono::seconds(2));
   cluster_.network.CorruptRows(LoopbackCluster::Address(0), 1u << 30);
   const auto rows = test::SomeRows(*cluster_.layout, 50);
   const Status status = Read(rows);
@@ -72,12 +74,14 @@ TEST_F(RowLookupTest, DamagedRowsAreCorruptAndReported) {
 TEST_F(RowLookupTest, LostNodeIsUnavailableAndReadAgainWhenBack) {
   const auto rows = test::SomeRows(*cluster_.layout, 50);
   ASSERT_TRUE(Read(rows).ok());
+  Make(std::chrono::seconds(2));
   cluster_.network.Lose(LoopbackCluster::Address(1));
   const Status status = Read(rows);
   EXPECT_EQ(status.code(), StatusCode::kUnavailable);
   EXPECT_THAT(status.message(), ::testing::HasSubstr("memory node m1"));
   cluster_.StartNode(1);
   cluster_.maps->Set(cluster_.Map(2));
+  Make(std::chrono::seconds(60));
   EXPECT_TRUE(Read(rows).ok());
 }
 

@@ -17,7 +17,7 @@ using test::ScriptedCoordinator;
 ShardDirectoryOptions OptionsFor(const std::vector<std::string>& coordinators) {
   ShardDirectoryOptions options;
   options.coordinators = coordinators;
-  options.ready_timeout = milliseconds(5000);
+  options.ready_timeout = milliseconds(60000);
   options.reconnect_delay_min = milliseconds(5);
   options.reconnect_delay_max = milliseconds(20);
   return options;
@@ -26,7 +26,7 @@ ShardDirectoryOptions OptionsFor(const std::vector<std::string>& coordinators) {
 // Waits until `done()`, driven by the directory's change notices and a short sleep.
 template <typename Done>
 bool Eventually(Done done) {
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 12000; ++i) {
     if (done()) return true;
     std::this_thread::sleep_for(milliseconds(5));
   }
@@ -99,7 +99,7 @@ TEST(ShardDirectoryTest, VersionThatIsNotReadyIsWaitedForThenNamed) {
   ScriptedCoordinator coordinator;
   coordinator.SetReady(false);
   ShardDirectoryOptions options = OptionsFor({coordinator.address()});
-  options.ready_timeout = milliseconds(100);
+  options.ready_timeout = milliseconds(2000);
   const auto not_ready = ShardDirectory::Connect(options);
   ASSERT_FALSE(not_ready.has_value());
   EXPECT_EQ(not_ready.error().code(), StatusCode::kUnavailable);
@@ -117,7 +117,7 @@ TEST(ShardDirectoryTest, VersionThatIsNotReadyIsWaitedForThenNamed) {
 
 TEST(ShardDirectoryTest, NobodyThereIsUnavailableWithTheAddress) {
   ShardDirectoryOptions options = OptionsFor({"127.0.0.1:1"});
-  options.ready_timeout = milliseconds(100);
+  options.ready_timeout = milliseconds(2000);
   const auto directory = ShardDirectory::Connect(options);
   ASSERT_FALSE(directory.has_value());
   EXPECT_EQ(directory.error().code(), StatusCode::kUnavailable);
