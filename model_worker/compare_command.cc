@@ -15,7 +15,7 @@ namespace engram {
 namespace {
 
 void AddSettings(const CompareCommandOptions& options, const LoadedModel& model,
-                 const RemoteSource& remote, nlohmann::json* report) {
+                 const OpenedRows& remote, nlohmann::json* report) {
   (*report)["model"] = model.name;
   (*report)["parameters_non_embedding"] = model.backend->parameters_non_embedding();
   (*report)["nodes"] = remote.node_count;
@@ -39,17 +39,19 @@ Status RunCompare(const CompareCommandOptions& options) {
   if (!model.has_value()) return model.error();
   auto prompts = EncodePrompts(options.prompts_file, *model->tokenizer);
   if (!prompts.has_value()) return prompts.error();
-  auto remote = OpenRemoteRows(options.worker, *model);
+  WorkerOptions in_process = options.worker;
+  in_process.rows = RowsFrom::kLocal;
+  auto remote = OpenRows(options.worker, *model);
   if (!remote.has_value()) return remote.error();
-  auto local = OpenLocalRows(options.worker, *model);
+  auto local = OpenRows(in_process, *model);
   if (!local.has_value()) return local.error();
 
   const auto engine_options = EngineOptions(options.worker, model->vocabulary_size,
                                             static_cast<uint32_t>(prompts->ids.size()));
   Backend* const backend = model->backend.get();
-  auto remote_engine = Engine::Create(backend, remote->rows.get(), engine_options);
+  auto remote_engine = Engine::Create(backend, remote->source.get(), engine_options);
   if (!remote_engine.has_value()) return remote_engine.error();
-  auto local_engine = Engine::Create(backend, local->get(), engine_options);
+  auto local_engine = Engine::Create(backend, local->source.get(), engine_options);
   if (!local_engine.has_value()) return local_engine.error();
   auto off_engine = Engine::Create(backend, nullptr, engine_options);
   if (!off_engine.has_value()) return off_engine.error();
@@ -60,9 +62,9 @@ Status RunCompare(const CompareCommandOptions& options) {
   compare.batch.tokens_max = options.tokens_max;
   compare.batch.sampling = options.sampling;
   const auto result =
-      Compare({remote_engine->get(), remote->rows.get()}, {local_engine->get(), local->get()},
-              {off_engine->get(), nullptr}, prompts->ids, compare,
-              [](const std::string& line) { spdlog::info("{}", line); });
+      Compare({remote_engine->get(), remote->source.get()},
+              {local_engine->get(), local->source.get()}, {off_engine->get(), nullptr},
+              prompts->ids, compare, [](const std::string& line) { spdlog::info("{}", line); });
   if (!result.has_value()) return result.error();
 
   nlohmann::json report = CompareReport(*result, model->engram_layer_ids());

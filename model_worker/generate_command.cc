@@ -63,20 +63,9 @@ Status RunGenerate(const GenerateOptions& options) {
   auto prompts = EncodePrompts(options.prompts_file, *model->tokenizer);
   if (!prompts.has_value()) return prompts.error();
 
-  std::unique_ptr<RowSource> rows;
-  std::string way = "off";
-  if (options.worker.rows == RowsFrom::kRemote) {
-    auto remote = OpenRemoteRows(options.worker, *model);
-    if (!remote.has_value()) return remote.error();
-    rows = std::move(remote->rows);
-    way = remote->way;
-  } else if (options.worker.rows == RowsFrom::kLocal) {
-    auto local = OpenLocalRows(options.worker, *model);
-    if (!local.has_value()) return local.error();
-    rows = *std::move(local);
-    way = "local";
-  }
-  auto engine = Engine::Create(model->backend.get(), rows.get(),
+  auto rows = OpenRows(options.worker, *model);
+  if (!rows.has_value()) return rows.error();
+  auto engine = Engine::Create(model->backend.get(), rows->source.get(),
                                EngineOptions(options.worker, model->vocabulary_size,
                                              static_cast<uint32_t>(prompts->ids.size())));
   if (!engine.has_value()) return engine.error();
@@ -97,10 +86,10 @@ Status RunGenerate(const GenerateOptions& options) {
       static_cast<unsigned long long>(run->generated_tokens), run->decode_tok_s(), run->tok_s(),
       run->wall_s);
   nlohmann::json report = GenerateReport(options, *model, *prompts, *run);
-  report["way"] = way;
-  if (rows != nullptr) {
-    const RowSourceStats stats = rows->Stats();
-    std::printf("rows: %s\n%s", way.c_str(),
+  report["way"] = rows->way;
+  if (rows->source != nullptr) {
+    const RowSourceStats stats = rows->source->Stats();
+    std::printf("rows: %s\n%s", rows->way.c_str(),
                 RowTable(stats, model->engram_layer_ids(), run->wall_s).c_str());
     report["rows"] = RowReport(stats, model->engram_layer_ids(), run->wall_s);
   }

@@ -48,6 +48,50 @@ std::vector<std::string> SplitAtCommas(const std::string& list) {
   return parts;
 }
 
+Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedModel& model) {
+  spdlog::info("connecting to the coordinator at {}", options.coordinator);
+  ConnectOptions connect;
+  connect.coordinators = SplitAtCommas(options.coordinator);
+  connect.tables = model.tables.get();
+  connect.way = options.way;
+  connect.tls = options.transport;
+  connect.io_threads = options.io_threads;
+  connect.cache_bytes = options.cache_bytes;
+  connect.batch_tokens_max = options.step_tokens;
+  OpenedRows opened;
+  opened.way = ReadWayName(options.way);
+  ENGRAM_ASSIGN_OR_RETURN(opened.source, ConnectRemote(connect));
+
+  ShardDirectoryOptions directory;
+  directory.coordinators = connect.coordinators;
+  directory.identity = &model.tables->identity;
+  ENGRAM_ASSIGN_OR_RETURN(const auto maps, ShardDirectory::Connect(directory));
+  opened.node_count = maps->Current()->nodes.size();
+  spdlog::info("rows come from {} memory nodes", opened.node_count);
+  return opened;
+}
+
+Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel& model) {
+  spdlog::info("loading the tables of {} into this process ({:.2f} GiB)", options.model_dir,
+               static_cast<double>(model.layout->total_bytes()) / static_cast<double>(1u << 30));
+  int percent_said = 0;
+  const auto progress = [&](uint64_t done, uint64_t total) {
+    const int percent = total == 0 ? 100 : static_cast<int>(done * 100 / total);
+    if (percent < percent_said + 25) return;
+    percent_said = percent;
+    spdlog::info("tables: {} %", percent);
+  };
+  ENGRAM_ASSIGN_OR_RETURN(auto tables,
+                          LocalTables::Load(options.model_dir, model.layout, progress));
+  LocalRowsOptions local;
+  local.batch_tokens_max = options.step_tokens;
+  local.io_threads = options.io_threads;
+  OpenedRows opened;
+  opened.way = "local";
+  ENGRAM_ASSIGN_OR_RETURN(opened.source, CreateLocalRows(local, std::move(tables), model.hasher));
+  return opened;
+}
+
 }  // namespace
 
 std::vector<int32_t> LoadedModel::engram_layer_ids() const {
@@ -87,46 +131,18 @@ Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted) {
   return model;
 }
 
-Result<RemoteSource> OpenRemoteRows(const WorkerOptions& options, const LoadedModel& model) {
-  spdlog::info("connecting to the coordinator at {}", options.coordinator);
-  ConnectOptions connect;
-  connect.coordinators = SplitAtCommas(options.coordinator);
-  connect.tables = model.tables.get();
-  connect.way = options.way;
-  connect.tls = options.transport;
-  connect.io_threads = options.io_threads;
-  connect.cache_bytes = options.cache_bytes;
-  connect.batch_tokens_max = options.step_tokens;
-  RemoteSource remote;
-  remote.way = ReadWayName(options.way);
-  ENGRAM_ASSIGN_OR_RETURN(remote.rows, ConnectRemote(connect));
-
-  ShardDirectoryOptions directory;
-  directory.coordinators = connect.coordinators;
-  directory.identity = &model.tables->identity;
-  ENGRAM_ASSIGN_OR_RETURN(const auto maps, ShardDirectory::Connect(directory));
-  remote.node_count = maps->Current()->nodes.size();
-  spdlog::info("rows come from {} memory nodes", remote.node_count);
-  return remote;
-}
-
-Result<std::unique_ptr<RowSource>> OpenLocalRows(const WorkerOptions& options,
-                                                 const LoadedModel& model) {
-  spdlog::info("loading the tables of {} into this process ({:.2f} GiB)", options.model_dir,
-               static_cast<double>(model.layout->total_bytes()) / static_cast<double>(1u << 30));
-  int percent_said = 0;
-  const auto progress = [&](uint64_t done, uint64_t total) {
-    const int percent = total == 0 ? 100 : static_cast<int>(done * 100 / total);
-    if (percent < percent_said + 25) return;
-    percent_said = percent;
-    spdlog::info("tables: {} %", percent);
-  };
-  ENGRAM_ASSIGN_OR_RETURN(auto tables,
-                          LocalTables::Load(options.model_dir, model.layout, progress));
-  LocalRowsOptions local;
-  local.batch_tokens_max = options.step_tokens;
-  local.io_threads = options.io_threads;
-  return CreateLocalRows(local, std::move(tables), model.hasher);
+Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model) {
+  switch (options.rows) {
+    case RowsFrom::kRemote:
+      return OpenRemoteRows(options, model);
+    case RowsFrom::kLocal:
+      return OpenLocalRows(options, model);
+    case RowsFrom::kOff:
+      break;
+  }
+  OpenedRows off;
+  off.way = "off";
+  return off;
 }
 
 }  // namespace engram

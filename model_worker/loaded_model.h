@@ -36,16 +36,14 @@ struct LoadedModel {
 // ERRORS: those of the readers; kInvalidArgument for rows wanted of a model that has no Engram.
 [[nodiscard]] Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted);
 
-// Rows from the memory nodes. ERRORS: kUnavailable (no coordinator, no node), kWrongModel.
-struct RemoteSource {
-  std::unique_ptr<RowSource> rows;
-  size_t node_count = 0;
-  std::string way;  // as asked for: "auto", "gather", ...
+// An open row source.
+struct OpenedRows {
+  std::unique_ptr<RowSource> source;  // null: Engram off
+  size_t node_count = 0;              // memory nodes
+  std::string way;                    // as asked for: "auto", "gather", ...; "local", "off"
 };
-[[nodiscard]] Result<RemoteSource> OpenRemoteRows(const WorkerOptions& options,
-                                                  const LoadedModel& model);
-// Rows from the model folder's own tables, loaded into this process.
-[[nodiscard]] Result<std::unique_ptr<RowSource>> OpenLocalRows(const WorkerOptions& options,
-                                                               const LoadedModel& model);
+// Rows from where options.rows says. ERRORS: those of ConnectRemote (kUnavailable: no coordinator
+// answers, or not every slot is ready; kWrongModel) and of LocalTables::Load.
+[[nodiscard]] Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model);
 
 }  // namespace engram

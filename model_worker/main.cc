@@ -44,6 +44,9 @@ void AddGenerate(CLI::App* app, GenerateOptions* options, Command* command) {
 void AddCompare(CLI::App* app, CompareCommandOptions* options, Command* command) {
   // A cache would hold every row of the repeated prompts after one run.
   options->worker.cache_bytes = 0;
+  // A late row costs its pair some speed; a step computed again would compare unlike work.
+  options->worker.row_deadline_ms = 10000;
+  options->worker.row_retries = 0;
   CLI::App* sub = app->add_subcommand(
       "compare",
       "Run the same prompts with rows from the memory nodes, from tables in this process and "

@@ -87,21 +87,13 @@ Status RunServe(const ServeOptions& options) {
   ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
   auto model = LoadModel(options.worker, options.worker.rows != RowsFrom::kOff);
   if (!model.has_value()) return model.error();
-  std::unique_ptr<RowSource> rows;
-  if (options.worker.rows == RowsFrom::kRemote) {
-    auto remote = OpenRemoteRows(options.worker, *model);
-    if (!remote.has_value()) return remote.error();
-    rows = std::move(remote->rows);
-  } else if (options.worker.rows == RowsFrom::kLocal) {
-    auto local = OpenLocalRows(options.worker, *model);
-    if (!local.has_value()) return local.error();
-    rows = *std::move(local);
-  }
+  auto rows = OpenRows(options.worker, *model);
+  if (!rows.has_value()) return rows.error();
   auto engine = Engine::Create(
-      model->backend.get(), rows.get(),
+      model->backend.get(), rows->source.get(),
       EngineOptions(options.worker, model->vocabulary_size, options.queue_requests_max));
   if (!engine.has_value()) return engine.error();
-  return Serve(options, *model, rows.get(), engine->get());
+  return Serve(options, *model, rows->source.get(), engine->get());
 }
 
 }  // namespace engram

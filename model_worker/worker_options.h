@@ -31,7 +31,7 @@ struct WorkerOptions {
   uint32_t io_threads = 1;
   uint64_t cache_bytes = 64u << 20;
   uint32_t row_deadline_ms = 2000;
-  uint32_t row_retries = 0;
+  uint32_t row_retries = 1;
 };
 
 void AddModelFlags(CLI::App* app, WorkerOptions* options);
