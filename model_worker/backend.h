@@ -1,4 +1,5 @@
-// What computes the Transformer: cpu/ here, cuda/ later. The engine (model_worker/engine) drives it.
+// What computes the Transformer: cpu/ here, cuda/ later. The engine (model_worker/engine) drives
+// it.
 #pragma once
 
 #include <cstdint>
@@ -18,9 +19,9 @@ using SequenceSlot = StrongId<struct SequenceSlotTag, uint32_t>;
 // Some consecutive tokens of one sequence: a prefill chunk, or one decode token.
 struct SequenceStep {
   SequenceSlot slot;
-  uint32_t position = 0;               // of tokens[0] in the sequence; all before are in the KV cache
-  std::span<const TokenId> tokens;     // at least one
-  bool logits_wanted = false;          // of the last token
+  uint32_t position = 0;            // of tokens[0] in the sequence; all before are in the KV cache
+  std::span<const TokenId> tokens;  // at least one
+  bool logits_wanted = false;       // of the last token
 };
 
 // Gives a layer's rows at the moment the layer consumes them, and not before: the backend calls it

@@ -5,12 +5,24 @@
 namespace engram {
 
 std::string_view StatusCodeName(StatusCode code) {
-  static constexpr std::array<std::string_view, kStatusCodeCount> kNames = {
-      "OK",           "INVALID_ARGUMENT", "NOT_FOUND",         "ALREADY_EXISTS",
-      "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED",
-      "NOT_OWNED",    "WRONG_MODEL",      "WRONG_VERSION",     "WRONG_INCARNATION",
-      "CORRUPT",      "PEER_LOST",        "MALFORMED",         "IO",
-      "CANCELLED",    "INTERNAL"};
+  static constexpr std::array<std::string_view, kStatusCodeCount> kNames = {"OK",
+                                                                            "INVALID_ARGUMENT",
+                                                                            "NOT_FOUND",
+                                                                            "ALREADY_EXISTS",
+                                                                            "FAILED_PRECONDITION",
+                                                                            "RESOURCE_EXHAUSTED",
+                                                                            "UNAVAILABLE",
+                                                                            "DEADLINE_EXCEEDED",
+                                                                            "NOT_OWNED",
+                                                                            "WRONG_MODEL",
+                                                                            "WRONG_VERSION",
+                                                                            "WRONG_INCARNATION",
+                                                                            "CORRUPT",
+                                                                            "PEER_LOST",
+                                                                            "MALFORMED",
+                                                                            "IO",
+                                                                            "CANCELLED",
+                                                                            "INTERNAL"};
   const auto index = static_cast<size_t>(code);
   return index < kNames.size() ? kNames[index] : "UNKNOWN";
 }

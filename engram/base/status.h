@@ -13,23 +13,23 @@ namespace engram {
 // Mapped one to one to proto/common.proto (ErrorCode). The per-row path carries this bare enum.
 enum class StatusCode : uint8_t {
   kOk = 0,
-  kInvalidArgument = 1,      // The caller's input is wrong: correct it; retrying changes nothing.
-  kNotFound = 2,             // The named thing does not exist.
-  kAlreadyExists = 3,        // The named thing exists; use it or choose another name.
-  kFailedPrecondition = 4,   // The state does not allow this now: change the state first.
-  kResourceExhausted = 5,    // A stated bound was hit: wait, or raise the bound named in the message.
-  kUnavailable = 6,          // Nobody could serve this now: retry later or at a replica.
-  kDeadlineExceeded = 7,     // The time given ran out; the work may still complete.
-  kNotOwned = 8,             // The node does not hold this slot: fetch the shard map, ask its owner.
-  kWrongModel = 9,           // The two sides would hash differently: refuse, fix the configuration.
-  kWrongVersion = 10,        // The peer does not serve this table version: fetch the shard map.
-  kWrongIncarnation = 11,    // The peer restarted since: drop what is known of it, connect again.
-  kCorrupt = 12,             // Bytes failed their check: read a replica, report the slot.
-  kPeerLost = 13,            // The connection ended: connect again, or ask a replica.
-  kMalformed = 14,           // A message or file breaks its format: a bug, damage, or an attack.
-  kIo = 15,                  // The operating system refused a read or write; the message says why.
-  kCancelled = 16,           // The caller or a shutdown cancelled it.
-  kInternal = 17,            // A bug in this program: report it with the message.
+  kInvalidArgument = 1,     // The caller's input is wrong: correct it; retrying changes nothing.
+  kNotFound = 2,            // The named thing does not exist.
+  kAlreadyExists = 3,       // The named thing exists; use it or choose another name.
+  kFailedPrecondition = 4,  // The state does not allow this now: change the state first.
+  kResourceExhausted = 5,  // A stated bound was hit: wait, or raise the bound named in the message.
+  kUnavailable = 6,        // Nobody could serve this now: retry later or at a replica.
+  kDeadlineExceeded = 7,   // The time given ran out; the work may still complete.
+  kNotOwned = 8,           // The node does not hold this slot: fetch the shard map, ask its owner.
+  kWrongModel = 9,         // The two sides would hash differently: refuse, fix the configuration.
+  kWrongVersion = 10,      // The peer does not serve this table version: fetch the shard map.
+  kWrongIncarnation = 11,  // The peer restarted since: drop what is known of it, connect again.
+  kCorrupt = 12,           // Bytes failed their check: read a replica, report the slot.
+  kPeerLost = 13,          // The connection ended: connect again, or ask a replica.
+  kMalformed = 14,         // A message or file breaks its format: a bug, damage, or an attack.
+  kIo = 15,                // The operating system refused a read or write; the message says why.
+  kCancelled = 16,         // The caller or a shutdown cancelled it.
+  kInternal = 17,          // A bug in this program: report it with the message.
 };
 inline constexpr int kStatusCodeCount = 18;
 
@@ -74,25 +74,25 @@ using Result = tl::expected<T, Status>;
 #define ENGRAM_CONCAT(a, b) ENGRAM_CONCAT_INNER(a, b)
 
 // Leaves a function that returns Status when `expr` is not ok.
-#define ENGRAM_RETURN_IF_ERROR(expr)                          \
-  do {                                                        \
+#define ENGRAM_RETURN_IF_ERROR(expr)                                      \
+  do {                                                                    \
     if (::engram::Status engram_status_ = (expr); !engram_status_.ok()) { \
-      return engram_status_;                                  \
-    }                                                         \
+      return engram_status_;                                              \
+    }                                                                     \
   } while (false)
 
 // The same in a function that returns Result<T>.
-#define ENGRAM_TRY(expr)                                      \
-  do {                                                        \
+#define ENGRAM_TRY(expr)                                                  \
+  do {                                                                    \
     if (::engram::Status engram_status_ = (expr); !engram_status_.ok()) { \
-      return ::engram::Error(std::move(engram_status_));      \
-    }                                                         \
+      return ::engram::Error(std::move(engram_status_));                  \
+    }                                                                     \
   } while (false)
 
 // `ENGRAM_ASSIGN_OR_RETURN(auto x, MakeX());` in a function that returns Result<T>.
 #define ENGRAM_ASSIGN_OR_RETURN(lhs, expr) \
   ENGRAM_ASSIGN_OR_RETURN_INNER(ENGRAM_CONCAT(engram_result_, __LINE__), lhs, expr)
-#define ENGRAM_ASSIGN_OR_RETURN_INNER(tmp, lhs, expr)         \
-  auto tmp = (expr);                                          \
+#define ENGRAM_ASSIGN_OR_RETURN_INNER(tmp, lhs, expr)                   \
+  auto tmp = (expr);                                                    \
   if (!tmp.has_value()) return ::engram::Error(std::move(tmp).error()); \
   lhs = *std::move(tmp)

@@ -53,11 +53,9 @@ void FrameConnection::StartDeadline(boost::asio::steady_timer& timer,
 }
 
 void FrameConnection::UpdateReadDeadline() {
-  const bool wanted =
-      decoder_.mid_frame() || (limits_.expect_first_frame && !first_frame_came_);
+  const bool wanted = decoder_.mid_frame() || (limits_.expect_first_frame && !first_frame_came_);
   if (wanted && !read_deadline_running_) {
-    StartDeadline(read_deadline_, limits_.frame_timeout,
-                  "the peer did not send a whole frame");
+    StartDeadline(read_deadline_, limits_.frame_timeout, "the peer did not send a whole frame");
   } else if (!wanted && read_deadline_running_) {
     read_deadline_.cancel();
   }
@@ -81,9 +79,8 @@ awaitable<Result<proto::Frame>> FrameConnection::Receive() {
     UpdateReadDeadline();
     const std::span<char> room = decoder_.Prepare();
     error_code error;
-    const size_t count =
-        co_await socket_.async_read_some(boost::asio::buffer(room.data(), room.size()),
-                                         redirect_error(use_awaitable, error));
+    const size_t count = co_await socket_.async_read_some(
+        boost::asio::buffer(room.data(), room.size()), redirect_error(use_awaitable, error));
     if (error) {
       Close(ReadError(error, decoder_.mid_frame()));
       break;

@@ -1,11 +1,10 @@
 #include "engram/rpc/host_port.h"
 
-#include <netinet/tcp.h>
-
 #include <charconv>
 
 #include <boost/asio/ip/address.hpp>
 #include <boost/asio/socket_base.hpp>
+#include <netinet/tcp.h>
 
 namespace engram {
 namespace {
@@ -39,9 +38,9 @@ Result<tcp::endpoint> ResolveToListen(const boost::asio::any_io_executor& execut
 
 Result<HostPort> ParseHostPort(std::string_view text) {
   const auto bad = [&] {
-    return Error(StatusCode::kInvalidArgument,
-                 "'" + std::string(text) + "' is not an address: write host:port, such as "
-                 "127.0.0.1:7000 or [::1]:7000");
+    return Error(StatusCode::kInvalidArgument, "'" + std::string(text) +
+                                                   "' is not an address: write host:port, such as "
+                                                   "127.0.0.1:7000 or [::1]:7000");
   };
   const size_t colon = text.rfind(':');
   if (colon == std::string_view::npos || colon == 0) return bad();

@@ -1,11 +1,5 @@
 #include "tests/support/child_process.h"
 
-#include <fcntl.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -13,6 +7,12 @@
 #include <sstream>
 #include <thread>
 #include <utility>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 extern char** environ;
 
@@ -37,7 +37,8 @@ Result<pid_t> Spawn(const std::vector<std::string>& argv, const std::filesystem:
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), flags, 0644);
   }
   pid_t pid = -1;
-  const int error = posix_spawn(&pid, argv[0].c_str(), &actions, nullptr, arguments.data(), environ);
+  const int error =
+      posix_spawn(&pid, argv[0].c_str(), &actions, nullptr, arguments.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) {
     return Error(StatusCode::kIo, "cannot start " + argv[0] + ": " + std::strerror(error));
@@ -107,8 +108,7 @@ int ChildProcess::Stop(int signal, std::chrono::milliseconds patience) {
   return exit_status_;
 }
 
-CommandOutput RunCommand(const std::vector<std::string>& argv,
-                         std::chrono::milliseconds patience) {
+CommandOutput RunCommand(const std::vector<std::string>& argv, std::chrono::milliseconds patience) {
   const ScratchDir scratch;
   CommandOutput output;
   auto pid = Spawn(argv, scratch.path() / "out", scratch.path() / "err");

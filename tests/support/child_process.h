@@ -1,12 +1,12 @@
 // Real processes for integration tests. Each is killed and reaped when its object goes.
 #pragma once
 
-#include <sys/types.h>
-
 #include <chrono>
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include <sys/types.h>
 
 #include "engram/base/status.h"
 

@@ -33,7 +33,8 @@ Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file, Chil
       if (!json.is_discarded()) return json;
     }
     if (!process.running()) {
-      return Error(StatusCode::kUnavailable, "a process ended at its start: " + Tail(ReadFile(log)));
+      return Error(StatusCode::kUnavailable,
+                   "a process ended at its start: " + Tail(ReadFile(log)));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
@@ -44,13 +45,33 @@ Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file, Chil
 
 Status MakeTinyModel(const std::filesystem::path& dir, const std::string& variant, int base_rows,
                      int seed) {
-  const CommandOutput made = RunCommand(
-      {Program("engramctl"), "make-model", "--out", dir.string(), "--tokenizer",
-       std::string(ENGRAM_TEST_DATA) + "/tiny_tokenizer.json", "--variant", variant, "--base-rows",
-       std::to_string(base_rows), "--layers-engram", "1,3", "--hidden", "64", "--intermediate",
-       "128", "--layers", "5", "--heads", "4", "--kv-heads", "2", "--head-dim", "16", "--seed",
-       std::to_string(seed)},
-      seconds(120));
+  const CommandOutput made = RunCommand({Program("engramctl"),
+                                         "make-model",
+                                         "--out",
+                                         dir.string(),
+                                         "--tokenizer",
+                                         std::string(ENGRAM_TEST_DATA) + "/tiny_tokenizer.json",
+                                         "--variant",
+                                         variant,
+                                         "--base-rows",
+                                         std::to_string(base_rows),
+                                         "--layers-engram",
+                                         "1,3",
+                                         "--hidden",
+                                         "64",
+                                         "--intermediate",
+                                         "128",
+                                         "--layers",
+                                         "5",
+                                         "--heads",
+                                         "4",
+                                         "--kv-heads",
+                                         "2",
+                                         "--head-dim",
+                                         "16",
+                                         "--seed",
+                                         std::to_string(seed)},
+                                        seconds(120));
   if (made.exit_status == 0) return {};
   return {StatusCode::kInternal, "engramctl make-model: " + made.out + made.err};
 }
@@ -94,16 +115,25 @@ Status TestCluster::StartNode(int i, const std::string& listen) {
   const auto log = scratch_.path() / (name + ".log");
   std::filesystem::remove(announce);
   std::vector<std::string> argv = {Program("engram-shard-server"),
-                                   "--id", name,
-                                   "--zone", "z" + std::to_string(i),
-                                   "--coordinator", coordinator_address_,
-                                   "--listen", listen,
-                                   "--http", "127.0.0.1:0",
-                                   "--memory", "1GiB",
-                                   "--transport", options_.transport,
-                                   "--one-sided", options_.one_sided,
+                                   "--id",
+                                   name,
+                                   "--zone",
+                                   "z" + std::to_string(i),
+                                   "--coordinator",
+                                   coordinator_address_,
+                                   "--listen",
+                                   listen,
+                                   "--http",
+                                   "127.0.0.1:0",
+                                   "--memory",
+                                   "1GiB",
+                                   "--transport",
+                                   options_.transport,
+                                   "--one-sided",
+                                   options_.one_sided,
                                    "--enable-test-hooks",
-                                   "--announce-file", announce.string()};
+                                   "--announce-file",
+                                   announce.string()};
   argv.insert(argv.end(), options_.node_arguments.begin(), options_.node_arguments.end());
   auto started = ChildProcess::Start(argv, log);
   if (!started.has_value()) return started.error();
@@ -153,8 +183,8 @@ CommandOutput TestCluster::Ctl(std::vector<std::string> arguments) const {
   return RunCommand(arguments, seconds(120));
 }
 
-HttpReply HttpCall(const std::string& address, const std::string& method,
-                   const std::string& target, const std::string& body) {
+HttpReply HttpCall(const std::string& address, const std::string& method, const std::string& target,
+                   const std::string& body) {
   namespace http = boost::beast::http;
   try {
     boost::asio::io_context io;

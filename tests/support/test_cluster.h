@@ -15,11 +15,11 @@ namespace engram::test {
 
 struct ClusterOptions {
   int nodes = 3;
-  std::string transport = "tcp";             // of the nodes: tcp, shm or auto
+  std::string transport = "tcp";  // of the nodes: tcp, shm or auto
   std::string one_sided = "off";
   std::string variant = "v41";
-  int base_rows = 2000;                      // per column, before primes
-  std::vector<std::string> node_arguments;   // added to every node's command line
+  int base_rows = 2000;                     // per column, before primes
+  std::vector<std::string> node_arguments;  // added to every node's command line
 };
 
 // Everything is killed and removed with it. Thread-compatible.
