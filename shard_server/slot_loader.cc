@@ -1,6 +1,7 @@
 #include "shard_server/slot_loader.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cinttypes>
 #include <condition_variable>
 #include <cstdio>
@@ -141,9 +142,11 @@ class ChunkReader {
 };
 
 // Has the system give the pages that a chunk's rows go to. Fresh shared memory in small pages costs
-// more than reading and sealing what goes in, so the reading thread takes that from the other.
-// Advice only: pages that it does not get are faulted in later.
-void PopulatePages(const LoadJob& job, const LoadChunk& chunk) {
+// more than reading and sealing what goes in, so the reading thread takes that from the other. And
+// where there are none left (a small /dev/shm, a container's limit), this is an error; touching
+// them would be a SIGBUS. A kernel without the call faults them in later. ERRORS:
+// kResourceExhausted.
+Status PopulatePages(const LoadJob& job, const LoadChunk& chunk) {
 #ifdef MADV_POPULATE_WRITE
   const uint64_t row_stride = job.layout->row_stride();
   static const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
@@ -151,12 +154,19 @@ void PopulatePages(const LoadJob& job, const LoadChunk& chunk) {
     const auto rows = reinterpret_cast<uintptr_t>(job.slots[part.slot_position].rows);
     const uintptr_t begin = (rows + part.row_in_slot * row_stride) / page_bytes * page_bytes;
     const uintptr_t end = rows + (uint64_t{part.row_in_slot} + part.row_count) * row_stride;
-    (void)::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE);
+    if (::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE) == 0) continue;
+    if (errno != EFAULT && errno != ENOMEM) continue;
+    return {StatusCode::kResourceExhausted,
+            "the system has no memory left for slot " +
+                std::to_string(job.slots[part.slot_position].slot.value()) + ": " +
+                std::strerror(errno) +
+                "; look at the size of /dev/shm and at the container's limits, or lower --memory"};
   }
 #else
   (void)job;
   (void)chunk;
 #endif
+  return {};
 }
 
 // Turns buffered rows into stored rows, slot after slot. One thread.
@@ -326,8 +336,8 @@ Status LoadSlotsFrom(const std::vector<TableTensors>& tensors, const LoadJob& jo
     for (const LoadChunk& chunk : chunks) {
       const std::span<std::byte> buffer = pipe.AwaitEmpty();
       if (buffer.empty()) return;
-      PopulatePages(job, chunk);
-      Status status = chunk_reader.Read(chunk, buffer);
+      Status status = PopulatePages(job, chunk);
+      if (status.ok()) status = chunk_reader.Read(chunk, buffer);
       const bool failed = !status.ok();
       pipe.Filled(std::move(status));
       if (failed) return;

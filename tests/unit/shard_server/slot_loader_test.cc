@@ -1,12 +1,13 @@
 #include "shard_server/slot_loader.h"
 
-#include <algorithm>
 #include <cstring>
 #include <map>
 #include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <xxhash.h>
 
 #include "engram/table/stored_row.h"
@@ -197,6 +198,24 @@ TEST_F(SlotLoaderTest, FolderThatIsNotThereIsNamed) {
   EXPECT_EQ(status.code(), StatusCode::kNotFound);
   EXPECT_THAT(status.message(), HasSubstr("elsewhere"));
 }
+
+#ifdef MADV_POPULATE_WRITE
+TEST_F(SlotLoaderTest, MemoryThatTheSystemCannotGiveIsAnErrorAndNotASignal) {
+  const SmallCheckpoint checkpoint = Checkpoint();
+  Loading loading(checkpoint, {0});
+  // A file of no bytes, mapped: every page of it would be a SIGBUS, as in a full /dev/shm.
+  const int file = ::memfd_create("empty", 0);
+  ASSERT_GE(file, 0);
+  void* const pages = ::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  ASSERT_NE(pages, MAP_FAILED);
+  loading.job_.slots[0].rows = static_cast<std::byte*>(pages);
+  const Status status = loading.Run();
+  ::munmap(pages, 1 << 20);
+  ::close(file);
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), HasSubstr("no memory left for slot 0"));
+}
+#endif
 
 TEST_F(SlotLoaderTest, PausedLoadWorksOnNothingAndCancelEndsIt) {
   const SmallCheckpoint checkpoint = Checkpoint();
