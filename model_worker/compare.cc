@@ -174,8 +174,9 @@ std::string CompareTable(const CompareResult& result, std::span<const int32_t> l
     table += line;
   }
   std::snprintf(line, sizeof(line),
-                "remote / in process: median of %zu pairs %.4f, 95 %% interval %.4f to %.4f\n",
-                ratios.size(), Median(ratios), interval.low, interval.high);
+                "remote / in process: median of %zu pairs %.4f, %.1f %% interval %.4f to %.4f\n",
+                ratios.size(), Median(ratios), 100.0 * interval.coverage, interval.low,
+                interval.high);
   table += line;
   std::snprintf(line, sizeof(line),
                 "same tokens in every remote and in-process run: %s; other tokens with Engram off: "

@@ -10,6 +10,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr int kJsonDepthMax = 8;
+
 Status Refuse(std::string_view field, const Json& found, std::string_view allowed) {
   std::string shown = found.dump(-1, ' ', false, Json::error_handler_t::replace);
   if (shown.size() > 80) shown = shown.substr(0, 77) + "...";
@@ -162,7 +164,17 @@ std::string Dump(const Json& json) {
 }  // namespace
 
 Result<CompletionRequest> ParseCompletionRequest(std::string_view body) {
-  const Json json = Json::parse(body, nullptr, /*allow_exceptions=*/false);
+  // Printing a value back in a message recurses: no request needs much depth.
+  bool too_deep = false;
+  const auto shallow = [&too_deep](int depth, Json::parse_event_t, const Json&) {
+    too_deep |= depth > kJsonDepthMax;
+    return depth <= kJsonDepthMax;
+  };
+  const Json json = Json::parse(body, shallow, /*allow_exceptions=*/false);
+  if (too_deep) {
+    return Error(StatusCode::kInvalidArgument,
+                 "the body nests deeper than " + std::to_string(kJsonDepthMax) + " levels");
+  }
   if (json.is_discarded()) {
     return Error(StatusCode::kInvalidArgument, "the body is not valid JSON");
   }

@@ -80,6 +80,16 @@ TEST(CompletionMessagesTest, FaultsAreRefusedByFieldName) {
   }
 }
 
+TEST(CompletionMessagesTest, ADeepBodyIsRefusedWithoutDeepRecursion) {
+  const std::string deep(1 << 20, '[');
+  for (const std::string& body :
+       {R"({"prompt":)" + deep, R"({"prompt":)" + deep + std::string(deep.size(), ']') + "}"}) {
+    const auto request = ParseCompletionRequest(body);
+    ASSERT_FALSE(request.has_value());
+    EXPECT_NE(request.error().message().find("nests deeper"), std::string::npos);
+  }
+}
+
 TEST(CompletionMessagesTest, AnswersHaveTheApisShape) {
   const CompletionHead head{"cmpl-1", "m", 1234};
   const Json whole = Json::parse(CompletionJson(head, "text", "length", {3, 4}));
