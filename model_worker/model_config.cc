@@ -21,6 +21,9 @@ constexpr int64_t kHeadDimMax = 1024;
 constexpr int64_t kVocabularyMax = 1 << 24;
 constexpr int64_t kPositionsMax = 1 << 24;
 constexpr size_t kEosTokensMax = 64;
+// Far from what fp32 rounds to zero.
+constexpr double kEpsMin = 1e-20;
+constexpr double kThetaMax = 1e15;
 
 std::string Shown(const Json& value) {
   return value.is_string() ? Quoted(value.get_ref<const std::string&>())
@@ -78,12 +81,14 @@ class Keys {
     return {};
   }
 
-  [[nodiscard]] Status Positive(const char* key, const Json* value, double max, double* out) const {
+  // Leaves *out where `value` is null.
+  [[nodiscard]] Status Number(const char* key, const Json* value, double min, double max,
+                              double* out) const {
     if (value == nullptr) return {};
-    const std::string expected = "a number above 0 and at most " + Shown(Json(max));
+    const std::string expected = "a number from " + Json(min).dump() + " to " + Json(max).dump();
     if (!value->is_number()) return Malformed(key, expected, value);
     const auto number = value->get<double>();
-    if (!(number > 0) || number > max) return Malformed(key, expected, value);
+    if (!(number >= min) || number > max) return Malformed(key, expected, value);
     *out = number;
     return {};
   }
@@ -145,10 +150,11 @@ Status ReadRope(const Keys& keys, double* theta) {
       return keys.Unsupported(key, *rope, "plain RoPE (null, or rope_type \"default\")");
     }
     const auto in_rope = rope->find("rope_theta");
-    ENGRAM_RETURN_IF_ERROR(keys.Positive(
-        "rope_parameters.rope_theta", in_rope == rope->end() ? nullptr : &*in_rope, 1e15, theta));
+    ENGRAM_RETURN_IF_ERROR(keys.Number("rope_parameters.rope_theta",
+                                       in_rope == rope->end() ? nullptr : &*in_rope, 1.0, kThetaMax,
+                                       theta));
   }
-  return keys.Positive("rope_theta", keys.Find("rope_theta"), 1e15, theta);
+  return keys.Number("rope_theta", keys.Find("rope_theta"), 1.0, kThetaMax, theta);
 }
 
 Status ReadEos(const Keys& keys, int32_t vocabulary_size, std::vector<TokenId>* out) {
@@ -197,7 +203,8 @@ Status ReadKeys(const Keys& keys, ModelConfig* config) {
   ENGRAM_RETURN_IF_ERROR(ReadSizes(keys, config));
   ENGRAM_RETURN_IF_ERROR(keys.Boolean("tie_word_embeddings", &config->tie_word_embeddings));
   double eps = 1e-6;
-  ENGRAM_RETURN_IF_ERROR(keys.Positive("rms_norm_eps", keys.Find("rms_norm_eps"), 1.0, &eps));
+  ENGRAM_RETURN_IF_ERROR(
+      keys.Number("rms_norm_eps", keys.Find("rms_norm_eps"), kEpsMin, 1.0, &eps));
   config->rms_norm_eps = static_cast<float>(eps);
   ENGRAM_RETURN_IF_ERROR(ReadRope(keys, &config->rope_theta));
   return ReadEos(keys, config->vocabulary_size, &config->eos_token_ids);

@@ -123,6 +123,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{"head_dim", 63, StatusCode::kMalformed},
         Refusal{"rms_norm_eps", 0, StatusCode::kMalformed},
         Refusal{"rms_norm_eps", "small", StatusCode::kMalformed},
+        Refusal{"rms_norm_eps", 1e-60, StatusCode::kMalformed},
         Refusal{"rope_theta", -1.0, StatusCode::kMalformed},
         Refusal{"eos_token_id", 151936, StatusCode::kMalformed},
         Refusal{"eos_token_id", Json::array({1, "two"}), StatusCode::kMalformed},
