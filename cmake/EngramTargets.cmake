@@ -39,8 +39,22 @@ function(engram_test name)
     ENGRAM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} ENVIRONMENT
-    "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp;LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp;ENGRAM_SANITIZER=${ENGRAM_SANITIZER}")
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  # gtest_discover_tests passes only the first of several variables on: set them afterwards.
+  set(environment
+    "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp"
+    "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp"
+    "ENGRAM_SANITIZER=${ENGRAM_SANITIZER}")
+  if(ENGRAM_SANITIZER STREQUAL "thread")
+    # UCX's memory hooks run in threads that TSan has already taken down, and crash there.
+    list(APPEND environment "UCX_MEM_EVENTS=n")
+  endif()
+  set(environment_script ${CMAKE_CURRENT_BINARY_DIR}/${name}_environment.cmake)
+  file(WRITE ${environment_script}
+    "if(${name}_TESTS)\n"
+    "  set_tests_properties(\${${name}_TESTS} PROPERTIES ENVIRONMENT \"${environment}\")\n"
+    "endif()\n")
+  set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${environment_script})
 endfunction()
 
 # engram_fuzzer(NAME SOURCES ... [DEPS ...]): a libFuzzer program, only in the fuzz preset; its seed

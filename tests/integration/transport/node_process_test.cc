@@ -1,6 +1,7 @@
 // Nodes and readers as processes of their own that are killed, stopped and spoken to rudely.
 #include <csignal>
 #include <filesystem>
+#include <ostream>
 #include <thread>
 
 #include <arpa/inet.h>
@@ -24,6 +25,11 @@ struct Setting {
   const char* tls;
   const char* one_sided;
   ReadWay way;
+
+  // CTest takes the printed parameter into the test's name.
+  friend std::ostream& operator<<(std::ostream& out, const Setting& setting) {
+    return out << setting.name;
+  }
 };
 
 class NodeProcessTest : public ::testing::TestWithParam<Setting> {

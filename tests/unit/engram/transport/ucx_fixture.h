@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <ostream>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -24,6 +25,11 @@ struct UcxSetting {
   const char* tls;        // both sides
   const char* one_sided;  // both sides
   ReadWay way;
+
+  // CTest takes the printed parameter into the test's name.
+  friend std::ostream& operator<<(std::ostream& out, const UcxSetting& setting) {
+    return out << setting.name;
+  }
 };
 
 class UcxFixture {
