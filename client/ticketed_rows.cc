@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "engram/base/check.h"
+#include "engram/base/thread_role.h"
 
 namespace engram {
 namespace {
@@ -41,7 +42,6 @@ TicketedRows::TicketedRows(Parts parts)
     thread->thread = std::thread([this, t = thread.get()] { Run(*t); });
     const int error = pthread_getcpuclockid(thread->thread.native_handle(), &thread->cpu_clock);
     ENGRAM_CHECK(error == 0);
-    (void)pthread_setname_np(thread->thread.native_handle(), "engram-rows");
   }
   baseline_.layers.clear();
 }
@@ -162,6 +162,7 @@ bool TicketedRows::TakeCommands(FillThread& thread) {
 }
 
 void TicketedRows::Run(FillThread& thread) {
+  BecomeIoThread("engram-rows", kReaderSlice);
   while (!stopping_.load(std::memory_order_seq_cst)) {
     bool worked = TakeCommands(thread);
     worked = thread.filler->Progress() || worked;

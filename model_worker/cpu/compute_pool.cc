@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "engram/base/check.h"
+#include "engram/base/thread_role.h"
 
 namespace engram {
 namespace {
@@ -80,6 +81,7 @@ void ComputePool::TakeIndices(uint32_t loop, uint32_t thread) {
 }
 
 void ComputePool::WorkerMain(uint32_t thread) {
+  BecomeComputeThread();
   uint32_t seen = 0;
   while (true) {
     WaitWhile(loop_, seen);

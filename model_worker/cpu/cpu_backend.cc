@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engram/base/thread_role.h"
 #include "model_worker/cpu/attention.h"
 #include "model_worker/cpu/compute_pool.h"
 #include "model_worker/cpu/engram_layer.h"
@@ -267,6 +268,7 @@ void CpuBackend::PlanParts(std::span<const SequenceStep> steps) {
 
 Status CpuBackend::Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                            std::vector<float>* logits) {
+  BecomeComputeThread();
   ENGRAM_RETURN_IF_ERROR(CheckSteps(steps));
   if (engram != nullptr && engram_layers_.empty()) {
     return Status(StatusCode::kInvalidArgument,

@@ -41,19 +41,15 @@ class EventWait {
   std::atomic<bool> noticed_{false};
 };
 
-// How long to look for work before sleeping: as long as allowed while work comes that soon, next to
-// nothing while it does not. Thread-compatible.
+// How long to look for work before sleeping: longer and longer, up to `max`, while work comes that
+// soon, next to nothing while it does not. Thread-compatible.
 class SpinBudget {
  public:
   explicit SpinBudget(Duration max) : max_(max), now_(max) {}
   [[nodiscard]] Duration now() const { return now_; }
   // Work came `idle` after there was none, spun or slept. Sleeping and waking took part of it.
   void WorkCameAfter(Duration idle) {
-    if (idle <= max_ * 2) {
-      now_ = max_;
-    } else {
-      now_ /= 2;
-    }
+    now_ = idle <= max_ * 2 ? std::min(max_, std::max(now_ * 2, max_ / 8)) : now_ / 2;
   }
 
  private:

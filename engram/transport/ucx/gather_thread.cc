@@ -5,10 +5,10 @@
 #include <future>
 #include <utility>
 
-#include <pthread.h>
 #include <spdlog/spdlog.h>
 
 #include "engram/base/check.h"
+#include "engram/base/thread_role.h"
 #include "engram/transport/ucx/ucx_status.h"
 
 namespace engram {
@@ -53,8 +53,7 @@ GatherThread::~GatherThread() {
 }
 
 Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_sided) {
-  const std::string name = "gather-" + std::to_string(options_.number);
-  ::pthread_setname_np(::pthread_self(), name.c_str());
+  BecomeIoThread("gather-" + std::to_string(options_.number), kServerSlice);
   auto wait = EventWait::Create();
   if (!wait.has_value()) return wait.error();
   wait_ = *std::move(wait);
