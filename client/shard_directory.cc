@@ -198,11 +198,12 @@ class ShardDirectoryImpl final : public ShardDirectory {
       version_ = map->version;
       map_ = std::make_shared<const ShardMap>(*std::move(map));
     }
-    SetReady(reply.ready());
+    // Before Connect returns: who subscribes after it is told of later maps only.
     if (newer) {
       const std::lock_guard lock(subscribers_mutex_);
       for (const auto& [id, on_change] : subscribers_) on_change();
     }
+    SetReady(reply.ready());
     return {};
   }
 

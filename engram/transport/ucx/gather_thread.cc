@@ -80,7 +80,7 @@ Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_si
 void GatherThread::Loop() {
   while (!stop_.load(std::memory_order_relaxed)) {
     if (hooks_->paused.load(std::memory_order_relaxed)) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      StandStill();
       continue;
     }
     bool any = wait_->TakeNotice() && RunTasks();
@@ -89,6 +89,15 @@ void GatherThread::Loop() {
     if (now >= next_house_keeping_) KeepHouse(now);
     if (!any) SleepOrSpin();
   }
+}
+
+void GatherThread::StandStill() {
+  ++hooks_->standing_still;
+  while (hooks_->paused.load(std::memory_order_relaxed) &&
+         !stop_.load(std::memory_order_relaxed)) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  --hooks_->standing_still;
 }
 
 bool GatherThread::RunTasks() {

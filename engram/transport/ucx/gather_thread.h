@@ -24,6 +24,7 @@ namespace engram {
 // Switches that tests throw; all off in production.
 struct RowServerTestHooks {
   std::atomic<bool> paused{false};           // every thread stands still, as if stopped
+  std::atomic<uint32_t> standing_still{0};   // threads that do now
   std::atomic<bool> withhold_leases{false};  // lease requests are answered, with no lease
 };
 
@@ -107,6 +108,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
                OnLost on_lost);
   Status Prepare(const UcxContext& context, const UcxContext* one_sided);
   void Loop();
+  void StandStill();
   bool RunTasks();
   bool ProgressAll();
   void SleepOrSpin();

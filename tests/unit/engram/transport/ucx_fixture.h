@@ -120,6 +120,12 @@ class UcxFixture {
 
   const UcxSetting setting_;
   const std::shared_ptr<const TableLayout> layout_;
+  // Returns when the node's one gather thread answers nothing any more.
+  void PauseServer() {
+    hooks_.paused = true;
+    while (hooks_.standing_still.load() == 0) std::this_thread::yield();
+  }
+
   RowServerTestHooks hooks_;
   std::unique_ptr<UcxRowServer> server_;
   std::shared_ptr<ServedSlots> slots_;

@@ -130,7 +130,7 @@ TEST_P(UcxLeaseTest, PausedNodeIsReadNoLongerThanItsLease) {
   f.StartReader(f.ReaderOptions());
   const SessionId session = f.OpenSession();
   const auto rows = f.OwnedRows(200);
-  f.hooks_.paused = true;
+  f.PauseServer();
   const auto lease_end = std::chrono::steady_clock::now() + std::chrono::milliseconds(700);
   f.Drive([&] { return std::chrono::steady_clock::now() > lease_end; });
   f.events_->Expect(1, rows.size());
@@ -150,7 +150,7 @@ TEST_F(UcxSessionTest, NodeThatAnswersNothingIsLost) {
   options.keep_alive = std::chrono::milliseconds(300);
   f.StartReader(options);
   const SessionId session = f.OpenSession();
-  f.hooks_.paused = true;
+  f.PauseServer();
   const auto rows = f.OwnedRows(10);
   f.events_->Expect(1, rows.size());
   ASSERT_EQ(f.reader_->Post(session, 1, rows), StatusCode::kOk);
