@@ -7,10 +7,10 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <google/protobuf/util/json_util.h>
 #include <spdlog/spdlog.h>
 
 #include "engram/checkpoint/model_files.h"
+#include "engram/http/status_json.h"
 #include "engram/table/table_proto.h"
 #include "proto/directory.pb.h"
 
@@ -295,13 +295,11 @@ HttpServer::Handler CoordinatorService::Pages() {
       [this] { UpdateGauges(); },
       [this](const HttpRequest& request, HttpResponder& responder) -> awaitable<void> {
         if (request.path != "/status") co_return;
-        std::string json;
-        google::protobuf::util::JsonPrintOptions print;
-        print.always_print_primitive_fields = true;
-        print.preserve_proto_field_names = true;
-        (void)google::protobuf::util::MessageToJsonString(state_.ClusterStatus(SteadyClock().Now()),
-                                                          &json, print);
-        (void)co_await responder.Respond(200, "application/json", std::move(json));
+        const auto json = StatusJson(state_.ClusterStatus(SteadyClock().Now()));
+        // A name or path may be no UTF-8: shown with replacement characters.
+        (void)co_await responder.Respond(
+            200, "application/json",
+            json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
       });
 }
 

@@ -1,5 +1,6 @@
 #include <memory>
 
+#include "engram/http/status_json.h"
 #include "tools/command.h"
 #include "tools/coordinator_calls.h"
 #include "tools/status_text.h"

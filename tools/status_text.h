@@ -1,16 +1,12 @@
-// A coordinator's status for people and for programs.
+// A coordinator's status for people; for programs it is in engram/http/status_json.h.
 #pragma once
 
 #include <string>
-
-#include <nlohmann/json.hpp>
 
 #include "proto/admin.pb.h"
 
 namespace engram {
 
-// Keys are the field names of proto/admin.proto; every number is a JSON number.
-[[nodiscard]] nlohmann::ordered_json StatusJson(const proto::GetStatusReply& status);
 // Two tables: versions, nodes.
 [[nodiscard]] std::string StatusText(const proto::GetStatusReply& status);
 

@@ -4,12 +4,15 @@
 #include <cstring>
 #include <fstream>
 
+#include <dlfcn.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/engram_client.h"
 #include "engram/table/stored_row.h"
 #include "engram/tokenizer/tokenizer.h"
 #include "engram/transport/ucx/ucx_row_server.h"
+#include "proto/directory.pb.h"
 #include "tests/support/child_process.h"
 #include "tests/unit/client/scripted_coordinator.h"
 
@@ -156,6 +159,19 @@ TEST_F(ConnectTest, LookupNeedsNoModel) {
   ASSERT_TRUE(status.ok()) << status.ToString();
   const auto expected = test::StoredRow(*layout_, kVersion, rows[99]);
   EXPECT_EQ(std::memcmp(bytes.data() + 99 * 264, expected.data(), 264), 0);
+}
+
+// An engine may link parts of this project itself: this test does.
+TEST(SharedLibraryTest, LoadsIntoAProcessThatHasTheProjectsMessagesAlready) {
+  proto::GetShardMapRequest linked_here;
+  linked_here.set_version(1);
+  EXPECT_FALSE(linked_here.SerializeAsString().empty());
+  void* const library = ::dlopen(ENGRAM_SHARED_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+  ASSERT_NE(library, nullptr) << ::dlerror();
+  using Version = uint32_t (*)();
+  const auto version = reinterpret_cast<Version>(::dlsym(library, "engram_api_version"));
+  ASSERT_NE(version, nullptr);
+  EXPECT_EQ(version(), ENGRAM_API_VERSION);
 }
 
 TEST_F(ConnectTest, CProgramReadsTheSameRowsThroughTheSharedLibrary) {

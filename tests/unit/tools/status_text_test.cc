@@ -3,6 +3,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "engram/http/status_json.h"
+
 namespace engram {
 namespace {
 
