@@ -15,6 +15,10 @@ constexpr char kClusterKey[] = "cluster";
 constexpr char kNodePrefix[] = "node/";
 constexpr char kVersionPrefix[] = "version/";
 
+constexpr char kOwnersPart[] = "/owners";
+constexpr char kTargetPart[] = "/target";
+constexpr char kDigestsPart[] = "/digests/";
+
 std::string VersionKey(TableVersion number) {
   return kVersionPrefix + std::to_string(number.value());
 }
@@ -22,6 +26,12 @@ std::string VersionKey(TableVersion number) {
 Status Damaged(const MetadataRecord& record, const std::string& what) {
   return Status(StatusCode::kCorrupt, "the metadata record '" + record.key + "' " + what +
                                           ": restore the state file from a copy");
+}
+
+std::string OwnersToRecord(const std::vector<NodeIndex>& owners) {
+  proto::OwnersRecord record;
+  for (const NodeIndex owner : owners) record.add_owners(owner.value());
+  return record.SerializeAsString();
 }
 
 bool ParseNumber(std::string_view text, uint64_t* number) {
@@ -35,12 +45,14 @@ void ClusterState::PersistCluster(ClusterEffects* effects) const {
   proto::ClusterRecord record;
   record.set_next_version(next_version_);
   record.set_current_version(current_.value());
+  record.set_previous_version(previous_.value());
   effects->records.push_back({kClusterKey, record.SerializeAsString()});
 }
 
 void ClusterState::PersistNode(const Node& node, ClusterEffects* effects) {
   proto::NodeRecord record;
   *record.mutable_description() = node.description;
+  record.set_draining(node.draining);
   effects->records.push_back({kNodePrefix + node.description.id(), record.SerializeAsString()});
 }
 
@@ -55,16 +67,19 @@ void ClusterState::PersistVersion(TableVersion number, const Version& version,
   record.set_replica_count(version.map->replica_count);
   record.set_make_current(version.make_current);
   record.set_was_ready(version.was_ready);
-  record.set_assignment_revision(version.assignment_revision);
   for (const std::string& id : version.node_ids) record.add_node_ids(id);
   effects->records.push_back({VersionKey(number), record.SerializeAsString()});
 }
 
 void ClusterState::PersistOwners(TableVersion number, const Version& version,
                                  ClusterEffects* effects) {
-  proto::OwnersRecord record;
-  for (const NodeIndex owner : version.map->owners) record.add_owners(owner.value());
-  effects->records.push_back({VersionKey(number) + "/owners", record.SerializeAsString()});
+  effects->records.push_back(
+      {VersionKey(number) + kOwnersPart, OwnersToRecord(version.map->owners)});
+}
+
+void ClusterState::PersistTarget(TableVersion number, const Version& version,
+                                 ClusterEffects* effects) {
+  effects->records.push_back({VersionKey(number) + kTargetPart, OwnersToRecord(version.target)});
 }
 
 void ClusterState::PersistDigests(TableVersion number, const Version& version, uint32_t chunk,
@@ -74,7 +89,23 @@ void ClusterState::PersistDigests(TableVersion number, const Version& version, u
   const size_t end = std::min(begin + kDigestsPerRecord, version.digests.size());
   for (size_t slot = begin; slot < end; ++slot) record.add_digests(version.digests[slot]);
   effects->records.push_back(
-      {VersionKey(number) + "/digests/" + std::to_string(chunk), record.SerializeAsString()});
+      {VersionKey(number) + kDigestsPart + std::to_string(chunk), record.SerializeAsString()});
+}
+
+void ClusterState::ForgetNode(const std::string& node_id, ClusterEffects* effects) {
+  effects->records.push_back({kNodePrefix + node_id, std::nullopt});
+}
+
+void ClusterState::ForgetVersion(TableVersion number, const Version& version,
+                                 ClusterEffects* effects) {
+  const std::string key = VersionKey(number);
+  for (const std::string& part : {std::string(), std::string(kOwnersPart), std::string(kTargetPart)}) {
+    effects->records.push_back({key + part, std::nullopt});
+  }
+  for (size_t first = 0; first < version.digests.size(); first += kDigestsPerRecord) {
+    effects->records.push_back(
+        {key + kDigestsPart + std::to_string(first / kDigestsPerRecord), std::nullopt});
+  }
 }
 
 Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& records,
@@ -83,8 +114,10 @@ Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& 
   for (const MetadataRecord& record : records) ENGRAM_TRY(RestoreRecord(record, now));
   // A number that was given once must not be given again.
   const TableVersion newest = versions_.empty() ? TableVersion() : versions_.rbegin()->first;
-  if (next_version_ <= newest.value() ||
-      (current_ != TableVersion() && !versions_.contains(current_))) {
+  const auto there = [&](TableVersion version) {
+    return version == TableVersion() || versions_.contains(version);
+  };
+  if (next_version_ <= newest.value() || !there(current_) || !there(previous_)) {
     return Error(StatusCode::kCorrupt,
                  "the metadata record 'cluster' is missing or does not fit the versions that are "
                  "there: restore the state file from a copy");
@@ -93,6 +126,8 @@ Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& 
   for (auto& [number, version] : versions_) {
     ENGRAM_TRY(FinishRestore(number, version));
     PublishMap(number, &effects);
+    for (Holding& holding : version.holdings) NewRevision(holding);
+    ScheduleMoves(version);
   }
   return effects;
 }
@@ -104,6 +139,7 @@ Status ClusterState::RestoreRecord(const MetadataRecord& record, MonotonicTime n
     if (!cluster.ParseFromString(value)) return Damaged(record, "cannot be read");
     next_version_ = cluster.next_version();
     current_ = TableVersion(cluster.current_version());
+    previous_ = TableVersion(cluster.previous_version());
     return Status();
   }
   if (record.key.starts_with(kNodePrefix)) {
@@ -112,7 +148,11 @@ Status ClusterState::RestoreRecord(const MetadataRecord& record, MonotonicTime n
     if (node.description().id() != record.key.substr(sizeof(kNodePrefix) - 1)) {
       return Damaged(record, "describes another node");
     }
-    nodes_[node.description().id()] = Node{node.description(), true, now, 0};
+    Node& restored = nodes_[node.description().id()];
+    restored.description = node.description();
+    restored.draining = node.draining();
+    restored.up = true;
+    restored.heard_of = now;
     return Status();
   }
   if (record.key.starts_with(kVersionPrefix)) {
@@ -149,13 +189,8 @@ Status ClusterState::RestoreVersion(const MetadataRecord& record, TableVersion n
   version.layout = std::make_shared<const TableLayout>(*std::move(layout));
   version.make_current = message.make_current();
   version.was_ready = message.was_ready();
-  version.assignment_revision = message.assignment_revision();
   version.node_ids.assign(message.node_ids().begin(), message.node_ids().end());
-  const uint32_t slots = version.layout->slot_count();
-  version.digests.assign(slots, 0);
-  version.ready.assign(size_t{slots} * message.replica_count(), 0);
-  version.ready_replicas.assign(slots, 0);
-  version.holdings.resize(version.node_ids.size());
+  ShapeVersion(version, message.replica_count());
   ShardMap map;
   map.version = number;
   map.epoch = Epoch(message.epoch());
@@ -169,13 +204,20 @@ Status ClusterState::RestoreVersionPart(const MetadataRecord& record, TableVersi
   const auto found = versions_.find(number);
   if (found == versions_.end()) return Damaged(record, "belongs to no version");
   Version& version = found->second;
-  if (part == "owners") {
+  const std::string slash_part = "/" + part;
+  if (slash_part == kOwnersPart || slash_part == kTargetPart) {
     proto::OwnersRecord message;
     if (!message.ParseFromString(record.value.value_or(""))) {
       return Damaged(record, "cannot be read");
     }
+    std::vector<NodeIndex> owners;
+    for (const uint32_t owner : message.owners()) owners.push_back(NodeIndex(owner));
+    if (slash_part == kTargetPart) {
+      version.target = std::move(owners);
+      return Status();
+    }
     ShardMap map = *version.map;
-    for (const uint32_t owner : message.owners()) map.owners.push_back(NodeIndex(owner));
+    map.owners = std::move(owners);
     version.map = std::make_shared<const ShardMap>(std::move(map));
     return Status();
   }
@@ -198,11 +240,14 @@ Status ClusterState::RestoreVersionPart(const MetadataRecord& record, TableVersi
 Status ClusterState::FinishRestore(TableVersion number, Version& version) {
   ShardMap map = *version.map;
   map.nodes = MapNodes(version);
-  const Status valid = map.Validate(version.layout->slot_count());
-  if (!valid.ok()) {
-    return Status(
-        StatusCode::kCorrupt,
-        "the metadata of version " + std::to_string(number.value()) + ": " + valid.message());
+  if (version.target.empty()) version.target = map.owners;  // never planned since it was made
+  for (const std::vector<NodeIndex>* owners : {&version.target, &version.map->owners}) {
+    map.owners = *owners;
+    if (const Status valid = map.Validate(version.layout->slot_count()); !valid.ok()) {
+      return Status(
+          StatusCode::kCorrupt,
+          "the metadata of version " + std::to_string(number.value()) + ": " + valid.message());
+    }
   }
   version.map = std::make_shared<const ShardMap>(std::move(map));
   return Status();

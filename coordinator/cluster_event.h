@@ -1,0 +1,78 @@
+// What happens to a cluster, and what comes of it: the inputs and outputs of ClusterState::Step.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "coordinator/metadata_store.h"
+#include "engram/base/status.h"
+#include "engram/base/strong_id.h"
+#include "engram/table/table_layout.h"
+#include "proto/node.pb.h"
+
+namespace engram {
+
+inline constexpr size_t kNodeIdBytesMax = 128;
+inline constexpr size_t kPathBytesMax = 4096;
+inline constexpr uint32_t kVersionsMax = 64;
+inline constexpr uint32_t kDigestsPerRecord = 4096;
+
+// A memory node's process has started, or was forgotten and introduces itself again.
+struct NodeRegistered {
+  proto::NodeDescription description;
+};
+// A node is alive, and tells what it holds.
+struct NodeHeartbeat {
+  proto::HeartbeatRequest message;
+};
+// An operator wants a node's slots elsewhere, or no longer.
+struct NodeDrained {
+  std::string node_id;
+  bool undo = false;
+};
+// An operator wants a node forgotten.
+struct NodeRemoved {
+  std::string node_id;
+};
+// Somebody wants the tables of a checkpoint served. Its headers were read and found right.
+struct VersionRequested {
+  TableSpec spec;
+  ModelIdentity identity{};
+  std::string checkpoint_path;
+  uint32_t replica_count = 1;
+  bool make_current = false;
+  uint32_t expect_nodes = 0;
+};
+// An operator wants clients to read this version; 0 = the previous one.
+struct VersionSwitched {
+  TableVersion version;
+};
+// An operator wants a version's memory back.
+struct VersionDropped {
+  TableVersion version;
+};
+// A reader found damaged rows.
+struct SlotReported {
+  TableVersion version;
+  SlotIndex slot;
+  std::string node_id;
+  Incarnation incarnation;
+};
+// Time passes.
+struct TimePassed {};
+
+using ClusterEvent =
+    std::variant<NodeRegistered, NodeHeartbeat, NodeDrained, NodeRemoved, VersionRequested,
+                 VersionSwitched, VersionDropped, SlotReported, TimePassed>;
+
+struct ClusterEffects {
+  Status status;                        // of the event: what its sender is answered
+  std::vector<MetadataRecord> records;  // to be durable before anything else of this is seen
+  bool wake = false;                    // maps, assignments or readiness changed: ask again
+  std::vector<std::string> notes;       // one line each, for the log and for engramctl events
+  TableVersion created;                 // VersionRequested: the new version
+};
+
+}  // namespace engram
