@@ -99,7 +99,8 @@ void ClusterState::ForgetNode(const std::string& node_id, ClusterEffects* effect
 void ClusterState::ForgetVersion(TableVersion number, const Version& version,
                                  ClusterEffects* effects) {
   const std::string key = VersionKey(number);
-  for (const std::string& part : {std::string(), std::string(kOwnersPart), std::string(kTargetPart)}) {
+  for (const std::string& part :
+       {std::string(), std::string(kOwnersPart), std::string(kTargetPart)}) {
     effects->records.push_back({key + part, std::nullopt});
   }
   for (size_t first = 0; first < version.digests.size(); first += kDigestsPerRecord) {

@@ -52,8 +52,9 @@ void ClusterState::On(const NodeRegistered& event, MonotonicTime now, ClusterEff
   const bool joins = found == nodes_.end();
   if (joins && nodes_.size() >= kNodesMax) {
     effects->status = Status(StatusCode::kResourceExhausted,
-                             std::to_string(nodes_.size()) + " memory nodes are known already: "
-                             "forget those that are gone (engramctl remove-node)");
+                             std::to_string(nodes_.size()) +
+                                 " memory nodes are known already: "
+                                 "forget those that are gone (engramctl remove-node)");
     return;
   }
   Node& node = nodes_[id];
@@ -150,8 +151,9 @@ void ClusterState::On(const NodeRemoved& event, MonotonicTime /*now*/, ClusterEf
   }
   if (OwnsAny(event.node_id)) {
     effects->status = Status(StatusCode::kFailedPrecondition,
-                             "node " + event.node_id + " still owns slots: drain it (engramctl "
-                             "drain), or wait until its slots were copied elsewhere");
+                             "node " + event.node_id +
+                                 " still owns slots: drain it (engramctl "
+                                 "drain), or wait until its slots were copied elsewhere");
     return;
   }
   nodes_.erase(found);

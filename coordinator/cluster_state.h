@@ -81,9 +81,9 @@ class ClusterState {
   };
   // One node's part of one version. Volatile: what it holds the node tells again.
   struct Holding {
-    uint64_t revision = 0;         // of the assignment that it should have; 0 = it has none
-    std::set<uint32_t> incoming;   // slots that it copies now: not its own yet
-    std::set<uint32_t> damaged;    // slots that it is told to repair
+    uint64_t revision = 0;        // of the assignment that it should have; 0 = it has none
+    std::set<uint32_t> incoming;  // slots that it copies now: not its own yet
+    std::set<uint32_t> damaged;   // slots that it is told to repair
     uint64_t ready_slots = 0;
     uint64_t bytes_loaded = 0;
     Status error;
@@ -95,8 +95,8 @@ class ClusterState {
     std::shared_ptr<const TableLayout> layout;
     bool make_current = false;
     bool was_ready = false;
-    std::vector<std::string> node_ids;  // [NodeIndex]; grows only
-    std::vector<uint64_t> digests;      // [slots]; 0 = not recorded yet
+    std::vector<std::string> node_ids;    // [NodeIndex]; grows only
+    std::vector<uint64_t> digests;        // [slots]; 0 = not recorded yet
     std::shared_ptr<const ShardMap> map;  // its owners are what clients are told
     std::vector<NodeIndex> target;        // [slots][replicas] what the plan wants them to become
     std::vector<uint8_t> ready;           // [slots][replicas]

@@ -8,9 +8,9 @@ namespace engram {
 namespace {
 
 Status NoVersion(TableVersion version) {
-  return Status(StatusCode::kNotFound,
-                "there is no table version " + std::to_string(version.value()) +
-                    " (engramctl status lists them)");
+  return Status(StatusCode::kNotFound, "there is no table version " +
+                                           std::to_string(version.value()) +
+                                           " (engramctl status lists them)");
 }
 
 }  // namespace
@@ -109,11 +109,11 @@ void ClusterState::On(const VersionSwitched& event, MonotonicTime /*now*/,
   }
   const Version& version = found->second;
   if (!Ready(wanted)) {
-    effects->status = Status(
-        StatusCode::kFailedPrecondition,
-        "version " + std::to_string(wanted.value()) + " is not ready: " +
-            std::to_string(version.slots_ready) + " of " +
-            std::to_string(version.layout->slot_count()) + " slots are; wait until it is");
+    effects->status =
+        Status(StatusCode::kFailedPrecondition,
+               "version " + std::to_string(wanted.value()) +
+                   " is not ready: " + std::to_string(version.slots_ready) + " of " +
+                   std::to_string(version.layout->slot_count()) + " slots are; wait until it is");
     return;
   }
   if (wanted == current_) return;
@@ -131,9 +131,9 @@ void ClusterState::On(const VersionDropped& event, MonotonicTime /*now*/, Cluste
     return;
   }
   if (event.version == current_) {
-    effects->status = Status(StatusCode::kFailedPrecondition,
-                             "version " + std::to_string(event.version.value()) +
-                                 " is the current one: switch to another first");
+    effects->status =
+        Status(StatusCode::kFailedPrecondition, "version " + std::to_string(event.version.value()) +
+                                                    " is the current one: switch to another first");
     return;
   }
   ForgetVersion(event.version, found->second, effects);

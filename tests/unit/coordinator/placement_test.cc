@@ -66,7 +66,7 @@ TEST(PlacementTest, EqualNodesGetEqualSharesOfEveryColumn) {
   for (const int count : {1, 2, 3, 7, 16}) {
     for (const uint32_t replicas : {1u, 2u, 3u}) {
       if (static_cast<uint32_t>(count) < replicas) continue;
-      const auto owners = PlaceSlots(layout, replicas, Nodes(count, 1ull << 40));
+      const auto owners = PlanOwners(layout, replicas, Nodes(count, 1ull << 40), {});
       ASSERT_TRUE(owners.has_value()) << owners.error().ToString();
       const auto bytes = Bytes(layout, *owners, static_cast<size_t>(count), replicas);
       const double share = static_cast<double>(layout.total_bytes()) * replicas / count;
@@ -81,7 +81,7 @@ TEST(PlacementTest, SharesFollowCapacity) {
   std::vector<PlacementNode> nodes = Nodes(4, 0);
   const std::vector<uint64_t> capacity = {10ull << 30, 20ull << 30, 30ull << 30, 40ull << 30};
   for (size_t i = 0; i < 4; ++i) nodes[i].capacity_bytes = capacity[i];
-  const auto owners = PlaceSlots(layout, 1, nodes);
+  const auto owners = PlanOwners(layout, 1, nodes, {});
   ASSERT_TRUE(owners.has_value());
   const auto bytes = Bytes(layout, *owners, 4, 1);
   for (size_t i = 0; i < 4; ++i) {
@@ -95,7 +95,7 @@ TEST(PlacementTest, SharesFollowCapacity) {
 TEST(PlacementTest, ReplicasAreOnDifferentNodesInDifferentZones) {
   const TableLayout layout = Layout(20'000);
   const auto nodes = Nodes(9, 1ull << 40, 3);
-  const auto owners = PlaceSlots(layout, 3, nodes);
+  const auto owners = PlanOwners(layout, 3, nodes, {});
   ASSERT_TRUE(owners.has_value());
   for (uint32_t slot = 0; slot < layout.slot_count(); ++slot) {
     std::set<std::string> zones;
@@ -106,7 +106,7 @@ TEST(PlacementTest, ReplicasAreOnDifferentNodesInDifferentZones) {
 
 TEST(PlacementTest, OneZoneStillPutsReplicasOnDifferentNodes) {
   const TableLayout layout = Layout(20'000);
-  const auto owners = PlaceSlots(layout, 2, Nodes(3, 1ull << 40, 1));
+  const auto owners = PlanOwners(layout, 2, Nodes(3, 1ull << 40, 1), {});
   ASSERT_TRUE(owners.has_value());
   for (uint32_t slot = 0; slot < layout.slot_count(); ++slot) {
     ASSERT_NE((*owners)[slot * 2], (*owners)[slot * 2 + 1]);
@@ -117,7 +117,7 @@ TEST(PlacementTest, ANodeLargerThanOneCopyGetsOneCopy) {
   const TableLayout layout = Layout(20'000);
   std::vector<PlacementNode> nodes = Nodes(3, 1ull << 34);
   nodes[0].capacity_bytes = 1ull << 44;
-  const auto owners = PlaceSlots(layout, 2, nodes);
+  const auto owners = PlanOwners(layout, 2, nodes, {});
   ASSERT_TRUE(owners.has_value());
   const auto bytes = Bytes(layout, *owners, 3, 2);
   EXPECT_EQ(bytes[0], static_cast<double>(layout.total_bytes()));
@@ -126,7 +126,7 @@ TEST(PlacementTest, ANodeLargerThanOneCopyGetsOneCopy) {
 
 TEST(PlacementTest, EachReplicaIsAskedFirstForItsPartOfTheSlots) {
   const TableLayout layout = Layout(90'000);
-  const auto owners = PlaceSlots(layout, 2, Nodes(4, 1ull << 40));
+  const auto owners = PlanOwners(layout, 2, Nodes(4, 1ull << 40), {});
   ASSERT_TRUE(owners.has_value());
   std::map<uint32_t, double> first;
   for (uint32_t slot = 0; slot < layout.slot_count(); ++slot) ++first[(*owners)[slot * 2].value()];
@@ -135,27 +135,27 @@ TEST(PlacementTest, EachReplicaIsAskedFirstForItsPartOfTheSlots) {
 
 TEST(PlacementTest, TheSameInputGivesTheSameLayout) {
   const TableLayout layout = Layout(20'000);
-  EXPECT_EQ(*PlaceSlots(layout, 2, Nodes(5, 1ull << 40)),
-            *PlaceSlots(layout, 2, Nodes(5, 1ull << 40)));
+  EXPECT_EQ(*PlanOwners(layout, 2, Nodes(5, 1ull << 40), {}),
+            *PlanOwners(layout, 2, Nodes(5, 1ull << 40), {}));
 }
 
 TEST(PlacementTest, TooLittleMemoryIsRefusedWithTheFigures) {
   const TableLayout layout = Layout(90'000);
-  const auto owners = PlaceSlots(layout, 1, Nodes(3, 1ull << 20));
+  const auto owners = PlanOwners(layout, 1, Nodes(3, 1ull << 20), {});
   ASSERT_FALSE(owners.has_value());
   EXPECT_EQ(owners.error().code(), StatusCode::kResourceExhausted);
   EXPECT_NE(owners.error().message().find(std::to_string(layout.total_bytes())), std::string::npos);
 }
 
 TEST(PlacementTest, FewerNodesThanReplicasIsRefused) {
-  const auto owners = PlaceSlots(Layout(20'000), 2, Nodes(1, 1ull << 40));
+  const auto owners = PlanOwners(Layout(20'000), 2, Nodes(1, 1ull << 40), {});
   ASSERT_FALSE(owners.has_value());
   EXPECT_EQ(owners.error().code(), StatusCode::kFailedPrecondition);
 }
 
 TEST(PlacementTest, AThousandNodesStayWithinTwoPercent) {
   const TableLayout layout = Layout(32'000'000);  // ~94,000 slots
-  const auto owners = PlaceSlots(layout, 1, Nodes(1000, 1ull << 40));
+  const auto owners = PlanOwners(layout, 1, Nodes(1000, 1ull << 40), {});
   ASSERT_TRUE(owners.has_value());
   const auto bytes = Bytes(layout, *owners, 1000, 1);
   const double share = static_cast<double>(layout.total_bytes()) / 1000;

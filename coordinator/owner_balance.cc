@@ -1,0 +1,303 @@
+// Moves slots between nodes: to part the zones of replicas, and to bring every node to its target.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "coordinator/owner_draft.h"
+
+namespace engram {
+namespace {
+
+// Looks at slots, over all searches for chains of one plan: about a quarter of a second. Only a
+// cluster whose constraints leave some node no way to its target comes near.
+constexpr int64_t kChainLooksMax = 40'000'000;
+
+struct Hop {
+  uint32_t slot = 0;
+  uint32_t from = 0;
+  uint32_t to = 0;
+};
+
+class NodeBalancer {
+ public:
+  explicit NodeBalancer(OwnerDraft& draft)
+      : draft_(draft), slot_bytes_(draft.full_slot_bytes()), stuck_(draft.node_count(), false) {}
+
+  // Every move narrows the gap between two nodes that are more than a slot apart, so this ends.
+  void Balance() {
+    bool moved = false;
+    while (true) {
+      const std::optional<uint32_t> n = FurthestOff();
+      if (!n.has_value()) {
+        if (!moved) return;
+        // What other nodes did may have freed those that were stuck.
+        moved = false;
+        std::fill(stuck_.begin(), stuck_.end(), false);
+        continue;
+      }
+      if (MoveOne(*n)) {
+        moved = true;
+      } else {
+        stuck_[*n] = true;
+      }
+    }
+  }
+
+ private:
+  // A whole slot or more off its target. Who is nearer stays, so that a plan's result is at rest.
+  [[nodiscard]] std::optional<uint32_t> FurthestOff() const {
+    std::optional<uint32_t> furthest;
+    int64_t most = slot_bytes_ - 1;
+    for (uint32_t n = 0; n < draft_.node_count(); ++n) {
+      const int64_t off = std::abs(draft_.node(n).surplus());
+      if (!draft_.node(n).accepts || stuck_[n] || off <= most) continue;
+      furthest = n;
+      most = off;
+    }
+    return furthest;
+  }
+
+  // One slot to `n` or away from it, by whichever way costs least.
+  bool MoveOne(uint32_t n) {
+    const bool receives = draft_.node(n).surplus() < 0;
+    if (MoveDirectly(n, receives, true, true)) return true;
+    if (MoveDirectly(n, receives, false, true)) return true;
+    if (!draft_.zones_part()) {
+      if (MoveDirectly(n, receives, true, false)) return true;
+      if (MoveDirectly(n, receives, false, false)) return true;
+    }
+    return MoveThroughOthers(n, receives);
+  }
+
+  // `other` is on the other side of its target, and one slot narrows the gap.
+  [[nodiscard]] bool Helps(uint32_t n, uint32_t other, bool receives) const {
+    if (other == n || !draft_.node(other).accepts) return false;
+    const int64_t ours = draft_.node(n).surplus();
+    const int64_t theirs = draft_.node(other).surplus();
+    return receives ? theirs > 0 && theirs - ours > slot_bytes_
+                    : theirs < 0 && ours - theirs > slot_bytes_;
+  }
+
+  struct Partner {
+    bool must = false;  // it is off by a whole slot itself
+    double column_gain = 0;
+    uint64_t hash = 0;
+    uint32_t n = 0;
+    friend auto operator<=>(const Partner&, const Partner&) = default;
+  };
+
+  // keep_columns: only where it brings both nodes nearer to their share of the column.
+  bool MoveDirectly(uint32_t n, bool receives, bool keep_columns, bool part_zones) {
+    // How much of the column n should get or give.
+    const auto wants = [&](uint32_t c) {
+      return receives ? draft_.Lacks(n, c) : -draft_.Lacks(n, c);
+    };
+    std::vector<uint32_t> columns(draft_.column_count());
+    for (uint32_t c = 0; c < columns.size(); ++c) columns[c] = c;
+    const uint64_t name_hash = draft_.node(n).name_hash;
+    std::sort(columns.begin(), columns.end(), [&](uint32_t a, uint32_t b) {
+      if (wants(a) != wants(b)) return wants(a) > wants(b);
+      return MixBits(name_hash ^ MixBits(a + 1)) > MixBits(name_hash ^ MixBits(b + 1));
+    });
+    for (const uint32_t c : columns) {
+      if (keep_columns && wants(c) < kColumnEpsilon) return false;
+      if (!receives && draft_.SlotsOf(n, c).empty()) continue;
+      RankPartners(n, c, receives, keep_columns);
+      while (!partners_.empty()) {
+        const uint32_t other = partners_.front().n;
+        const uint32_t from = receives ? other : n;
+        const uint32_t to = receives ? n : other;
+        const std::optional<uint32_t> slot = ChooseSlot(from, to, c, part_zones, true);
+        if (slot.has_value()) {
+          draft_.Move(*slot, from, to);
+          return true;
+        }
+        std::pop_heap(partners_.begin(), partners_.end());
+        partners_.pop_back();
+      }
+    }
+    return false;
+  }
+
+  void RankPartners(uint32_t n, uint32_t c, bool receives, bool keep_columns) {
+    partners_.clear();
+    const uint64_t salt = MixBits(draft_.node(n).name_hash + c);
+    for (uint32_t other = 0; other < draft_.node_count(); ++other) {
+      if (!Helps(n, other, receives)) continue;
+      if (receives && draft_.SlotsOf(other, c).empty()) continue;
+      const double gain = receives ? -draft_.Lacks(other, c) : draft_.Lacks(other, c);
+      if (keep_columns && gain < kColumnEpsilon) continue;
+      partners_.push_back({std::abs(draft_.node(other).surplus()) >= slot_bytes_, gain,
+                           MixBits(draft_.node(other).name_hash ^ salt), other});
+    }
+    std::make_heap(partners_.begin(), partners_.end());
+  }
+
+  // A slot of one column that may move. One whose replicas share a zone first, then one that moves
+  // already and so costs nothing more.
+  std::optional<uint32_t> ChooseSlot(uint32_t from, uint32_t to, uint32_t c, bool part_zones,
+                                     bool must_fit) {
+    std::optional<uint32_t> best;
+    uint64_t best_rank = 0;
+    for (const uint32_t slot : draft_.SlotsOf(from, c)) {
+      ++looks_;
+      if (draft_.Holds(slot, to) || (must_fit && !draft_.Fits(slot, to))) continue;
+      const uint32_t replica = draft_.ReplicaOn(slot, from);
+      if (part_zones && !draft_.ZoneIsFree(slot, replica, to)) continue;
+      const uint64_t shares_zone = draft_.ZoneIsFree(slot, replica, from) ? 0 : 1;
+      const uint64_t moves = draft_.MovesAlready(slot, replica) ? 1 : 0;
+      const uint64_t rank =
+          shares_zone << 63 | moves << 62 | MixBits(draft_.node(to).name_hash ^ slot) >> 2;
+      if (best.has_value() && rank <= best_rank) continue;
+      best = slot;
+      best_rank = rank;
+    }
+    return best;
+  }
+
+  // A chain of moves over nodes that stay as they are, found breadth first, so the shortest.
+  bool MoveThroughOthers(uint32_t n, bool receives) {
+    struct Step {
+      uint32_t n = 0;
+      uint32_t parent = 0;  // in `steps`
+      uint32_t slot = 0;    // that moves between the two
+    };
+    const int64_t looks_before = looks_;
+    std::vector<Step> steps = {{n, 0, 0}};
+    std::vector<bool> seen(draft_.node_count(), false);
+    seen[n] = true;
+    bool moved = false;
+    for (uint32_t at = 0; at < steps.size() && !moved; ++at) {
+      for (uint32_t other = 0; other < draft_.node_count() && !moved; ++other) {
+        if (seen[other] || !draft_.node(other).accepts) continue;
+        if (chain_looks_ + looks_ - looks_before > kChainLooksMax) return false;
+        const uint32_t from = receives ? other : steps[at].n;
+        const uint32_t to = receives ? steps[at].n : other;
+        const std::optional<uint32_t> slot = AnySlot(from, to);
+        if (!slot.has_value()) continue;
+        seen[other] = true;
+        steps.push_back({other, at, *slot});
+        if (!Helps(n, other, receives)) continue;
+        std::vector<Hop> hops;  // from the far end
+        for (auto s = static_cast<uint32_t>(steps.size() - 1); s != 0; s = steps[s].parent) {
+          const uint32_t near = steps[steps[s].parent].n;
+          hops.push_back(
+              {steps[s].slot, receives ? steps[s].n : near, receives ? near : steps[s].n});
+        }
+        // Into the node that has room first, so that each hop makes room for the next.
+        if (receives) std::reverse(hops.begin(), hops.end());
+        moved = Apply(hops);
+      }
+    }
+    chain_looks_ += looks_ - looks_before;
+    return moved;
+  }
+
+  std::optional<uint32_t> AnySlot(uint32_t from, uint32_t to) {
+    for (uint32_t c = 0; c < draft_.column_count(); ++c) {
+      const auto slot = ChooseSlot(from, to, c, draft_.zones_part(), false);
+      if (slot.has_value()) return slot;
+    }
+    return std::nullopt;
+  }
+
+  // All of a chain or nothing: hops of one slot can spoil each other, and slots differ in size.
+  bool Apply(const std::vector<Hop>& hops) {
+    const double before = SquaredSurplus(hops);
+    size_t done = 0;
+    for (; done < hops.size(); ++done) {
+      const Hop& hop = hops[done];
+      if (draft_.Holds(hop.slot, hop.to) || !draft_.Fits(hop.slot, hop.to)) break;
+      const uint32_t replica = draft_.ReplicaOn(hop.slot, hop.from);
+      if (draft_.zones_part() && !draft_.ZoneIsFree(hop.slot, replica, hop.to)) break;
+      draft_.Move(hop.slot, hop.from, hop.to);
+    }
+    if (done == hops.size() && SquaredSurplus(hops) < before) return true;
+    while (done-- > 0) draft_.Move(hops[done].slot, hops[done].to, hops[done].from);
+    return false;
+  }
+
+  [[nodiscard]] double SquaredSurplus(const std::vector<Hop>& hops) const {
+    double sum = 0;
+    const auto add = [&](uint32_t n) {
+      const auto surplus = static_cast<double>(draft_.node(n).surplus());
+      sum += surplus * surplus;
+    };
+    // The ends once and the nodes between once: each hop starts where another ends.
+    for (const Hop& hop : hops) add(hop.from);
+    for (const Hop& hop : hops) {
+      const bool between = std::any_of(hops.begin(), hops.end(),
+                                       [&](const Hop& other) { return other.from == hop.to; });
+      if (!between) add(hop.to);
+    }
+    return sum;
+  }
+
+  static constexpr double kColumnEpsilon = 1e-6;
+
+  OwnerDraft& draft_;
+  const int64_t slot_bytes_;
+  std::vector<bool> stuck_;  // [nodes]
+  std::vector<Partner> partners_;
+  int64_t looks_ = 0;
+  int64_t chain_looks_ = 0;
+};
+
+// The node in a free zone that is furthest below its target, one that lacks of the column first.
+std::optional<uint32_t> NodeInFreeZone(const OwnerDraft& draft, uint32_t slot, uint32_t replica,
+                                       uint32_t column) {
+  struct Rank {
+    bool room = false;
+    double column_slots = 0;
+    int64_t lacks_bytes = 0;
+    uint64_t hash = 0;
+    auto operator<=>(const Rank&) const = default;
+  };
+  std::optional<uint32_t> best;
+  Rank best_rank;
+  for (uint32_t n = 0; n < draft.node_count(); ++n) {
+    const OwnerDraft::Node& node = draft.node(n);
+    if (!node.accepts || draft.Holds(slot, n) || !draft.Fits(slot, n)) continue;
+    if (!draft.ZoneIsFree(slot, replica, n)) continue;
+    const bool room = node.surplus() <= -draft.full_slot_bytes();
+    const Rank rank{room, room ? draft.Lacks(n, column) : 0, -node.surplus(),
+                    MixBits(node.name_hash ^ slot)};
+    if (best.has_value() && rank <= best_rank) continue;
+    best = n;
+    best_rank = rank;
+  }
+  return best;
+}
+
+}  // namespace
+
+void PartZones(OwnerDraft& draft) {
+  if (!draft.zones_part()) return;
+  for (uint32_t c = 0; c < draft.column_count(); ++c) {
+    const TableLayout::Column& column = draft.column(c);
+    for (uint32_t slot = column.first_slot; slot < column.first_slot + column.slot_count; ++slot) {
+      // Of replicas that share a zone, the one on the node with more above its target moves.
+      while (true) {
+        std::optional<uint32_t> from;
+        for (uint32_t r = 0; r < draft.replica_count(); ++r) {
+          const NodeIndex owner = draft.owner(slot, r);
+          if (owner == kNoNode || draft.ZoneIsFree(slot, r, owner.value())) continue;
+          if (from.has_value() &&
+              draft.node(owner.value()).surplus() < draft.node(*from).surplus()) {
+            continue;
+          }
+          from = owner.value();
+        }
+        if (!from.has_value()) break;
+        const auto to = NodeInFreeZone(draft, slot, draft.ReplicaOn(slot, *from), c);
+        if (!to.has_value()) break;
+        draft.Move(slot, *from, *to);
+      }
+    }
+  }
+}
+
+void BalanceNodes(OwnerDraft& draft) { NodeBalancer(draft).Balance(); }
+
+}  // namespace engram
