@@ -224,11 +224,16 @@ void ClusterState::ReplanVersion(TableVersion number, Version& version, ClusterE
 // ---- who copies what now
 
 ClusterState::Rank ClusterState::RankOf(const Version& version, uint32_t slot) const {
-  if (version.ready_replicas[slot] == 0) return Rank::kNoReplica;
-  for (const NodeIndex owner : version.map->Replicas(SlotIndex(slot))) {
-    if (owner == kNoNode || IsLost(version, owner)) return Rank::kRepair;
+  const std::span<const NodeIndex> owners = version.map->Replicas(SlotIndex(slot));
+  bool any_readable = false;
+  bool all_there = true;
+  for (size_t i = 0; i < owners.size(); ++i) {
+    const bool lost = owners[i] == kNoNode || IsLost(version, owners[i]);
+    all_there &= !lost;
+    any_readable |= !lost && version.ready[size_t{slot} * owners.size() + i] != 0;
   }
-  return Rank::kBalance;
+  if (!any_readable) return Rank::kNoReplica;
+  return all_there ? Rank::kBalance : Rank::kRepair;
 }
 
 bool ClusterState::IsUp(const Version& version, NodeIndex node) const {

@@ -242,8 +242,9 @@ Status ClusterState::FinishRestore(TableVersion number, Version& version) {
   ShardMap map = *version.map;
   map.nodes = MapNodes(version);
   if (version.target.empty()) version.target = map.owners;  // never planned since it was made
-  for (const std::vector<NodeIndex>* owners : {&version.target, &version.map->owners}) {
-    map.owners = *owners;
+  const std::vector<NodeIndex> owners_told = map.owners;
+  for (const auto& owners : {version.target, owners_told}) {
+    map.owners = owners;
     if (const Status valid = map.Validate(version.layout->slot_count()); !valid.ok()) {
       return Status(
           StatusCode::kCorrupt,

@@ -1,5 +1,6 @@
 // ClusterState against a slow, obvious model, over random histories of nodes that start, load, fall
-// silent and lie, of versions that are asked for, and of coordinators that restart or die halfway.
+// silent and lie, are drained and lost, of versions that are asked for and dropped, and of
+// coordinators that restart or die halfway.
 #include <algorithm>
 #include <map>
 #include <memory>
@@ -119,8 +120,23 @@ class History {
     for (const proto::HeldVersion& held : message.held()) Take(id, held);
   }
 
+  void NodeIsDrained(const std::string& id) {
+    const NodeDrained event{id, *rc::gen::arbitrary<bool>()};
+    if (Dies()) return StepAndDie(event);
+    Step(event);
+    RC_ASSERT(effects_.status.ok() == nodes_.contains(id));
+  }
+
+  void VersionIsDropped() {
+    const TableVersion number(*rc::gen::inRange<uint64_t>(1, newest_number_.value() + 2));
+    if (Dies()) return StepAndDie(VersionDropped{number});
+    Step(VersionDropped{number});
+    RC_ASSERT(effects_.status.ok() == (versions_.contains(number) && number != current_));
+    if (effects_.status.ok()) versions_.erase(number);
+  }
+
   void TimePasses() {
-    now_ += milliseconds(*rc::gen::element(0, 500, 2999, 3000, 10'000));
+    now_ += milliseconds(*rc::gen::element(0, 500, 2999, 3000, 10'000, 60'000));
     if (Dies()) return StepAndDie(TimePassed{});
     Step(TimePassed{});
     for (auto& [id, node] : nodes_) {
@@ -189,16 +205,26 @@ class History {
     }
   }
 
-  // All, some or none of the node's slots, sometimes one that is not its own or not as loaded.
-  static void Tell(const std::string& id, TableVersion number, const ModelVersion& version,
-                   proto::HeldVersion* held) {
+  // All, some or none of the slots that the node is assigned, sometimes one that is not its own or
+  // not as loaded.
+  void Tell(const std::string& id, TableVersion number, const ModelVersion& version,
+            proto::HeldVersion* held) const {
     held->set_version(number.value());
+    proto::HeartbeatRequest knows_nothing;
+    knows_nothing.set_id(id);
+    std::set<uint32_t> assigned;
+    const proto::HeartbeatReply reply = state_->Changes(knows_nothing);
+    for (const proto::SlotAssignment& assignment : reply.changed()) {
+      if (assignment.version() != number.value()) continue;
+      assigned.insert(assignment.slots().begin(), assignment.slots().end());
+      held->set_assignment_revision(assignment.revision());
+    }
     const uint32_t percent = *rc::gen::element<uint32_t>(0, 50, 100, 100, 100);
     const bool lies = *rc::gen::inRange(0, 6) == 0;
     const uint32_t salt = *rc::gen::inRange<uint32_t>(0, 1000);
     const auto slots = static_cast<uint32_t>(version.map.owners.size() / version.map.replica_count);
     for (uint32_t slot = 0; slot < slots + 2; ++slot) {
-      const bool own = slot < slots && Owns(version.map, slot, id);
+      const bool own = assigned.contains(slot);
       const uint32_t dice = (slot * 2654435761u + salt * 40503u) >> 16;
       if (own ? dice % 100 >= percent : !lies || dice % 20 != 0) continue;
       held->add_ready_slots(slot);
@@ -218,18 +244,37 @@ class History {
     const auto known = std::find_if(version.map.nodes.begin(), version.map.nodes.end(),
                                     [&](const ShardMapNode& node) { return node.id == id; });
     if (known == version.map.nodes.end()) return;
+    const ShardMap after = *state_->Map(TableVersion(told.version()));
     std::set<uint32_t>& held = version.held[id];
     held.clear();
     for (int i = 0; i < told.ready_slots_size(); ++i) {
       const uint32_t slot = told.ready_slots(i);
-      if (slot >= slots || !Owns(version.map, slot, id)) continue;
+      // Its own before, or its own now, because it has it.
+      if (slot >= slots || !(Owns(version.map, slot, id) || Owns(after, slot, id))) continue;
       const auto digest = version.digests.emplace(slot, told.ready_digests(i)).first;
       if (digest->second == told.ready_digests(i)) held.insert(slot);
     }
+    TakeNewOwners(id, version, after);
     if (ExpectReady(version) && !version.was_ready) {
       version.was_ready = true;
       const TableVersion number(told.version());
       if (version.make_current && number > current_) current_ = number;
+    }
+  }
+
+  // Owners change only to the node that has just told that it has the slot, at a new epoch.
+  static void TakeNewOwners(const std::string& id, ModelVersion& version, const ShardMap& after) {
+    if (after.owners == version.map.owners) return;
+    RC_ASSERT(after.epoch > version.map.epoch);
+    for (size_t place = 0; place < after.owners.size(); ++place) {
+      if (after.owners[place] == version.map.owners[place]) continue;
+      RC_ASSERT(after.nodes[after.owners[place].value()].id == id);
+      const auto slot = static_cast<uint32_t>(place / version.replica_count);
+      RC_ASSERT(version.held.at(id).contains(slot));
+    }
+    version.map.owners = after.owners;
+    for (auto& [node, slots] : version.held) {
+      std::erase_if(slots, [&, &name = node](uint32_t slot) { return !Owns(after, slot, name); });
     }
   }
 
@@ -250,7 +295,7 @@ class History {
     RC_ASSERT(map->Validate(layout->slot_count()).ok());
     RC_ASSERT(map->version == number);
     RC_ASSERT(map->replica_count == version->replica_count);
-    RC_ASSERT(map->owners == version->map.owners);  // nothing moves yet
+    RC_ASSERT(map->owners == version->map.owners);  // as TakeNewOwners followed it
     for (uint32_t slot = 0; slot < layout->slot_count(); ++slot) {
       const auto replicas = map->Replicas(SlotIndex(slot));
       const std::set<NodeIndex> owners(replicas.begin(), replicas.end());
@@ -268,7 +313,8 @@ class History {
     version->map = *map;
   }
 
-  // A node that knows nothing is told exactly its slots, with the digests that were recorded.
+  // A node that knows nothing is told its slots and the few that it is to copy, with the digests
+  // that were recorded.
   void CheckAssignments() {
     for (const auto& [id, node] : nodes_) {
       proto::HeartbeatRequest message;
@@ -278,18 +324,21 @@ class History {
       RC_ASSERT(reply.term() == term_);
       for (const proto::SlotAssignment& assignment : reply.changed()) {
         const ModelVersion& version = versions_.at(TableVersion(assignment.version()));
-        int owned = 0;
+        uint32_t owned = 0;
         for (uint32_t slot = 0; slot < SlotCount(version); ++slot) {
           owned += Owns(version.map, slot, id) ? 1 : 0;
         }
-        RC_ASSERT(assignment.slots_size() == owned);
+        uint32_t incoming = 0;
         RC_ASSERT(assignment.newest_epoch() == version.map.epoch.value());
         for (int i = 0; i < assignment.slots_size(); ++i) {
-          RC_ASSERT(Owns(version.map, assignment.slots(i), id));
+          if (i > 0) RC_ASSERT(assignment.slots(i) > assignment.slots(i - 1));
+          incoming += Owns(version.map, assignment.slots(i), id) ? 0 : 1;
           const auto digest = version.digests.find(assignment.slots(i));
           RC_ASSERT(assignment.digests(i) ==
                     (digest == version.digests.end() ? 0 : digest->second));
         }
+        RC_ASSERT(static_cast<uint32_t>(assignment.slots_size()) == owned + incoming);
+        RC_ASSERT(incoming <= 2 * ClusterState::Options{}.incoming_slots_max);
       }
     }
   }
@@ -311,7 +360,8 @@ RC_GTEST_PROP(ClusterStateProperty, AnyHistoryGivesWhatAnObviousModelSays, ()) {
   const int steps = *rc::gen::inRange(1, 40);
   for (int step = 0; step < steps; ++step) {
     const auto id = *rc::gen::element<std::string>("a", "b", "c", "d", "e");
-    switch (*rc::gen::weightedElement<int>({{4, 0}, {8, 1}, {3, 2}, {3, 3}, {1, 4}})) {
+    switch (
+        *rc::gen::weightedElement<int>({{4, 0}, {8, 1}, {3, 2}, {3, 3}, {2, 4}, {1, 5}, {1, 6}})) {
       case 0:
         history.NodeRegisters(id);
         break;
@@ -323,6 +373,12 @@ RC_GTEST_PROP(ClusterStateProperty, AnyHistoryGivesWhatAnObviousModelSays, ()) {
         break;
       case 3:
         history.VersionIsRequested();
+        break;
+      case 4:
+        history.NodeIsDrained(id);
+        break;
+      case 5:
+        history.VersionIsDropped();
         break;
       default:
         history.Restart();
