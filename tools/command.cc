@@ -67,6 +67,11 @@ int RunEngramctl(std::vector<std::string> arguments) {
   AddHashCommand(app, line);
   AddCreateVersionCommand(app, line);
   AddStatusCommand(app, line);
+  AddNodeCommands(app, line);
+  AddSlotsCommand(app, line);
+  AddPlanCommand(app, line);
+  AddVersionCommands(app, line);
+  AddEventsCommand(app, line);
   AddLookupCommand(app, line);
   AddVerifyCommand(app, line);
 

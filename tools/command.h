@@ -27,6 +27,11 @@ void AddMakeModelCommand(CLI::App& app, CommandLine& line);
 void AddHashCommand(CLI::App& app, CommandLine& line);
 void AddStatusCommand(CLI::App& app, CommandLine& line);
 void AddCreateVersionCommand(CLI::App& app, CommandLine& line);
+void AddNodeCommands(CLI::App& app, CommandLine& line);     // nodes drain undrain remove-node
+void AddVersionCommands(CLI::App& app, CommandLine& line);  // switch rollback drop-version
+void AddPlanCommand(CLI::App& app, CommandLine& line);
+void AddSlotsCommand(CLI::App& app, CommandLine& line);
+void AddEventsCommand(CLI::App& app, CommandLine& line);
 void AddLookupCommand(CLI::App& app, CommandLine& line);
 void AddVerifyCommand(CLI::App& app, CommandLine& line);
 

@@ -33,4 +33,39 @@ Result<proto::CreateVersionReply> CallCreateVersion(const CoordinatorOptions& co
   return Call<proto::CreateVersionReply>(coordinator, "admin.CreateVersion", request);
 }
 
+Result<proto::DrainNodeReply> CallDrainNode(const CoordinatorOptions& coordinator,
+                                            const proto::DrainNodeRequest& request) {
+  return Call<proto::DrainNodeReply>(coordinator, "admin.DrainNode", request);
+}
+
+Result<proto::RemoveNodeReply> CallRemoveNode(const CoordinatorOptions& coordinator,
+                                              const proto::RemoveNodeRequest& request) {
+  return Call<proto::RemoveNodeReply>(coordinator, "admin.RemoveNode", request);
+}
+
+Result<proto::SwitchVersionReply> CallSwitchVersion(const CoordinatorOptions& coordinator,
+                                                    const proto::SwitchVersionRequest& request) {
+  return Call<proto::SwitchVersionReply>(coordinator, "admin.SwitchVersion", request);
+}
+
+Result<proto::DropVersionReply> CallDropVersion(const CoordinatorOptions& coordinator,
+                                                const proto::DropVersionRequest& request) {
+  return Call<proto::DropVersionReply>(coordinator, "admin.DropVersion", request);
+}
+
+Result<proto::GetPlanReply> CallGetPlan(const CoordinatorOptions& coordinator,
+                                        const proto::GetPlanRequest& request) {
+  return Call<proto::GetPlanReply>(coordinator, "admin.GetPlan", request);
+}
+
+Result<proto::GetEventsReply> CallGetEvents(const CoordinatorOptions& coordinator,
+                                            const proto::GetEventsRequest& request) {
+  return Call<proto::GetEventsReply>(coordinator, "admin.GetEvents", request);
+}
+
+Result<proto::GetShardMapReply> CallGetShardMap(const CoordinatorOptions& coordinator,
+                                                const proto::GetShardMapRequest& request) {
+  return Call<proto::GetShardMapReply>(coordinator, "directory.GetShardMap", request);
+}
+
 }  // namespace engram

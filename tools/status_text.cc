@@ -5,28 +5,10 @@
 #include <vector>
 
 #include "tools/command.h"
+#include "tools/text_table.h"
 
 namespace engram {
 namespace {
-
-using Row = std::vector<std::string>;
-
-// The first row is the head. Columns are padded to their widest cell.
-std::string Table(const std::vector<Row>& rows) {
-  std::vector<size_t> widths(rows.front().size(), 0);
-  for (const Row& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const Row& row : rows) {
-    for (size_t i = 0; i < row.size(); ++i) {
-      text += row[i];
-      if (i + 1 < row.size()) text.append(widths[i] - row[i].size() + 2, ' ');
-    }
-    text += "\n";
-  }
-  return text;
-}
 
 std::string Of(uint64_t part, uint64_t whole) {
   return std::to_string(part) + "/" + std::to_string(whole);
@@ -38,40 +20,97 @@ std::string SecondsText(uint64_t milliseconds) {
   return text.data();
 }
 
+std::string NodeState(const proto::NodeStatus& node) {
+  std::string state = node.up() ? "up" : node.lost() ? "LOST" : "DOWN";
+  if (!node.draining()) return state;
+  return state +
+         (node.assigned_slots() == 0 && node.releasing_bytes() == 0 ? ", drained" : ", draining");
+}
+
+// "12 in, 3 out, 1.20 MiB/s": what moves to and from a node.
+std::string MovesText(const proto::NodeStatus& node) {
+  if (node.incoming_slots() == 0 && node.outgoing_slots() == 0 && node.releasing_bytes() == 0) {
+    return "-";
+  }
+  std::string text = std::to_string(node.incoming_slots()) + " in, " +
+                     std::to_string(node.outgoing_slots()) + " out";
+  if (node.copy_bytes_per_s() > 0) text += ", " + BytesText(node.copy_bytes_per_s()) + "/s";
+  if (node.releasing_bytes() > 0) text += ", releasing " + BytesText(node.releasing_bytes());
+  return text;
+}
+
+// "38 moves, 92.00 MiB, 12 s left": at the rate of all nodes together.
+std::string MovesText(const proto::VersionStatus& version, uint64_t bytes_per_s) {
+  if (version.moves_pending() == 0) return "-";
+  std::string text = std::to_string(version.moves_pending()) + " moves, " +
+                     BytesText(version.move_bytes_pending());
+  if (bytes_per_s > 0) {
+    text += ", " + std::to_string(version.move_bytes_pending() / bytes_per_s + 1) + " s left";
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string StatusText(const proto::GetStatusReply& status) {
   std::string text;
+  uint64_t copy_bytes_per_s = 0;
+  for (const auto& node : status.nodes()) copy_bytes_per_s += node.copy_bytes_per_s();
   if (status.versions().empty()) {
     text += "No table version. Make one: engramctl create-version --model DIR\n";
   } else {
-    std::vector<Row> rows = {{"VERSION", "STATE", "SLOTS READY", "LOADED", "REPLICAS", "EPOCH",
-                              "DAMAGE REPORTS", "CHECKPOINT"}};
+    std::vector<TableRow> rows = {{"VERSION", "STATE", "SLOTS READY", "LOADED", "REPLICAS", "EPOCH",
+                                   "TO MOVE", "DAMAGE REPORTS", "CHECKPOINT"}};
     for (const auto& version : status.versions()) {
       std::string state = version.ready_slots() == version.slot_count() ? "ready" : "loading";
       if (version.current()) state += ", current";
+      if (version.previous()) state += ", previous";
       rows.push_back({std::to_string(version.version()), state,
                       Of(version.ready_slots(), version.slot_count()),
                       BytesText(version.bytes_loaded()) + " of " + BytesText(version.total_bytes()),
                       std::to_string(version.replica_count()), std::to_string(version.epoch()),
+                      MovesText(version, copy_bytes_per_s),
                       std::to_string(version.damaged_slot_reports()), version.checkpoint_path()});
     }
-    text += Table(rows);
+    text += TextTable(rows);
   }
-  text += "\n";
+  for (const auto& version : status.versions()) {
+    if (version.replicas_missing() > 0) {
+      text += "Version " + std::to_string(version.version()) + ": " +
+              std::to_string(version.replicas_missing()) + " replicas are missing\n";
+    }
+    if (!version.plan_problem().empty()) {
+      text += "Version " + std::to_string(version.version()) +
+              " stays where it is: " + version.plan_problem() + "\n";
+    }
+  }
+  return text + "\n" + NodesText(status);
+}
+
+std::string NodesText(const proto::GetStatusReply& status) {
   if (status.nodes().empty()) {
-    return text + "No memory node. Start one: engram-shard-server --id NAME --coordinator ADDR\n";
+    return "No memory node. Start one: engram-shard-server --id NAME --coordinator ADDR\n";
   }
-  std::vector<Row> rows = {{"NODE", "STATE", "ZONE", "SLOTS READY", "ASSIGNED", "CAPACITY",
-                            "HEARTBEAT", "CORRUPT ROWS", "ADDRESS", "ERROR"}};
+  std::vector<TableRow> rows = {{"NODE", "STATE", "ZONE", "SLOTS READY", "ASSIGNED", "CAPACITY",
+                                 "MOVES", "HEARTBEAT", "CORRUPT ROWS", "ADDRESS", "ERROR"}};
   for (const auto& node : status.nodes()) {
-    rows.push_back({node.id(), node.up() ? "up" : "DOWN", node.zone().empty() ? "-" : node.zone(),
+    rows.push_back({node.id(), NodeState(node), node.zone().empty() ? "-" : node.zone(),
                     Of(node.ready_slots(), node.assigned_slots()), BytesText(node.assigned_bytes()),
-                    BytesText(node.capacity_bytes()), SecondsText(node.last_heartbeat_age_ms()),
+                    BytesText(node.capacity_bytes()), MovesText(node),
+                    SecondsText(node.last_heartbeat_age_ms()),
                     std::to_string(node.corrupt_rows_found()), node.address(),
                     node.error().empty() ? "-" : node.error()});
   }
-  return text + Table(rows);
+  return TextTable(rows);
+}
+
+std::string DrainText(const proto::NodeStatus& node) {
+  std::string text = "node " + node.id() + ": " + std::to_string(node.assigned_slots()) +
+                     " slots, " + BytesText(node.assigned_bytes()) + " still to move away";
+  if (node.releasing_bytes() > 0) {
+    text += ", " + BytesText(node.releasing_bytes()) + " kept for readers";
+  }
+  return text;
 }
 
 std::string LoadText(const proto::VersionStatus& version) {

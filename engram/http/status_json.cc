@@ -20,6 +20,14 @@ ordered_json NodeJson(const proto::NodeStatus& node) {
           {"ready_slots", node.ready_slots()},
           {"last_heartbeat_age_ms", node.last_heartbeat_age_ms()},
           {"corrupt_rows_found", node.corrupt_rows_found()},
+          {"rows_repaired", node.rows_repaired()},
+          {"draining", node.draining()},
+          {"lost", node.lost()},
+          {"incoming_slots", node.incoming_slots()},
+          {"incoming_bytes", node.incoming_bytes()},
+          {"outgoing_slots", node.outgoing_slots()},
+          {"releasing_bytes", node.releasing_bytes()},
+          {"copy_bytes_per_s", node.copy_bytes_per_s()},
           {"error", node.error()}};
 }
 
@@ -49,6 +57,12 @@ ordered_json VersionJson(const proto::VersionStatus& version) {
           {"total_bytes", version.total_bytes()},
           {"bytes_loaded", version.bytes_loaded()},
           {"damaged_slot_reports", version.damaged_slot_reports()},
+          {"previous", version.previous()},
+          {"moves_pending", version.moves_pending()},
+          {"move_bytes_pending", version.move_bytes_pending()},
+          {"move_bytes_done", version.move_bytes_done()},
+          {"replicas_missing", version.replicas_missing()},
+          {"plan_problem", version.plan_problem()},
           {"spec", SpecJson(version.spec())}};
 }
 
