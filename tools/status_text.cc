@@ -90,6 +90,11 @@ std::string SecondsText(uint64_t milliseconds) {
 ordered_json StatusJson(const proto::GetStatusReply& status) {
   ordered_json document;
   document["term"] = status.term();
+  if (status.follower()) {
+    document["follower"] = true;
+    document["leader"] = status.leader();
+    document["state_age_ms"] = status.state_age_ms();
+  }
   document["nodes"] = ordered_json::array();
   for (const auto& node : status.nodes()) document["nodes"].push_back(NodeJson(node));
   document["versions"] = ordered_json::array();
@@ -101,6 +106,10 @@ ordered_json StatusJson(const proto::GetStatusReply& status) {
 
 std::string StatusText(const proto::GetStatusReply& status) {
   std::string text;
+  if (status.follower()) {
+    text += "No coordinator leads now. This is from one that follows: state of " +
+            SecondsText(status.state_age_ms()) + " ago; what nodes report is not known there.\n\n";
+  }
   if (status.versions().empty()) {
     text += "No table version. Make one: engramctl create-version --model DIR\n";
   } else {
