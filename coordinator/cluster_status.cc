@@ -37,6 +37,11 @@ bool ClusterState::Ready(TableVersion version) const {
          found->second.slots_ready == found->second.layout->slot_count();
 }
 
+bool ClusterState::WasReady(TableVersion version) const {
+  const auto found = versions_.find(version);
+  return found != versions_.end() && found->second.was_ready;
+}
+
 proto::HeartbeatReply ClusterState::Changes(const proto::HeartbeatRequest& request) const {
   proto::HeartbeatReply reply;
   reply.set_term(term_);
@@ -84,8 +89,10 @@ proto::GetStatusReply ClusterState::ClusterStatus(MonotonicTime now) const {
     status->set_capacity_bytes(node.description.capacity_bytes());
     status->set_assigned_bytes(AssignedBytes(id));
     status->set_corrupt_rows_found(node.corrupt_rows_found);
-    status->set_last_heartbeat_age_ms(static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::milliseconds>(now - node.heard_of).count()));
+    // A new leader counts from a moment that is still to come.
+    const Duration age = std::max(Duration(0), now - node.heard_of);
+    status->set_last_heartbeat_age_ms(
+        static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(age).count()));
     for (const auto& [number, version] : versions_) {
       const NodeIndex index = IndexOf(version, id);
       if (index == kNoNode) continue;
