@@ -20,6 +20,7 @@
 #include <spdlog/spdlog.h>
 
 #include "engram/base/clock.h"
+#include "engram/rpc/coordinator_choice.h"
 #include "engram/rpc/rpc_client.h"
 #include "engram/table/table_proto.h"
 #include "proto/directory.pb.h"
@@ -130,17 +131,23 @@ class ShardDirectoryImpl final : public ShardDirectory {
   // The control thread's life: one coordinator after the other, for ever.
   asio::awaitable<void> Run() {
     uint32_t failures = 0;
-    for (size_t next = 0;; next = (next + 1) % options_.coordinators.size()) {
-      const std::string address = options_.coordinators[next];
+    CoordinatorChoice choice(options_.coordinators);
+    while (true) {
+      const std::string address = choice.current();
+      std::string leader;
       auto client = co_await RpcClient::Connect(io_.get_executor(), address, options_.call_timeout);
       Status why;
       if (client.has_value()) {
         client_ = *client;
         bool answered = false;
         why = co_await Poll(*client, &answered);
+        leader = client_->leader();
         client_->Close();
         client_ = nullptr;
-        if (answered) failures = 0;
+        if (answered) {
+          failures = 0;
+          choice.Answered();
+        }
       } else {
         why = client.error();
       }
@@ -154,7 +161,10 @@ class ShardDirectoryImpl final : public ShardDirectory {
         spdlog::warn("{}; {}", why.ToString(),
                      Current() == nullptr ? "trying again" : "reads go on with the last shard map");
       }
-      co_await Pause(ReconnectDelay(failures++));
+      // A follower that cannot answer names its leader; an answer of its own is as good as his.
+      if (!choice.Failed(why.code() == StatusCode::kUnavailable ? leader : std::string())) {
+        co_await Pause(ReconnectDelay(failures++));
+      }
     }
   }
 
@@ -228,8 +238,17 @@ class ShardDirectoryImpl final : public ShardDirectory {
 
   asio::awaitable<void> Report(std::shared_ptr<RpcClient> client,
                                proto::ReportSlotRequest request) {
-    const auto reply = co_await client->Call<proto::ReportSlotReply>(
-        "directory.ReportSlot", request, options_.call_timeout);
+    auto reply = co_await client->Call<proto::ReportSlotReply>("directory.ReportSlot", request,
+                                                               options_.call_timeout);
+    const std::string leader = client->leader();
+    if (!reply.has_value() && reply.error().code() == StatusCode::kUnavailable && !leader.empty()) {
+      // Maps may come from a follower; reports are for the leader.
+      auto led = co_await RpcClient::Connect(io_.get_executor(), leader, options_.call_timeout);
+      if (led.has_value()) {
+        reply = co_await (*led)->Call<proto::ReportSlotReply>("directory.ReportSlot", request,
+                                                              options_.call_timeout);
+      }
+    }
     if (!reply.has_value()) {
       spdlog::warn("slot {} on {} has damaged rows; the report was not taken: {}", request.slot(),
                    request.node_id(), reply.error().ToString());

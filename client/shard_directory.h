@@ -13,7 +13,8 @@
 namespace engram {
 
 struct ShardDirectoryOptions {
-  // "host:port" each; asked in turn, the next one when one does not answer.
+  // "host:port" each; asked in turn, the next one when one does not answer. Followers answer too; a
+  // leader that one names is asked at once where the follower cannot answer.
   std::vector<std::string> coordinators;
   TableVersion version;                     // 0 = whichever is current when the first map comes
   const ModelIdentity* identity = nullptr;  // null = any (tools)

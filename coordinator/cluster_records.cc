@@ -25,7 +25,7 @@ std::string VersionKey(TableVersion number) {
 
 Status Damaged(const MetadataRecord& record, const std::string& what) {
   return Status(StatusCode::kCorrupt, "the metadata record '" + record.key + "' " + what +
-                                          ": restore the state file from a copy");
+                                          ": restore the state from a copy");
 }
 
 std::string OwnersToRecord(const std::vector<NodeIndex>& owners) {
@@ -68,6 +68,9 @@ void ClusterState::PersistVersion(TableVersion number, const Version& version,
   record.set_make_current(version.make_current);
   record.set_was_ready(version.was_ready);
   for (const std::string& id : version.node_ids) record.add_node_ids(id);
+  for (const ShardMapNode& node : version.map->nodes) {
+    record.add_node_incarnations(node.incarnation.value());
+  }
   effects->records.push_back({VersionKey(number), record.SerializeAsString()});
 }
 
@@ -109,20 +112,27 @@ void ClusterState::ForgetVersion(TableVersion number, const Version& version,
   }
 }
 
-Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& records,
-                                             MonotonicTime now) {
+Status ClusterState::RestoreAll(const std::vector<MetadataRecord>& records, MonotonicTime now) {
   // Keys are in order, so that a version's own record comes before its parts.
-  for (const MetadataRecord& record : records) ENGRAM_TRY(RestoreRecord(record, now));
+  for (const MetadataRecord& record : records) {
+    ENGRAM_RETURN_IF_ERROR(RestoreRecord(record, now));
+  }
   // A number that was given once must not be given again.
   const TableVersion newest = versions_.empty() ? TableVersion() : versions_.rbegin()->first;
   const auto there = [&](TableVersion version) {
     return version == TableVersion() || versions_.contains(version);
   };
   if (next_version_ <= newest.value() || !there(current_) || !there(previous_)) {
-    return Error(StatusCode::kCorrupt,
-                 "the metadata record 'cluster' is missing or does not fit the versions that are "
-                 "there: restore the state file from a copy");
+    return Status(StatusCode::kCorrupt,
+                  "the metadata record 'cluster' is missing or does not fit the versions that are "
+                  "there: restore the state from a copy");
   }
+  return Status();
+}
+
+Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& records,
+                                             MonotonicTime now) {
+  ENGRAM_TRY(RestoreAll(records, now));
   ClusterEffects effects;
   for (auto& [number, version] : versions_) {
     ENGRAM_TRY(FinishRestore(number, version));
@@ -131,6 +141,24 @@ Result<ClusterEffects> ClusterState::Restore(const std::vector<MetadataRecord>& 
     ScheduleMoves(version);
   }
   return effects;
+}
+
+Status ClusterState::RestoreToRead(const std::vector<MetadataRecord>& records, MonotonicTime now) {
+  ENGRAM_RETURN_IF_ERROR(RestoreAll(records, now));
+  for (const MetadataRecord& record : records) {
+    proto::VersionRecord version;
+    const bool is_version = record.key.starts_with(kVersionPrefix) &&
+                            record.key.find('/', sizeof(kVersionPrefix) - 1) == std::string::npos;
+    if (!is_version || !version.ParseFromString(record.value.value_or(""))) continue;
+    for (int i = 0; i < std::min(version.node_ids_size(), version.node_incarnations_size()); ++i) {
+      const auto node = nodes_.find(version.node_ids(i));
+      if (node != nodes_.end()) node->second.up = version.node_incarnations(i) != 0;
+    }
+  }
+  for (auto& [number, version] : versions_) {
+    ENGRAM_RETURN_IF_ERROR(FinishRestore(number, version));
+  }
+  return Status();
 }
 
 Status ClusterState::RestoreRecord(const MetadataRecord& record, MonotonicTime now) {

@@ -15,6 +15,11 @@ Status CheckDescription(const proto::NodeDescription& node) {
                   "a node id has 1 to " + std::to_string(kNodeIdBytesMax) +
                       " bytes and no '/': give the node another --id");
   }
+  if (std::any_of(node.id().begin(), node.id().end(),
+                  [](unsigned char c) { return c < ' ' || c == 0x7f; })) {
+    return Status(StatusCode::kInvalidArgument,
+                  "a node id has no control characters: give the node another --id");
+  }
   if (node.incarnation() == 0 || node.data_address().empty()) {
     return Status(StatusCode::kMalformed,
                   "node " + node.id() + " gave no incarnation or no data address");

@@ -44,6 +44,11 @@ class ClusterState {
   [[nodiscard]] Result<ClusterEffects> Restore(const std::vector<MetadataRecord>& records,
                                                MonotonicTime now);
 
+  // The same without becoming the one who leads: every map is the one that was published, at its
+  // epoch, and nothing is to be persisted. For answering questions only: no Step. What nodes hold
+  // is not known. Call once, first. ERRORS: kCorrupt naming the record.
+  [[nodiscard]] Status RestoreToRead(const std::vector<MetadataRecord>& records, MonotonicTime now);
+
   [[nodiscard]] ClusterEffects Step(const ClusterEvent& event, MonotonicTime now);
 
   [[nodiscard]] uint64_t term() const { return term_; }
@@ -60,6 +65,8 @@ class ClusterState {
   [[nodiscard]] const ModelIdentity* Identity(TableVersion version) const;
   // Every slot has a ready replica.
   [[nodiscard]] bool Ready(TableVersion version) const;
+  // It was so once.
+  [[nodiscard]] bool WasReady(TableVersion version) const;
   // The assignments of a node that differ from the revisions it knows, and versions to drop.
   [[nodiscard]] proto::HeartbeatReply Changes(const proto::HeartbeatRequest& request) const;
   [[nodiscard]] proto::GetStatusReply ClusterStatus(MonotonicTime now) const;
@@ -181,6 +188,7 @@ class ClusterState {
                              ClusterEffects* effects);
   static void ForgetNode(const std::string& node_id, ClusterEffects* effects);
   static void ForgetVersion(TableVersion number, const Version& version, ClusterEffects* effects);
+  [[nodiscard]] Status RestoreAll(const std::vector<MetadataRecord>& records, MonotonicTime now);
   [[nodiscard]] Status RestoreRecord(const MetadataRecord& record, MonotonicTime now);
   [[nodiscard]] Status RestoreVersionPart(const MetadataRecord& record, TableVersion number,
                                           const std::string& part);

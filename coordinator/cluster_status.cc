@@ -37,6 +37,11 @@ bool ClusterState::Ready(TableVersion version) const {
          found->second.slots_ready == found->second.layout->slot_count();
 }
 
+bool ClusterState::WasReady(TableVersion version) const {
+  const auto found = versions_.find(version);
+  return found != versions_.end() && found->second.was_ready;
+}
+
 proto::GetStatusReply ClusterState::ClusterStatus(MonotonicTime now) const {
   proto::GetStatusReply reply;
   reply.set_term(term_);
@@ -63,8 +68,10 @@ proto::NodeStatus ClusterState::StatusOf(const std::string& id, const Node& node
   status.set_rows_repaired(node.rows_repaired);
   status.set_copy_bytes_per_s(node.copy_bytes_per_s);
   status.set_releasing_bytes(node.releasing_bytes);
-  status.set_last_heartbeat_age_ms(static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(now - node.heard_of).count()));
+  // A new leader counts from a moment that is still to come.
+  const Duration age = std::max(Duration(0), now - node.heard_of);
+  status.set_last_heartbeat_age_ms(
+      static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::milliseconds>(age).count()));
   for (const auto& [number, version] : versions_) {
     const NodeIndex index = IndexOf(version, id);
     if (index == kNoNode) continue;

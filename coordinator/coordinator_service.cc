@@ -5,6 +5,7 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <spdlog/spdlog.h>
@@ -12,7 +13,6 @@
 #include "engram/checkpoint/model_files.h"
 #include "engram/http/status_json.h"
 #include "engram/table/table_proto.h"
-#include "proto/directory.pb.h"
 
 namespace engram {
 
@@ -36,12 +36,12 @@ Result<Message> Parse(const std::string& body) {
 
 CoordinatorService::CoordinatorService(boost::asio::any_io_executor executor,
                                        std::unique_ptr<MetadataStore> store, const Options& options,
-                                       OnFatal on_fatal, uint64_t term)
+                                       OnFatal on_fatal)
     : executor_(std::move(executor)),
       store_(std::move(store)),
       options_(options),
       on_fatal_(std::move(on_fatal)),
-      state_(options.cluster, term),
+      alive_(std::make_shared<CoordinatorService*>(this)),
       changed_(executor_),
       tick_(executor_) {
   changed_.expires_at(boost::asio::steady_timer::time_point::max());
@@ -56,7 +56,8 @@ CoordinatorService::CoordinatorService(boost::asio::any_io_executor executor,
   nodes_known_ = gauge("engram_coordinator_nodes_known", "Memory nodes that ever registered");
   slots_ = gauge("engram_coordinator_slots", "Slots of all versions");
   slots_ready_ = gauge("engram_coordinator_slots_ready", "Slots with a ready replica");
-  term_ = gauge("engram_coordinator_term", "This coordinator's term");
+  term_gauge_ = gauge("engram_coordinator_term", "This coordinator's term; 0 = it follows");
+  leading_gauge_ = gauge("engram_coordinator_leading", "1 where this coordinator leads");
   damaged_slot_reports_ = &prometheus::BuildCounter()
                                .Name("engram_coordinator_damaged_slot_reports_total")
                                .Help("Reports of readers that found damaged rows")
@@ -69,34 +70,116 @@ CoordinatorService::~CoordinatorService() {
   checkpoint_readers_.join();
 }
 
-Result<std::unique_ptr<CoordinatorService>> CoordinatorService::Create(
-    boost::asio::any_io_executor executor, std::unique_ptr<MetadataStore> store,
-    const Options& options, OnFatal on_fatal) {
-  ENGRAM_ASSIGN_OR_RETURN(const uint64_t term, store->BeginTerm());
-  ENGRAM_ASSIGN_OR_RETURN(const std::vector<MetadataRecord> records, store->ReadAll());
-  std::unique_ptr<CoordinatorService> service(new CoordinatorService(
-      std::move(executor), std::move(store), options, std::move(on_fatal), term));
-  ENGRAM_ASSIGN_OR_RETURN(const ClusterEffects effects,
-                          service->state_.Restore(records, SteadyClock().Now()));
-  ENGRAM_TRY(service->Settle(effects));
-  spdlog::info("term {}: {} records read back", term, records.size());
-  return service;
+Status CoordinatorService::Start(std::string address) {
+  address_ = std::move(address);
+  // From the store's thread to this one.
+  auto on_change = [executor = executor_, weak = std::weak_ptr(alive_)] {
+    boost::asio::post(executor, [weak] {
+      if (const auto self = weak.lock()) (void)(*self)->TakeRole();
+    });
+  };
+  ENGRAM_RETURN_IF_ERROR(store_->Campaign(address_, std::move(on_change)));
+  return TakeRole();
+}
+
+Status CoordinatorService::TakeRole() {
+  const Leadership now = store_->leadership();
+  if (term_ != 0 && now.term == term_) return Status();
+  if (term_ != 0) StepDown();
+  if (now.term == 0) {
+    if (now.followed != nullptr && now.followed != followed_) Follow(now.followed);
+    return Status();
+  }
+  Status led = Lead(now.term);
+  if (led.ok()) return led;
+  if (!store_->shared()) return led;
+  store_->Resign(now.term);
+  if (led.code() == StatusCode::kCorrupt) {
+    // Whoever leads would find the same.
+    on_fatal_(led);
+  } else {
+    spdlog::error("cannot lead: {}", led.ToString());
+  }
+  return led;
+}
+
+Status CoordinatorService::Lead(uint64_t term) {
+  auto records = store_->ReadAll();
+  if (!records.has_value()) return records.error();
+  auto state = std::make_unique<ClusterState>(options_.cluster, term);
+  const auto grace = store_->shared() ? options_.takeover_grace : milliseconds(0);
+  const auto effects = state->Restore(*records, SteadyClock().Now() + grace);
+  if (!effects.has_value()) return effects.error();
+  if (!effects->records.empty()) ENGRAM_RETURN_IF_ERROR(store_->Commit(term, effects->records));
+  state_ = std::move(state);
+  followed_ = nullptr;
+  term_ = term;
+  notes_.clear();
+  last_note_ = 0;
+  changed_.cancel();
+  spdlog::info("term {}: {} records read back", term, records->size());
+  return Status();
+}
+
+void CoordinatorService::Follow(const std::shared_ptr<const std::vector<MetadataRecord>>& records) {
+  auto state = std::make_unique<ClusterState>(options_.cluster, 0);
+  if (const Status status = state->RestoreToRead(*records, SteadyClock().Now()); !status.ok()) {
+    spdlog::error("following: {}", status.ToString());
+    return;
+  }
+  if (followed_ == nullptr) spdlog::info("following: {} records read", records->size());
+  state_ = std::move(state);
+  followed_ = records;
+  changed_.cancel();
+}
+
+void CoordinatorService::StepDown() {
+  const uint64_t term = std::exchange(term_, 0);
+  state_ = nullptr;
+  followed_ = nullptr;
+  changed_.cancel();
+  if (term == 0) return;
+  // Not again in the same term: nodes tell what they hold once a term.
+  store_->Resign(term);
+  spdlog::warn("stepped down from term {}: what is in memory is forgotten", term);
+}
+
+std::string CoordinatorService::leader() const {
+  if (term_ != 0) return {};
+  std::string leader = store_->leadership().leader;
+  return leader == address_ ? std::string() : leader;
+}
+
+Status CoordinatorService::CheckLeads() const {
+  if (term_ != 0 && store_->leadership().term == term_) return Status();
+  const std::string name = leader();
+  return Status(StatusCode::kUnavailable,
+                "this coordinator follows; " + (name.empty() ? std::string("nobody leads now: ask "
+                                                                           "again in some seconds")
+                                                             : name + " leads: ask there"));
 }
 
 Status CoordinatorService::Settle(const ClusterEffects& effects) {
   if (!effects.records.empty()) {
-    if (Status written = store_->Commit(state_.term(), effects.records); !written.ok()) {
-      on_fatal_(written);
-      return written;
+    if (Status written = store_->Commit(term_, effects.records); !written.ok()) {
+      if (!store_->shared()) {
+        on_fatal_(written);
+        return written;
+      }
+      spdlog::error("cannot keep state: {}", written.ToString());
+      StepDown();
+      return Status(StatusCode::kUnavailable, written.message());
     }
   }
   for (const std::string& note : effects.notes) spdlog::info("{}", note);
-  if (effects.wake) changed_.cancel();
+  KeepNotes(effects.notes);
+  if (effects.wake || !effects.notes.empty()) changed_.cancel();
   return effects.status;
 }
 
 Status CoordinatorService::Apply(const ClusterEvent& event, TableVersion* created) {
-  const ClusterEffects effects = state_.Step(event, SteadyClock().Now());
+  ENGRAM_RETURN_IF_ERROR(CheckLeads());
+  const ClusterEffects effects = state_->Step(event, SteadyClock().Now());
   if (created != nullptr) *created = effects.created;
   return Settle(effects);
 }
@@ -116,7 +199,9 @@ awaitable<void> CoordinatorService::Tick() {
     boost::system::error_code ignored;
     tick_.expires_after(options_.cluster.heartbeat_interval / 4);
     co_await tick_.async_wait(redirect_error(use_awaitable, ignored));
-    if (!stopped_) (void)Apply(TimePassed{});
+    if (stopped_) break;
+    (void)TakeRole();  // a lease that is over is seen here at the latest
+    if (term_ != 0) (void)Apply(TimePassed{});
   }
 }
 
@@ -135,6 +220,7 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& /*peer*
                                                           std::string body) {
   const std::string method(method_view);
   Result<std::string> reply = Error(StatusCode::kNotFound, "the coordinator has no " + method);
+  (void)TakeRole();  // a process that was stopped for a while learns here that its term is over
   if (method == "node.Register") {
     reply = co_await Register(std::move(body));
   } else if (method == "node.Heartbeat") {
@@ -147,6 +233,10 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& /*peer*
     reply = co_await CreateVersion(std::move(body));
   } else if (method == "admin.GetStatus") {
     reply = co_await GetStatus(std::move(body));
+  } else if (method == "admin.GetEvents") {
+    reply = co_await GetEvents(std::move(body));
+  } else if (IsChange(method)) {
+    reply = Change(method, body);
   } else {
     co_return reply;
   }
@@ -162,7 +252,7 @@ awaitable<Result<std::string>> CoordinatorService::Register(std::string body) {
     co_return Error(std::move(status));
   }
   proto::RegisterNodeReply reply;
-  reply.set_term(state_.term());
+  reply.set_term(term_);
   reply.set_heartbeat_interval_ms(
       static_cast<uint32_t>(options_.cluster.heartbeat_interval.count()));
   co_return reply.SerializeAsString();
@@ -174,12 +264,17 @@ awaitable<Result<std::string>> CoordinatorService::Heartbeat(std::string body) {
   if (Status status = Apply(NodeHeartbeat{*request}); !status.ok()) {
     co_return Error(std::move(status));
   }
+  const uint64_t term = term_;
   request->clear_held();  // taken; the rest is kept while the reply is held back
   const MonotonicTime until =
       SteadyClock().Now() +
       std::min<milliseconds>(milliseconds(request->wait_ms()), options_.cluster.heartbeat_interval);
   while (true) {
-    const proto::HeartbeatReply reply = state_.Changes(*request);
+    if (term_ != term) {
+      co_return Error(StatusCode::kUnavailable,
+                      "this coordinator's term ended meanwhile: ask the leader");
+    }
+    const proto::HeartbeatReply reply = state_->Changes(*request);
     if (reply.changed_size() > 0 || reply.dropped_versions_size() > 0 || stopped_ ||
         SteadyClock().Now() >= until) {
       co_return reply.SerializeAsString();
@@ -188,41 +283,63 @@ awaitable<Result<std::string>> CoordinatorService::Heartbeat(std::string body) {
   }
 }
 
+Status CoordinatorService::CheckCanRead(const proto::GetShardMapRequest& request) const {
+  if (state_ == nullptr) {
+    return Status(StatusCode::kUnavailable,
+                  "this coordinator has not read the cluster's state yet: is its store reached?");
+  }
+  // Whoever has a map may find a newer one elsewhere.
+  const Duration age = SteadyClock().Now() - store_->leadership().followed_at;
+  if (term_ == 0 && request.known_epoch() > 0 && age > options_.stale_after) {
+    return Status(StatusCode::kUnavailable,
+                  "this coordinator follows and has not reached its store for " +
+                      std::to_string(std::chrono::duration_cast<milliseconds>(age).count()) +
+                      " ms: another may know more");
+  }
+  return Status();
+}
+
 awaitable<Result<std::string>> CoordinatorService::GetShardMap(std::string body) {
   const auto request = Parse<proto::GetShardMapRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   const MonotonicTime until =
       SteadyClock().Now() + milliseconds(std::min(request->wait_ms(), options_.wait_ms_max));
   while (true) {
+    if (Status status = CheckCanRead(*request); !status.ok()) co_return Error(std::move(status));
     const TableVersion version =
-        request->version() == 0 ? state_.DefaultVersion() : TableVersion(request->version());
-    const std::shared_ptr<const ShardMap> map = state_.Map(version);
+        request->version() == 0 ? state_->DefaultVersion() : TableVersion(request->version());
+    const std::shared_ptr<const ShardMap> map = state_->Map(version);
     const bool late = stopped_ || SteadyClock().Now() >= until;
     if (map == nullptr && (request->version() != 0 || late)) {
-      co_return Error(StatusCode::kNotFound,
+      // The leader may have one that is not seen here yet.
+      co_return Error(term_ != 0 ? StatusCode::kNotFound : StatusCode::kUnavailable,
                       request->version() != 0
                           ? "there is no table version " + std::to_string(request->version())
                           : "there is no table version yet: engramctl create-version makes one");
     }
     if (map != nullptr) {
+      const ModelIdentity& identity = *state_->Identity(version);
       if (!request->model_identity().empty() &&
-          request->model_identity() != ModelIdentityToBytes(*state_.Identity(version))) {
+          request->model_identity() != ModelIdentityToBytes(identity)) {
         co_return Error(StatusCode::kWrongModel,
                         "version " + std::to_string(version.value()) + " has model identity " +
-                            ModelIdentityHex(*state_.Identity(version)) +
+                            ModelIdentityHex(identity) +
                             ", the client has another: use the config.json and tokenizer.json "
                             "that the tables were made for");
       }
       proto::GetShardMapReply reply;
-      reply.set_ready(state_.Ready(version));
+      reply.set_ready(term_ != 0 ? state_->Ready(version) : state_->WasReady(version));
+      reply.set_current_version(state_->current().value());
       if (map->epoch.value() > request->known_epoch() ||
           (request->version() == 0 && request->known_epoch() == 0)) {
         *reply.mutable_map() = ShardMapToProto(*map);
-        *reply.mutable_spec() = TableSpecToProto(*state_.Spec(version));
-        reply.set_model_identity(ModelIdentityToBytes(*state_.Identity(version)));
+        *reply.mutable_spec() = TableSpecToProto(*state_->Spec(version));
+        reply.set_model_identity(ModelIdentityToBytes(identity));
         co_return reply.SerializeAsString();
       }
-      if (late) co_return reply.SerializeAsString();
+      const bool other_current =
+          request->known_current() != 0 && request->known_current() != reply.current_version();
+      if (late || other_current) co_return reply.SerializeAsString();
     }
     co_await WaitForChange(until);
   }
@@ -241,6 +358,7 @@ awaitable<Result<std::string>> CoordinatorService::ReportSlot(std::string body) 
 awaitable<Result<std::string>> CoordinatorService::CreateVersion(std::string body) {
   const auto request = Parse<proto::CreateVersionRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
+  if (Status status = CheckLeads(); !status.ok()) co_return Error(std::move(status));
   // The tokenizer and the headers take a second or so to read: not on this thread.
   // The lambda has a name because GCC 12 destroys a temporary one inside co_await twice.
   auto read = [path = request->checkpoint_path()]() -> awaitable<Result<ModelTables>> {
@@ -267,11 +385,25 @@ awaitable<Result<std::string>> CoordinatorService::CreateVersion(std::string bod
 awaitable<Result<std::string>> CoordinatorService::GetStatus(std::string body) {
   const auto request = Parse<proto::GetStatusRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
-  co_return state_.ClusterStatus(SteadyClock().Now()).SerializeAsString();
+  if (state_ == nullptr) co_return Error(CheckCanRead({}));
+  co_return ClusterStatus().SerializeAsString();
+}
+
+proto::GetStatusReply CoordinatorService::ClusterStatus() const {
+  proto::GetStatusReply status;
+  const MonotonicTime now = SteadyClock().Now();
+  if (state_ != nullptr) status = state_->ClusterStatus(now);
+  if (term_ != 0) return status;
+  const Leadership leadership = store_->leadership();
+  status.set_follower(true);
+  status.set_leader(leadership.leader);
+  status.set_state_age_ms(static_cast<uint64_t>(
+      std::chrono::duration_cast<milliseconds>(now - leadership.followed_at).count()));
+  return status;
 }
 
 void CoordinatorService::UpdateGauges() {
-  const proto::GetStatusReply status = state_.ClusterStatus(SteadyClock().Now());
+  const proto::GetStatusReply status = ClusterStatus();
   nodes_known_->Set(status.nodes_size());
   nodes_up_->Set(static_cast<double>(std::count_if(status.nodes().begin(), status.nodes().end(),
                                                    [](const auto& node) { return node.up(); })));
@@ -283,19 +415,22 @@ void CoordinatorService::UpdateGauges() {
   }
   slots_->Set(slots);
   slots_ready_->Set(ready);
-  term_->Set(static_cast<double>(status.term()));
+  term_gauge_->Set(static_cast<double>(term_));
+  leading_gauge_->Set(term_ != 0 ? 1 : 0);
+}
+
+Readiness CoordinatorService::RoleReadiness() const {
+  if (term_ != 0) return {true, R"({"role":"leader"})"};
+  const nlohmann::json detail = {{"role", "follower"}, {"leader", store_->leadership().leader}};
+  return {state_ != nullptr, detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
 }
 
 HttpServer::Handler CoordinatorService::Pages() {
   return ServicePages(
-      registry_,
-      [] {
-        return Readiness{true, R"({"role":"leader"})"};
-      },
-      [this] { UpdateGauges(); },
+      registry_, [this] { return RoleReadiness(); }, [this] { UpdateGauges(); },
       [this](const HttpRequest& request, HttpResponder& responder) -> awaitable<void> {
         if (request.path != "/status") co_return;
-        const auto json = StatusJson(state_.ClusterStatus(SteadyClock().Now()));
+        const auto json = StatusJson(ClusterStatus());
         // A name or path may be no UTF-8: shown with replacement characters.
         (void)co_await responder.Respond(
             200, "application/json",

@@ -1,11 +1,14 @@
 // The shell around ClusterState: carries events in from the network and effects out, in this order:
-// durable first, visible after.
+// durable first, visible after. Leads where the store says so; else follows.
 #pragma once
 
-#include <filesystem>
+#include <chrono>
+#include <deque>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -21,9 +24,15 @@
 #include "engram/http/http_server.h"
 #include "engram/http/service_pages.h"
 #include "engram/rpc/rpc_server.h"
+#include "proto/directory.pb.h"
 
 namespace engram {
 
+// Where it leads, it answers everything. Where it follows, it answers directory.GetShardMap and
+// admin.GetStatus from what the leader wrote, which may be old and is never ahead, and refuses
+// everything else as kUnavailable; leader() says who leads. When its term ends it forgets what it
+// has in memory and follows.
+//
 // Everything runs on the executor given (a strand or a single-threaded io_context), which owns all
 // state here; only checkpoints are read on a thread of its own.
 class CoordinatorService {
@@ -31,17 +40,28 @@ class CoordinatorService {
   struct Options {
     ClusterState::Options cluster;
     uint32_t wait_ms_max = 30'000;  // a held call is answered by then
+    // A leader whose host vanished keeps its nodes waiting for as long as their calls may take: the
+    // next one counts nodes as up for so much longer before it calls one down.
+    std::chrono::milliseconds takeover_grace{6000};
+    // A follower that could not look at the store for this long sends clients that have a map
+    // elsewhere; those that have none get its old one.
+    std::chrono::milliseconds stale_after{10'000};
   };
-  // Called when the store fails or another coordinator took over: what is in memory may run ahead
-  // of what is durable, so the process must end.
+  // Called when a store that is not shared fails (what is in memory may run ahead of what is
+  // durable), or when what is stored is damaged: the process must end.
   using OnFatal = std::function<void(const Status&)>;
 
-  // Begins a term, reads the state back. `executor` and `clock` outlive the service.
-  // ERRORS: those of the store, kCorrupt.
-  [[nodiscard]] static Result<std::unique_ptr<CoordinatorService>> Create(
-      boost::asio::any_io_executor executor, std::unique_ptr<MetadataStore> store,
-      const Options& options, OnFatal on_fatal);
+  // `executor` outlives the service.
+  CoordinatorService(boost::asio::any_io_executor executor, std::unique_ptr<MetadataStore> store,
+                     const Options& options, OnFatal on_fatal);
   ~CoordinatorService();
+
+  // Stands for election. Once. With a store that is not shared it leads when this returns.
+  //   address  "host:port" where others reach this process
+  // ERRORS: those of the store, kCorrupt.
+  [[nodiscard]] Status Start(std::string address);
+  // "host:port" of who leads, while this one follows and knows it; else empty.
+  [[nodiscard]] std::string leader() const;
 
   // The methods of node.proto, directory.proto and admin.proto. ERRORS: kNotFound for another
   // method, kMalformed for a body that is not the method's message.
@@ -57,8 +77,20 @@ class CoordinatorService {
   [[nodiscard]] HttpServer::Handler Pages();
 
  private:
-  CoordinatorService(boost::asio::any_io_executor executor, std::unique_ptr<MetadataStore> store,
-                     const Options& options, OnFatal on_fatal, uint64_t term);
+  // Leads, follows or steps down, as the store says now. ERRORS: those of Lead.
+  Status TakeRole();
+  // Reads the state back and publishes it under `term`. ERRORS: those of the store, kCorrupt; it
+  // does not lead then.
+  [[nodiscard]] Status Lead(uint64_t term);
+  void Follow(const std::shared_ptr<const std::vector<MetadataRecord>>& records);
+  // Forgets what is in memory, which nobody may see any more.
+  void StepDown();
+  // ok, or what a caller is told who must ask the leader.
+  [[nodiscard]] Status CheckLeads() const;
+  [[nodiscard]] Status CheckCanRead(const proto::GetShardMapRequest& request) const;
+  [[nodiscard]] proto::GetStatusReply ClusterStatus() const;
+  [[nodiscard]] Readiness RoleReadiness() const;
+
   // Steps, persists, then wakes. The event's status, or why it could not be persisted.
   [[nodiscard]] Status Apply(const ClusterEvent& event, TableVersion* created = nullptr);
   [[nodiscard]] Status Settle(const ClusterEffects& effects);
@@ -72,17 +104,29 @@ class CoordinatorService {
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> ReportSlot(std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> CreateVersion(std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetStatus(std::string body);
+  // admin_calls.cc
+  [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetEvents(std::string body);
+  [[nodiscard]] static bool IsChange(std::string_view method);
+  [[nodiscard]] Result<std::string> Change(const std::string& method, const std::string& body);
+  void KeepNotes(const std::vector<std::string>& notes);
   void UpdateGauges();
 
   const boost::asio::any_io_executor executor_;
   const std::unique_ptr<MetadataStore> store_;
   const Options options_;
   const OnFatal on_fatal_;
-  ClusterState state_;
+  std::string address_;                  // this process's
+  uint64_t term_ = 0;                    // that it leads; 0 = it follows
+  std::unique_ptr<ClusterState> state_;  // null while it follows and nothing is read yet
+  std::shared_ptr<const std::vector<MetadataRecord>> followed_;  // what `state_` was made of
+  // Gone with the service: what the election's thread posts may come later.
+  const std::shared_ptr<CoordinatorService*> alive_;
   boost::asio::steady_timer changed_;  // cancelled to wake every held call
   boost::asio::steady_timer tick_;
   boost::asio::thread_pool checkpoint_readers_{1};
   bool stopped_ = false;
+  std::deque<proto::ClusterNote> notes_;  // of this term, the newest kNotesMax
+  uint64_t last_note_ = 0;
 
   std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
   prometheus::Family<prometheus::Counter>* calls_;
@@ -90,7 +134,8 @@ class CoordinatorService {
   prometheus::Gauge* nodes_known_;
   prometheus::Gauge* slots_;
   prometheus::Gauge* slots_ready_;
-  prometheus::Gauge* term_;
+  prometheus::Gauge* term_gauge_;
+  prometheus::Gauge* leading_gauge_;
   prometheus::Counter* damaged_slot_reports_;
 };
 

@@ -1,8 +1,11 @@
 // engram-coordinator: places the slots of every table version and tells everybody where they are.
+#include <climits>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
+#include <string_view>
 
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
@@ -13,7 +16,9 @@
 #include <unistd.h>
 
 #include "coordinator/coordinator_service.h"
+#include "coordinator/etcd_store.h"
 #include "coordinator/sqlite_store.h"
+#include "engram/rpc/host_port.h"
 
 namespace engram {
 namespace {
@@ -22,6 +27,9 @@ struct Flags {
   std::string listen = "127.0.0.1:7000";
   std::string http = "127.0.0.1:7001";
   std::string state;
+  std::string store;
+  std::string advertise;
+  int leader_lease_s = 3;
   std::string announce_file;
   int heartbeat_ms = 1000;
   int down_after_ms = 3000;
@@ -30,20 +38,39 @@ struct Flags {
 void Describe(CLI::App& app, Flags& flags) {
   app.description(
       "Knows the memory nodes, places the slots of every table version on them, and tells clients\n"
-      "where they are. Reads go on while it is down; changes wait for it. Its state is one SQLite\n"
-      "file: copy that file and you have a backup.");
+      "where they are. Reads go on while it is down; changes wait for it.\n"
+      "One coordinator keeps its state in one SQLite file: copy that file and you have a backup.\n"
+      "Several keep it in etcd, which also decides which of them leads: the others answer what "
+      "they\n"
+      "can, name the leader, and one of them takes over when it is lost.");
   app.footer(
       "Example:\n"
       "  engram-coordinator --listen 0.0.0.0:7000 --http 0.0.0.0:7001 \\\n"
       "      --state /var/lib/engram/state.sqlite\n"
+      "Or, on three hosts c0, c1, c2 with an etcd (3.4 or later) of three members e0, e1, e2:\n"
+      "  engram-coordinator --listen 0.0.0.0:7000 --advertise c0:7000 --http 0.0.0.0:7001 \\\n"
+      "      --store etcd://e0:2379,e1:2379,e2:2379/engram\n"
+      "and give nodes and clients --coordinator c0:7000,c1:7000,c2:7000.\n"
       "There is no authentication yet: listen inside a trusted network only.");
   app.add_option("--listen", flags.listen,
                  "Where memory nodes, clients and engramctl connect (port 0 = any free one)")
       ->capture_default_str();
   app.add_option("--http", flags.http, "Where /healthz, /readyz, /metrics and /status are")
       ->capture_default_str();
-  app.add_option("--state", flags.state, "The SQLite file to keep state in; made when missing")
-      ->required();
+  CLI::Option* state =
+      app.add_option("--state", flags.state, "The SQLite file to keep state in; made when missing");
+  app.add_option("--store", flags.store,
+                 "Where to keep state: etcd://HOST:PORT,HOST:PORT/PREFIX (plain HTTP, no "
+                 "authentication), or sqlite:FILE, which is --state FILE")
+      ->excludes(state);
+  app.add_option(
+      "--advertise", flags.advertise,
+      "HOST:PORT that the others tell callers while this one leads. Default: the address "
+      "listened on, with this machine's name where that is 0.0.0.0");
+  app.add_option("--leader-lease-s", flags.leader_lease_s,
+                 "With etcd: so long after a leader is lost another may lead")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 60));
   app.add_option("--heartbeat-ms", flags.heartbeat_ms, "How often memory nodes are heard of")
       ->capture_default_str()
       ->check(CLI::Range(50, 60000));
@@ -70,43 +97,82 @@ Status Announce(const std::string& file, const nlohmann::json& what) {
                : Status();
 }
 
+Result<std::unique_ptr<MetadataStore>> OpenStore(const Flags& flags) {
+  constexpr std::string_view kSqlite = "sqlite:";
+  const std::string file =
+      flags.store.starts_with(kSqlite) ? flags.store.substr(kSqlite.size()) : flags.state;
+  if (!file.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<MetadataStore> store, SqliteStore::Open(file));
+    return store;
+  }
+  if (flags.store.empty()) {
+    return Error(StatusCode::kInvalidArgument,
+                 "give --state FILE, or --store etcd://HOST:PORT/PREFIX");
+  }
+  EtcdStore::Options options;
+  auto address = ParseEtcdAddress(flags.store);
+  if (!address.has_value()) return Error(address.error().WithContext("--store"));
+  options.address = *std::move(address);
+  options.lease = std::chrono::seconds(flags.leader_lease_s);
+  return std::make_unique<EtcdStore>(std::move(options));
+}
+
+// "host:port" that others can reach, for the address listened on.
+Result<std::string> Advertised(const Flags& flags, const std::string& listened) {
+  if (!flags.advertise.empty()) {
+    auto parsed = ParseHostPort(flags.advertise);
+    if (!parsed.has_value()) return Error(parsed.error().WithContext("--advertise"));
+    return flags.advertise;
+  }
+  const auto listen = ParseHostPort(flags.listen);
+  if (listen.has_value() && listen->host != "0.0.0.0" && listen->host != "::") return listened;
+  char name[HOST_NAME_MAX + 1] = {};
+  if (gethostname(name, sizeof(name) - 1) != 0 || name[0] == '\0') return listened;
+  return name + listened.substr(listened.rfind(':'));
+}
+
 Status Run(const Flags& flags) {
   if (flags.down_after_ms < 2 * flags.heartbeat_ms) {
     return Status(StatusCode::kInvalidArgument,
                   "--down-after-ms must be at least twice --heartbeat-ms, or one late heartbeat "
                   "calls a node down");
   }
-  auto store = SqliteStore::Open(flags.state);
+  auto store = OpenStore(flags);
   if (!store.has_value()) return store.error();
 
   boost::asio::io_context io(1);
   CoordinatorService::Options options;
   options.cluster.heartbeat_interval = std::chrono::milliseconds(flags.heartbeat_ms);
   options.cluster.down_after = std::chrono::milliseconds(flags.down_after_ms);
-  auto service = CoordinatorService::Create(
-      io.get_executor(), std::move(*store), options, [](const Status& status) {
-        // Memory may be ahead of the disk now: only what is on disk may be seen.
-        spdlog::critical("cannot keep state, ending: {}", status.ToString());
-        spdlog::shutdown();
-        _exit(1);
+  CoordinatorService service(io.get_executor(), *std::move(store), options,
+                             [](const Status& status) {
+                               // Memory may be ahead of the disk now: only what is on disk may be
+                               // seen.
+                               spdlog::critical("cannot keep state, ending: {}", status.ToString());
+                               spdlog::shutdown();
+                               _exit(1);
+                             });
+  // Nothing is answered before io runs, and then the state is there.
+  auto rpc = RpcServer::Create(
+      io.get_executor(),
+      {.listen_address = flags.listen, .leader = [&service] { return service.leader(); }},
+      [&service](const RpcPeer& peer, std::string_view method, std::string body) {
+        return service.Handle(peer, method, std::move(body));
       });
-  if (!service.has_value()) return service.error();
-
-  auto rpc = RpcServer::Create(io.get_executor(), {.listen_address = flags.listen},
-                               [&](const RpcPeer& peer, std::string_view method, std::string body) {
-                                 return (*service)->Handle(peer, method, std::move(body));
-                               });
   if (!rpc.has_value()) return rpc.error();
   auto http =
-      HttpServer::Create(io.get_executor(), {.listen_address = flags.http}, (*service)->Pages());
+      HttpServer::Create(io.get_executor(), {.listen_address = flags.http}, service.Pages());
   if (!http.has_value()) return http.error();
-  (*service)->StartTicking();
+  const auto advertised = Advertised(flags, (*rpc)->address());
+  if (!advertised.has_value()) return advertised.error();
+  ENGRAM_RETURN_IF_ERROR(service.Start(*advertised));
+  service.StartTicking();
 
   boost::asio::signal_set signals(io, SIGINT, SIGTERM);
   signals.async_wait([&](const boost::system::error_code& error, int signal) {
     if (error) return;
     spdlog::info("signal {}: ending", signal);
-    (*service)->Stop();
+    service.Stop();
     io.stop();
   });
   spdlog::info("listening on {}, HTTP on {}", (*rpc)->address(), (*http)->address());

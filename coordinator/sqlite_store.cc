@@ -106,13 +106,43 @@ Result<uint64_t> SqliteStore::ReadTerm() {
   return read.Int(0);
 }
 
-Result<uint64_t> SqliteStore::BeginTerm() {
-  ENGRAM_ASSIGN_OR_RETURN(const uint64_t last, ReadTerm());
+Status SqliteStore::Campaign(std::string address, std::function<void()> on_change) {
+  on_change_ = std::move(on_change);
+  {
+    const std::lock_guard lock(mutex_);
+    leadership_.leader = std::move(address);
+  }
+  return BeginTerm();
+}
+
+Status SqliteStore::BeginTerm() {
+  const Result<uint64_t> last = ReadTerm();
+  if (!last.has_value()) return last.error();
   Statement update(db_, "UPDATE term SET term = ?1 WHERE one = 1");
-  if (!update.ok()) return Error(Failure("writing"));
-  update.BindInt(1, last + 1);
-  if (update.Step() != SQLITE_DONE) return Error(Failure("writing"));
-  return last + 1;
+  if (!update.ok()) return Failure("writing");
+  update.BindInt(1, *last + 1);
+  if (update.Step() != SQLITE_DONE) return Failure("writing");
+  {
+    const std::lock_guard lock(mutex_);
+    leadership_.term = *last + 1;
+  }
+  on_change_();
+  return Status();
+}
+
+Leadership SqliteStore::leadership() const {
+  const std::lock_guard lock(mutex_);
+  return leadership_;
+}
+
+void SqliteStore::Resign(uint64_t term) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (leadership_.term != term) return;
+    leadership_.term = 0;
+  }
+  // A file that cannot be written leaves this process without a term: nothing can be committed.
+  if (!BeginTerm().ok()) on_change_();
 }
 
 Result<std::vector<MetadataRecord>> SqliteStore::ReadAll() {

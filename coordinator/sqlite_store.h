@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <mutex>
 
 #include "coordinator/metadata_store.h"
 
@@ -17,7 +19,11 @@ class SqliteStore final : public MetadataStore {
   [[nodiscard]] static Result<std::unique_ptr<SqliteStore>> Open(const std::filesystem::path& file);
   ~SqliteStore() override;
 
-  [[nodiscard]] Result<uint64_t> BeginTerm() override;
+  // The file is this process's alone: it leads at once, and again as soon as it has resigned.
+  [[nodiscard]] Status Campaign(std::string address, std::function<void()> on_change) override;
+  [[nodiscard]] Leadership leadership() const override;
+  void Resign(uint64_t term) override;
+  [[nodiscard]] bool shared() const override { return false; }
   [[nodiscard]] Result<std::vector<MetadataRecord>> ReadAll() override;
   [[nodiscard]] Status Commit(uint64_t term, const std::vector<MetadataRecord>& records) override;
 
@@ -26,10 +32,14 @@ class SqliteStore final : public MetadataStore {
   [[nodiscard]] Status Execute(const char* sql);
   [[nodiscard]] Status Failure(const char* doing) const;
   [[nodiscard]] Result<uint64_t> ReadTerm();
+  [[nodiscard]] Status BeginTerm();
   [[nodiscard]] Status Write(uint64_t term, const std::vector<MetadataRecord>& records);
 
   const std::filesystem::path file_;
   sqlite3* db_;  // owned
+  std::function<void()> on_change_;
+  mutable std::mutex mutex_;
+  Leadership leadership_;  // guarded by mutex_
 };
 
 }  // namespace engram

@@ -10,6 +10,8 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <spdlog/spdlog.h>
 
+#include "engram/rpc/host_port.h"
+
 namespace engram {
 
 using std::chrono::milliseconds;
@@ -44,6 +46,7 @@ CoordinatorAgent::CoordinatorAgent(boost::asio::any_io_executor executor, Memory
       node_(node),
       options_(std::move(options)),
       timer_(executor_),
+      choice_(SplitAddresses(options_.coordinator_address)),
       random_(options_.description.incarnation()) {}
 
 void CoordinatorAgent::Start() { boost::asio::co_spawn(executor_, Run(), boost::asio::detached); }
@@ -57,11 +60,15 @@ void CoordinatorAgent::Stop() {
 boost::asio::awaitable<void> CoordinatorAgent::Run() {
   while (!stopped_) {
     const Status ended = co_await Converse();
+    const std::string leader = client_ != nullptr ? client_->leader() : std::string();
     client_ = nullptr;
     if (stopped_) break;
     Tell(ended);
-    // Half to the whole of a doubling time, so that nodes do not come back all at once.
-    const auto doubled = options_.backoff_min * (1u << std::min(failures_, 16u));
+    if (choice_.Failed(leader)) continue;
+    // Half to the whole of a time that doubles with each round through the coordinators, so that
+    // nodes do not come back all at once.
+    const uint32_t rounds = failures_ / static_cast<uint32_t>(choice_.size());
+    const auto doubled = options_.backoff_min * (1u << std::min(rounds, 16u));
     const auto longest = std::min<milliseconds>(options_.backoff_max, doubled);
     std::uniform_int_distribution<int64_t> pick(longest.count() / 2, longest.count());
     ++failures_;
@@ -76,13 +83,12 @@ void CoordinatorAgent::Tell(const Status& error) {
   figures_.last_error = error;
   if (news) {
     spdlog::warn("coordinator {}: {}; what is held stays served, connecting again",
-                 options_.coordinator_address, error.ToString());
+                 choice_.current(), error.ToString());
   }
 }
 
 boost::asio::awaitable<Status> CoordinatorAgent::Converse() {
-  auto client =
-      co_await RpcClient::Connect(executor_, options_.coordinator_address, options_.call_timeout);
+  auto client = co_await RpcClient::Connect(executor_, choice_.current(), options_.call_timeout);
   if (!client.has_value()) co_return client.error();
   client_ = *std::move(client);
   if (stopped_) {
@@ -137,8 +143,8 @@ boost::asio::awaitable<Status> CoordinatorAgent::Register() {
   // none that it gives, so that every assignment comes again.
   for (auto& [version, revision] : known_revisions_) revision = 0;
   told_changes_.clear();
-  spdlog::info("registered with {} at term {}; a heartbeat every {} ms",
-               options_.coordinator_address, figures_.term, interval_.count());
+  spdlog::info("registered with {} at term {}; a heartbeat every {} ms", choice_.current(),
+               figures_.term, interval_.count());
   co_return Status();
 }
 
@@ -196,6 +202,7 @@ boost::asio::awaitable<Status> CoordinatorAgent::Heartbeat() {
   figures_.connected = true;
   figures_.last_error = {};
   failures_ = 0;
+  choice_.Answered();
   TakeReply(*reply);
   co_return Status();
 }

@@ -14,6 +14,7 @@
 
 #include "engram/base/status.h"
 #include "engram/base/strong_id.h"
+#include "engram/rpc/coordinator_choice.h"
 #include "engram/rpc/rpc_client.h"
 #include "proto/node.pb.h"
 #include "shard_server/memory_node.h"
@@ -30,6 +31,9 @@ struct AgentFigures {
   Status last_error;             // of the conversation; OK once a heartbeat is answered
 };
 
+// Of several coordinators one leads: a follower names it, and the agent goes there at once; one
+// that does not answer makes it try the next.
+//
 // Registers, heartbeats, applies assignments; a coordinator that is down changes nothing here: the
 // node serves what it holds, and the agent connects again, after a bounded, growing, random wait.
 //
@@ -42,7 +46,7 @@ struct AgentFigures {
 class CoordinatorAgent {
  public:
   struct Options {
-    std::string coordinator_address;     // "host:port"
+    std::string coordinator_address;     // "host:port", or several with commas between
     proto::NodeDescription description;  // id, incarnation, zone, addresses, capacity
     std::chrono::milliseconds backoff_min{100};
     std::chrono::milliseconds backoff_max{5000};
@@ -83,6 +87,7 @@ class CoordinatorAgent {
   MemoryNode* node_;
   Options options_;
   boost::asio::steady_timer timer_;
+  CoordinatorChoice choice_;
   std::shared_ptr<RpcClient> client_;  // null while not connected
   std::mt19937_64 random_;
   bool stopped_ = false;

@@ -26,7 +26,10 @@ void AddOptions(CLI::App* app, NodeOptions* options) {
   app->add_option("--zone", options->zone,
                   "Where it stands (rack, room, cloud zone): replicas go to different zones")
       ->group("Cluster");
-  app->add_option("--coordinator", options->coordinator, "HOST:PORT of engram-coordinator")
+  app->add_option(
+         "--coordinator", options->coordinator,
+         "HOST:PORT of engram-coordinator; several with commas between: the one that leads "
+         "is found")
       ->required()
       ->group("Cluster");
   app->add_option("--listen", options->listen,
@@ -120,14 +123,15 @@ Status CheckNodeOptions(const NodeOptions& options) {
                " is under 1 MiB: give it a unit, such as 64GiB");
   }
   std::string hosts[2];
-  const std::pair<const char*, const std::string*> addresses[] = {
-      {"--listen", &options.listen},
-      {"--http", &options.http},
-      {"--coordinator", &options.coordinator}};
-  for (size_t i = 0; i < 3; ++i) {
+  const std::pair<const char*, const std::string*> addresses[] = {{"--listen", &options.listen},
+                                                                  {"--http", &options.http}};
+  for (size_t i = 0; i < 2; ++i) {
     const auto address = ParseHostPort(*addresses[i].second);
     if (!address.has_value()) return address.error().WithContext(addresses[i].first);
-    if (i < 2) hosts[i] = address->host;
+    hosts[i] = address->host;
+  }
+  if (const auto coordinators = ParseAddresses(options.coordinator); !coordinators.has_value()) {
+    return coordinators.error().WithContext("--coordinator");
   }
   if (options.enable_test_hooks && !(IsLoopback(hosts[0]) && IsLoopback(hosts[1]))) {
     return bad(

@@ -16,8 +16,9 @@ constexpr auto kProgressInterval = std::chrono::seconds(1);
 void AddCoordinatorOptions(CLI::App& command, CoordinatorOptions& options) {
   command
       .add_option("--coordinator", options.address,
-                  "Where engram-coordinator listens for calls (its --listen)")
-      ->type_name("HOST:PORT")
+                  "Where engram-coordinator listens for calls (its --listen); several with commas "
+                  "between: the one that leads is found")
+      ->type_name("HOST:PORT,...")
       ->envname("ENGRAM_COORDINATOR")
       ->required();
   command.add_option("--timeout-s", options.timeout_s, "Give up on one call after so many seconds")

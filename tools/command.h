@@ -37,7 +37,7 @@ void AddVerifyCommand(CLI::App& app, CommandLine& line);
 
 // Options of the subcommands that talk to a coordinator.
 struct CoordinatorOptions {
-  std::string address;
+  std::string address;  // "host:port", or several with commas between
   double timeout_s = 30;
 
   [[nodiscard]] std::chrono::milliseconds timeout() const {

@@ -1,5 +1,6 @@
 #include "tools/coordinator_calls.h"
 
+#include "engram/rpc/host_port.h"
 #include "engram/rpc/rpc_client.h"
 
 namespace engram {
@@ -8,13 +9,12 @@ namespace {
 template <typename Reply>
 Result<Reply> Call(const CoordinatorOptions& coordinator, std::string_view method,
                    const google::protobuf::MessageLite& request) {
-  auto body =
-      RpcCallOnce(coordinator.address, method, request.SerializeAsString(), coordinator.timeout());
-  if (!body.has_value()) {
-    return Error(body.error().WithContext("coordinator " + coordinator.address));
-  }
+  ENGRAM_ASSIGN_OR_RETURN(const auto addresses, ParseAddresses(coordinator.address));
+  ENGRAM_ASSIGN_OR_RETURN(
+      const std::string body,
+      RpcCallOnce(addresses, method, request.SerializeAsString(), coordinator.timeout()));
   Reply reply;
-  if (!reply.ParseFromString(*body)) {
+  if (!reply.ParseFromString(body)) {
     return Error(StatusCode::kMalformed, "coordinator " + coordinator.address + ": the reply to " +
                                              std::string(method) + " is not a " +
                                              reply.GetTypeName());

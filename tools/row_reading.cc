@@ -1,5 +1,6 @@
 #include "tools/row_reading.h"
 
+#include "engram/rpc/host_port.h"
 #include "engram/transport/read_way.h"
 
 namespace engram {
@@ -20,7 +21,7 @@ void AddRowReadingOptions(CLI::App& command, RowReadingOptions& options) {
 
 Result<LookupConnection> OpenRows(const RowReadingOptions& options, const ModelTables* tables) {
   ConnectOptions connect;
-  connect.coordinators = {options.coordinator.address};
+  connect.coordinators = SplitAddresses(options.coordinator.address);
   connect.tables = tables;
   connect.version = TableVersion(options.table_version);
   ENGRAM_ASSIGN_OR_RETURN(connect.way, ParseReadWay(options.way));

@@ -56,6 +56,10 @@ std::string StatusText(const proto::GetStatusReply& status) {
   std::string text;
   uint64_t copy_bytes_per_s = 0;
   for (const auto& node : status.nodes()) copy_bytes_per_s += node.copy_bytes_per_s();
+  if (status.follower()) {
+    text += "No coordinator leads now. This is from one that follows: state of " +
+            SecondsText(status.state_age_ms()) + " ago; what nodes report is not known there.\n\n";
+  }
   if (status.versions().empty()) {
     text += "No table version. Make one: engramctl create-version --model DIR\n";
   } else {

@@ -71,6 +71,11 @@ ordered_json VersionJson(const proto::VersionStatus& version) {
 ordered_json StatusJson(const proto::GetStatusReply& status) {
   ordered_json document;
   document["term"] = status.term();
+  if (status.follower()) {
+    document["follower"] = true;
+    document["leader"] = status.leader();
+    document["state_age_ms"] = status.state_age_ms();
+  }
   document["nodes"] = ordered_json::array();
   for (const auto& node : status.nodes()) document["nodes"].push_back(NodeJson(node));
   document["versions"] = ordered_json::array();

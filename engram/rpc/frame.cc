@@ -83,7 +83,7 @@ Status CheckRequest(const proto::Frame& frame) {
                   "a request whose method name has " + std::to_string(frame.method().size()) +
                       " bytes; 1 to " + std::to_string(kMethodNameBytesMax) + " are allowed");
   }
-  if (frame.code() != proto::OK || !frame.message().empty()) {
+  if (frame.code() != proto::OK || !frame.message().empty() || !frame.leader().empty()) {
     return Status(StatusCode::kMalformed, "a request with the fields of a reply");
   }
   return Status();
@@ -96,6 +96,11 @@ Status CheckReply(const proto::Frame& frame) {
   }
   if (frame.code() != proto::OK && !frame.body().empty()) {
     return Status(StatusCode::kMalformed, "an error reply with a body");
+  }
+  if (frame.leader().size() > kLeaderBytesMax) {
+    return Status(StatusCode::kMalformed,
+                  "a reply whose leader's address has " + std::to_string(frame.leader().size()) +
+                      " bytes; at most " + std::to_string(kLeaderBytesMax) + " are allowed");
   }
   return Status();
 }

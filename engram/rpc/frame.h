@@ -17,6 +17,7 @@ namespace engram {
 
 inline constexpr uint32_t kFrameHeaderBytes = 4;
 inline constexpr size_t kMethodNameBytesMax = 128;
+inline constexpr size_t kLeaderBytesMax = 255;         // "host:port"
 inline constexpr size_t kErrorMessageBytesMax = 4096;  // a longer one is cut by the sender
 
 // `text` as a frame's message can carry it: valid UTF-8 (other bytes become '?': they may come from

@@ -1,5 +1,6 @@
 #include "engram/rpc/host_port.h"
 
+#include <algorithm>
 #include <charconv>
 
 #include <boost/asio/ip/address.hpp>
@@ -56,6 +57,28 @@ Result<HostPort> ParseHostPort(std::string_view text) {
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), port);
   if (digits.empty() || error != std::errc() || end != digits.data() + digits.size()) return bad();
   return HostPort{std::string(host), port};
+}
+
+std::vector<std::string> SplitAddresses(std::string_view list) {
+  std::vector<std::string> parts;
+  while (!list.empty()) {
+    const size_t end = std::min(list.find(','), list.size());
+    if (end > 0) parts.emplace_back(list.substr(0, end));
+    list.remove_prefix(std::min(end + 1, list.size()));
+  }
+  return parts;
+}
+
+Result<std::vector<std::string>> ParseAddresses(std::string_view list) {
+  std::vector<std::string> parts = SplitAddresses(list);
+  if (parts.empty()) {
+    return Error(StatusCode::kInvalidArgument,
+                 "no address: write host:port, or several with commas between");
+  }
+  for (const std::string& part : parts) {
+    if (const auto parsed = ParseHostPort(part); !parsed.has_value()) return Error(parsed.error());
+  }
+  return parts;
 }
 
 std::string EndpointText(const tcp::endpoint& endpoint) {

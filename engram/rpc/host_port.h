@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -19,6 +20,11 @@ struct HostPort {
 
 // "host:port", "1.2.3.4:port" or "[v6]:port". ERRORS: kInvalidArgument showing the text.
 [[nodiscard]] Result<HostPort> ParseHostPort(std::string_view text);
+
+// "a:1,b:2" to its parts; empty ones are left out. Whether they are addresses is not looked at.
+[[nodiscard]] std::vector<std::string> SplitAddresses(std::string_view list);
+// The same, with every part checked. ERRORS: kInvalidArgument (none, or showing the bad one).
+[[nodiscard]] Result<std::vector<std::string>> ParseAddresses(std::string_view list);
 
 // "1.2.3.4:80", "[::1]:80".
 [[nodiscard]] std::string EndpointText(const boost::asio::ip::tcp::endpoint& endpoint);

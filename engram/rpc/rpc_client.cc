@@ -80,6 +80,8 @@ class RpcConnection final : public RpcClient {
                         std::to_string(timeout.count()) + " ms");
   }
 
+  [[nodiscard]] const std::string& leader() const override { return leader_; }
+
   awaitable<Status> Closed() override {
     const auto self = shared_from_this();
     while (!connection_->closed()) {
@@ -107,6 +109,7 @@ class RpcConnection final : public RpcClient {
       EndAll(status);
       return;
     }
+    leader_ = frame.leader();
     const auto found = calls_.find(frame.call_id());
     if (found == calls_.end()) return;  // its deadline has passed
     const StatusCode code = StatusCodeFromProto(frame.code());
@@ -132,6 +135,7 @@ class RpcConnection final : public RpcClient {
   boost::asio::steady_timer closed_;  // cancelled when the connection ends
   std::map<uint64_t, std::shared_ptr<Call>> calls_;
   uint64_t next_call_ = 1;
+  std::string leader_;  // of the last reply
 };
 
 // Closes `socket` when the time is up, unless the step it bounds has ended.
@@ -186,24 +190,65 @@ awaitable<Result<std::shared_ptr<RpcClient>>> RpcClient::Connect(
   co_return client;
 }
 
-Result<std::string> RpcCallOnce(const std::string& address, std::string_view method,
-                                std::string body, milliseconds timeout) {
+namespace {
+
+struct Answer {
+  Result<std::string> result;
+  std::string leader;
+};
+
+Answer AskOnce(const std::string& address, std::string_view method, const std::string& body,
+               milliseconds timeout) {
   boost::asio::io_context io;
-  Result<std::string> result = Error(StatusCode::kInternal, "the call did not run");
+  Answer answer{Error(StatusCode::kInternal, "the call did not run"), {}};
   boost::asio::co_spawn(
       io,
       [&]() -> awaitable<void> {
         auto client = co_await RpcClient::Connect(io.get_executor(), address, timeout);
         if (!client.has_value()) {
-          result = Error(client.error());
+          answer.result = Error(client.error());
           co_return;
         }
-        result = co_await (*client)->CallRaw(method, std::move(body), timeout);
+        answer.result = co_await (*client)->CallRaw(method, body, timeout);
+        answer.leader = (*client)->leader();
         (*client)->Close();
       },
       boost::asio::detached);
   io.run();
-  return result;
+  if (!answer.result.has_value()) {
+    answer.result = Error(answer.result.error().WithContext("coordinator " + address));
+  }
+  return answer;
+}
+
+// Another address may answer where this one did not.
+bool WorthAskingAnother(StatusCode code) {
+  return code == StatusCode::kUnavailable || code == StatusCode::kPeerLost ||
+         code == StatusCode::kDeadlineExceeded;
+}
+
+}  // namespace
+
+Result<std::string> RpcCallOnce(const std::vector<std::string>& addresses, std::string_view method,
+                                const std::string& body, milliseconds timeout) {
+  Status failure(StatusCode::kInvalidArgument, "no address: give at least one host:port");
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    Answer answer = AskOnce(addresses[i], method, body, timeout);
+    if (!answer.leader.empty() && answer.leader != addresses[i]) {
+      // The follower's own answer stands where its leader has just been lost.
+      Answer led = AskOnce(answer.leader, method, body, timeout);
+      const bool led_answers =
+          led.result.has_value() || !WorthAskingAnother(led.result.error().code());
+      if (led_answers || !answer.result.has_value()) answer = std::move(led);
+    }
+    if (answer.result.has_value() || !WorthAskingAnother(answer.result.error().code())) {
+      return std::move(answer.result);
+    }
+    failure = i == 0 ? answer.result.error()
+                     : Status(answer.result.error().code(),
+                              failure.message() + "; " + answer.result.error().message());
+  }
+  return Error(std::move(failure));
 }
 
 }  // namespace engram

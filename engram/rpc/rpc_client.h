@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -30,6 +31,9 @@ class RpcClient : public std::enable_shared_from_this<RpcClient> {
   // ERRORS: the peer's own code and message; kPeerLost; kDeadlineExceeded; kMalformed.
   [[nodiscard]] virtual boost::asio::awaitable<Result<std::string>> CallRaw(
       std::string_view method, std::string body, std::chrono::milliseconds timeout) = 0;
+  // Who leads, as the last reply said ("host:port"); empty when it did not: then the peer leads, or
+  // nobody does that it knows of. A reply that names a leader comes from a follower.
+  [[nodiscard]] virtual const std::string& leader() const = 0;
   // Completes when the connection has ended, with the reason.
   [[nodiscard]] virtual boost::asio::awaitable<Status> Closed() = 0;
   virtual void Close() = 0;
@@ -49,9 +53,14 @@ class RpcClient : public std::enable_shared_from_this<RpcClient> {
   }
 };
 
-// For programs without an executor of their own (tools): connects, calls once, closes.
+// For programs without an executor of their own (tools): connects, calls once, closes. Where the
+// answer comes from a follower, its leader is asked too and its answer taken, if it gives one.
+//   addresses  "host:port" each, at least one; the next is asked when one cannot be reached or is
+//              kUnavailable. Each gets `timeout`.
+// ERRORS: those of Connect and CallRaw, naming the address; where several were asked, of each.
 // Blocks. Thread-safe.
-[[nodiscard]] Result<std::string> RpcCallOnce(const std::string& address, std::string_view method,
-                                              std::string body, std::chrono::milliseconds timeout);
+[[nodiscard]] Result<std::string> RpcCallOnce(const std::vector<std::string>& addresses,
+                                              std::string_view method, const std::string& body,
+                                              std::chrono::milliseconds timeout);
 
 }  // namespace engram

@@ -138,6 +138,11 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
     reply.set_code(StatusCodeToProto(body.error().code()));
     reply.set_message(ErrorMessageText(body.error().message()));
   }
+  if (options.leader) {
+    if (const std::string leader = options.leader(); leader.size() <= kLeaderBytesMax) {
+      reply.set_leader(ErrorMessageText(leader));
+    }
+  }
   if (connection->closed()) co_return;
   if (const Status sent = connection->Send(reply); !sent.ok()) {
     spdlog::warn("closed the connection of {}: {}", peer.address, sent.ToString());

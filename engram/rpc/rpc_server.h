@@ -29,6 +29,9 @@ class RpcServer {
     uint32_t connections_max = 4096;       // one more is closed at once
     uint32_t calls_in_flight_max = 256;    // per connection; one more gets kResourceExhausted
     uint32_t frame_bytes_max = 64u << 20;  // a longer frame closes the connection
+    // Asked as each reply leaves, on the executor: "host:port" of who leads, sent with the reply;
+    // empty = this process does, or nobody knows. Null where nobody leads anybody.
+    std::function<std::string()> leader = nullptr;
   };
   // Gives the reply's body. Exceptions become kInternal.
   using Handler = std::function<boost::asio::awaitable<Result<std::string>>(

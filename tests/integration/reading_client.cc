@@ -6,6 +6,7 @@
 
 #include "client/connect.h"
 #include "client/local_rows.h"
+#include "engram/rpc/host_port.h"
 
 namespace engram::test {
 
@@ -16,7 +17,7 @@ Result<std::unique_ptr<ReadingClient>> ReadingClient::Create(const TestCluster& 
   client->vocabulary_size_ = static_cast<int32_t>(tables.compression.size());
 
   ConnectOptions connect;
-  connect.coordinators = {cluster.coordinator_address()};
+  connect.coordinators = SplitAddresses(cluster.coordinator_address());
   connect.tables = &tables;
   connect.tls = options.transport;
   connect.one_sided = options.one_sided;

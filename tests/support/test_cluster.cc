@@ -79,7 +79,10 @@ Status MakeTinyModel(const std::filesystem::path& dir, const std::string& varian
 Result<std::unique_ptr<TestCluster>> TestCluster::Start(const ClusterOptions& options) {
   std::unique_ptr<TestCluster> cluster(new TestCluster(options));
   ENGRAM_TRY(MakeTinyModel(cluster->model_dir(), options.variant, options.base_rows, 1));
-  ENGRAM_TRY(cluster->StartCoordinator("127.0.0.1:0"));
+  cluster->coordinators_.resize(static_cast<size_t>(options.coordinators));
+  for (int i = 0; i < options.coordinators; ++i) {
+    ENGRAM_TRY(cluster->StartCoordinator(i, "127.0.0.1:0"));
+  }
   cluster->nodes_.resize(static_cast<size_t>(options.nodes));
   for (int i = 0; i < options.nodes; ++i) ENGRAM_TRY(cluster->StartNode(i, "127.0.0.1:0"));
   const CommandOutput created =
@@ -92,20 +95,41 @@ Result<std::unique_ptr<TestCluster>> TestCluster::Start(const ClusterOptions& op
   return cluster;
 }
 
-Status TestCluster::StartCoordinator(const std::string& listen) {
-  const auto announce = scratch_.path() / "coordinator.json";
-  const auto log = scratch_.path() / "coordinator.log";
+Status TestCluster::StartCoordinator(int i, const std::string& listen) {
+  Coordinator& coordinator = coordinators_[static_cast<size_t>(i)];
+  const std::string name = "c" + std::to_string(i);
+  const auto announce = scratch_.path() / (name + ".json");
+  const auto log = scratch_.path() / (name + ".log");
   std::filesystem::remove(announce);
-  auto started = ChildProcess::Start(
-      {Program("engram-coordinator"), "--listen", listen, "--http", "127.0.0.1:0", "--state",
-       (scratch_.path() / "state.sqlite").string(), "--announce-file", announce.string()},
-      log);
+  const std::string store = options_.store.empty()
+                                ? "sqlite:" + (scratch_.path() / "state.sqlite").string()
+                                : options_.store;
+  std::vector<std::string> argv = {Program("engram-coordinator"),
+                                   "--listen",
+                                   listen,
+                                   "--http",
+                                   "127.0.0.1:0",
+                                   "--store",
+                                   store,
+                                   "--announce-file",
+                                   announce.string()};
+  argv.insert(argv.end(), options_.coordinator_arguments.begin(),
+              options_.coordinator_arguments.end());
+  auto started = ChildProcess::Start(argv, log);
   if (!started.has_value()) return started.error();
-  coordinator_ = std::move(*started);
-  auto announcement = AwaitAnnouncement(announce, coordinator_, log);
+  coordinator.process = std::move(*started);
+  auto announcement = AwaitAnnouncement(announce, coordinator.process, log);
   if (!announcement.has_value()) return announcement.error().WithContext("engram-coordinator");
-  coordinator_address_ = (*announcement)["rpc"].get<std::string>();
+  coordinator.address = (*announcement)["rpc"].get<std::string>();
   return {};
+}
+
+std::string TestCluster::coordinator_address() const {
+  std::string list;
+  for (const Coordinator& coordinator : coordinators_) {
+    list += (list.empty() ? "" : ",") + coordinator.address;
+  }
+  return list;
 }
 
 Status TestCluster::StartNode(int i, const std::string& listen) {
@@ -120,7 +144,7 @@ Status TestCluster::StartNode(int i, const std::string& listen) {
                                    "--zone",
                                    "z" + std::to_string(i),
                                    "--coordinator",
-                                   coordinator_address_,
+                                   coordinator_address(),
                                    "--listen",
                                    listen,
                                    "--http",
@@ -149,15 +173,17 @@ std::string TestCluster::NodeLog(int i) const {
   return ReadFile(scratch_.path() / ("m" + std::to_string(i) + ".log"));
 }
 
-std::string TestCluster::CoordinatorLog() const {
-  return ReadFile(scratch_.path() / "coordinator.log");
+std::string TestCluster::CoordinatorLog(int i) const {
+  return ReadFile(scratch_.path() / ("c" + std::to_string(i) + ".log"));
 }
 
 Status TestCluster::RestartNode(int i) {
   return StartNode(i, nodes_[static_cast<size_t>(i)].data_address);
 }
 
-Status TestCluster::RestartCoordinator() { return StartCoordinator(coordinator_address_); }
+Status TestCluster::RestartCoordinator(int i) {
+  return StartCoordinator(i, coordinators_[static_cast<size_t>(i)].address);
+}
 
 Status TestCluster::WaitReady() {
   const auto until = std::chrono::steady_clock::now() + seconds(60);
@@ -179,7 +205,7 @@ Status TestCluster::WaitReady() {
 
 CommandOutput TestCluster::Ctl(std::vector<std::string> arguments) const {
   arguments.insert(arguments.begin(), Program("engramctl"));
-  arguments.insert(arguments.end(), {"--coordinator", coordinator_address_});
+  arguments.insert(arguments.end(), {"--coordinator", coordinator_address()});
   return RunCommand(arguments, seconds(120));
 }
 

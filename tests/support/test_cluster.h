@@ -1,4 +1,5 @@
-// A whole cluster of real processes on loopback: one coordinator, some memory nodes, a small model.
+// A whole cluster of real processes on loopback: one coordinator or several, some memory nodes, a
+// small model.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,10 @@ struct ClusterOptions {
   std::string variant = "v41";
   int base_rows = 2000;                     // per column, before primes
   std::vector<std::string> node_arguments;  // added to every node's command line
+  // With "etcd://..." there may be several coordinators; empty = one, with a SQLite file.
+  std::string store;
+  int coordinators = 1;
+  std::vector<std::string> coordinator_arguments;  // added to every coordinator's command line
 };
 
 // Everything is killed and removed with it. Thread-compatible.
@@ -29,22 +34,29 @@ class TestCluster {
   // The error holds the end of the log of the process at fault.
   [[nodiscard]] static Result<std::unique_ptr<TestCluster>> Start(const ClusterOptions& options);
 
-  [[nodiscard]] const std::string& coordinator_address() const { return coordinator_address_; }
+  // Of every coordinator, with commas between.
+  [[nodiscard]] std::string coordinator_address() const;
+  [[nodiscard]] const std::string& coordinator_address(int i) const {
+    return coordinators_[static_cast<size_t>(i)].address;
+  }
   [[nodiscard]] std::filesystem::path model_dir() const { return scratch_.path() / "model"; }
   [[nodiscard]] std::filesystem::path scratch() const { return scratch_.path(); }
   [[nodiscard]] int node_count() const { return static_cast<int>(nodes_.size()); }
   [[nodiscard]] ChildProcess& node(int i) { return nodes_[static_cast<size_t>(i)].process; }
-  [[nodiscard]] ChildProcess& coordinator() { return coordinator_; }
+  [[nodiscard]] int coordinator_count() const { return static_cast<int>(coordinators_.size()); }
+  [[nodiscard]] ChildProcess& coordinator(int i = 0) {
+    return coordinators_[static_cast<size_t>(i)].process;
+  }
   [[nodiscard]] std::string node_http(int i) const {
     return nodes_[static_cast<size_t>(i)].http_address;
   }
   [[nodiscard]] std::string NodeLog(int i) const;
-  [[nodiscard]] std::string CoordinatorLog() const;
+  [[nodiscard]] std::string CoordinatorLog(int i = 0) const;
 
   // Starts a node again at its old data port, after its process ended.
   [[nodiscard]] Status RestartNode(int i);
   // Starts the coordinator again at its old port and state, after its process ended.
-  [[nodiscard]] Status RestartCoordinator();
+  [[nodiscard]] Status RestartCoordinator(int i = 0);
   // Until engramctl status says that every slot has a ready replica.
   [[nodiscard]] Status WaitReady();
   // engramctl with these arguments; --coordinator is added.
@@ -57,13 +69,16 @@ class TestCluster {
     std::string http_address;
   };
   explicit TestCluster(ClusterOptions options) : options_(std::move(options)) {}
-  [[nodiscard]] Status StartCoordinator(const std::string& listen);
+  struct Coordinator {
+    ChildProcess process;
+    std::string address;
+  };
+  [[nodiscard]] Status StartCoordinator(int i, const std::string& listen);
   [[nodiscard]] Status StartNode(int i, const std::string& listen);
 
   ClusterOptions options_;
   ScratchDir scratch_;
-  std::string coordinator_address_;
-  ChildProcess coordinator_;
+  std::vector<Coordinator> coordinators_;
   std::vector<Node> nodes_;
 };
 

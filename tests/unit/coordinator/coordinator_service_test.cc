@@ -39,7 +39,12 @@ class FillingStore final : public MetadataStore {
  public:
   FillingStore(std::unique_ptr<MetadataStore> store, const bool* full)
       : store_(std::move(store)), full_(full) {}
-  Result<uint64_t> BeginTerm() override { return store_->BeginTerm(); }
+  Status Campaign(std::string address, std::function<void()> on_change) override {
+    return store_->Campaign(std::move(address), std::move(on_change));
+  }
+  Leadership leadership() const override { return store_->leadership(); }
+  void Resign(uint64_t term) override { store_->Resign(term); }
+  bool shared() const override { return false; }
   Result<std::vector<MetadataRecord>> ReadAll() override { return store_->ReadAll(); }
   Status Commit(uint64_t term, const std::vector<MetadataRecord>& records) override {
     if (*full_) return Status(StatusCode::kIo, "the disk is full");
@@ -68,11 +73,11 @@ class CoordinatorServiceTest : public ::testing::Test {
     options.cluster.heartbeat_interval = std::chrono::milliseconds(kForeverMs);
     options.cluster.down_after = std::chrono::milliseconds(3 * kForeverMs);
     options.wait_ms_max = kForeverMs;
-    auto service = CoordinatorService::Create(
+    service_ = std::make_unique<CoordinatorService>(
         io_.get_executor(), std::make_unique<FillingStore>(*std::move(store), &disk_full_), options,
         [this](const Status& status) { fatal_ = status; });
-    ASSERT_TRUE(service.has_value()) << service.error().ToString();
-    service_ = *std::move(service);
+    const Status started = service_->Start("127.0.0.1:7000");
+    ASSERT_TRUE(started.ok()) << started.ToString();
   }
   void End() {
     if (service_ == nullptr) return;

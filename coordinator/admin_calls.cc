@@ -1,0 +1,105 @@
+// What operators ask for: each call is one event of the cluster's state, or one question to it.
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <utility>
+
+#include "coordinator/coordinator_service.h"
+
+namespace engram {
+
+using boost::asio::awaitable;
+using std::chrono::milliseconds;
+
+namespace {
+
+constexpr size_t kNotesMax = 10'000;
+constexpr int kNotesPerReply = 1'000;
+
+template <typename Message>
+Result<Message> Parse(const std::string& body) {
+  Message message;
+  if (!message.ParseFromString(body)) {
+    return Error(StatusCode::kMalformed, "the body is not a " + message.GetTypeName());
+  }
+  return message;
+}
+
+}  // namespace
+
+bool CoordinatorService::IsChange(std::string_view method) {
+  constexpr std::array<std::string_view, 5> kChanges = {"admin.DrainNode", "admin.RemoveNode",
+                                                        "admin.SwitchVersion", "admin.DropVersion",
+                                                        "admin.GetPlan"};
+  return std::find(kChanges.begin(), kChanges.end(), method) != kChanges.end();
+}
+
+Result<std::string> CoordinatorService::Change(const std::string& method, const std::string& body) {
+  if (method == "admin.DrainNode") {
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::DrainNodeRequest>(body));
+    ENGRAM_TRY(Apply(NodeDrained{request.node_id(), request.undo()}));
+    return proto::DrainNodeReply().SerializeAsString();
+  }
+  if (method == "admin.RemoveNode") {
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::RemoveNodeRequest>(body));
+    ENGRAM_TRY(Apply(NodeRemoved{request.node_id()}));
+    return proto::RemoveNodeReply().SerializeAsString();
+  }
+  if (method == "admin.SwitchVersion") {
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::SwitchVersionRequest>(body));
+    ENGRAM_TRY(Apply(VersionSwitched{TableVersion(request.version())}));
+    proto::SwitchVersionReply reply;
+    reply.set_current_version(state_->current().value());
+    reply.set_previous_version(state_->previous().value());
+    return reply.SerializeAsString();
+  }
+  if (method == "admin.DropVersion") {
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::DropVersionRequest>(body));
+    ENGRAM_TRY(Apply(VersionDropped{TableVersion(request.version())}));
+    return proto::DropVersionReply().SerializeAsString();
+  }
+  if (method == "admin.GetPlan") {
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::GetPlanRequest>(body));
+    ENGRAM_TRY(CheckLeads());
+    ENGRAM_ASSIGN_OR_RETURN(const proto::GetPlanReply reply, state_->Preview(request));
+    return reply.SerializeAsString();
+  }
+  return Error(StatusCode::kNotFound, "the coordinator has no " + method);
+}
+
+void CoordinatorService::KeepNotes(const std::vector<std::string>& notes) {
+  const auto unix_time = std::chrono::system_clock::now().time_since_epoch();
+  for (const std::string& text : notes) {
+    proto::ClusterNote& note = notes_.emplace_back();
+    note.set_sequence(++last_note_);
+    note.set_unix_ms(
+        static_cast<uint64_t>(std::chrono::duration_cast<milliseconds>(unix_time).count()));
+    note.set_text(text);
+  }
+  while (notes_.size() > kNotesMax) notes_.pop_front();
+}
+
+awaitable<Result<std::string>> CoordinatorService::GetEvents(std::string body) {
+  const auto request = Parse<proto::GetEventsRequest>(body);
+  if (!request.has_value()) co_return Error(request.error());
+  const MonotonicTime until =
+      SteadyClock().Now() + milliseconds(std::min(request->wait_ms(), options_.wait_ms_max));
+  while (true) {
+    if (Status status = CheckLeads(); !status.ok()) co_return Error(std::move(status));
+    const auto first = std::partition_point(
+        notes_.begin(), notes_.end(),
+        [&](const proto::ClusterNote& note) { return note.sequence() <= request->after(); });
+    if (first != notes_.end() || stopped_ || SteadyClock().Now() >= until) {
+      proto::GetEventsReply reply;
+      reply.set_term(term_);
+      for (auto note = first; note != notes_.end() && reply.events_size() < kNotesPerReply;
+           ++note) {
+        *reply.add_events() = *note;
+      }
+      co_return reply.SerializeAsString();
+    }
+    co_await WaitForChange(until);
+  }
+}
+
+}  // namespace engram

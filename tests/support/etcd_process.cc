@@ -1,0 +1,104 @@
+#include "tests/support/etcd_process.h"
+
+#include <chrono>
+#include <thread>
+#include <utility>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <unistd.h>
+
+#include "tests/support/test_cluster.h"
+
+namespace engram::test {
+namespace {
+
+// Ports that nobody has at the moment: etcd must be told them before it starts.
+std::vector<std::string> FreeAddresses(int count) {
+  boost::asio::io_context io;
+  std::vector<boost::asio::ip::tcp::acceptor> held;
+  std::vector<std::string> addresses;
+  for (int i = 0; i < count; ++i) {
+    held.emplace_back(io,
+                      boost::asio::ip::tcp::endpoint(boost::asio::ip::address_v4::loopback(), 0));
+    addresses.push_back("127.0.0.1:" + std::to_string(held.back().local_endpoint().port()));
+  }
+  return addresses;
+}
+
+}  // namespace
+
+std::string EtcdProcess::Program() {
+  for (const char* path : {"/usr/bin/etcd", "/usr/local/bin/etcd"}) {
+    if (access(path, X_OK) == 0) return path;
+  }
+  return {};
+}
+
+Result<std::unique_ptr<EtcdProcess>> EtcdProcess::Start(int members) {
+  std::unique_ptr<EtcdProcess> etcd(new EtcdProcess());
+  const std::vector<std::string> addresses = FreeAddresses(2 * members);
+  std::string cluster;
+  for (int i = 0; i < members; ++i) {
+    const auto at = static_cast<size_t>(i);
+    cluster += (i > 0 ? "," : "") + ("e" + std::to_string(i)) + "=http://" + addresses[2 * at + 1];
+  }
+  for (int i = 0; i < members; ++i) {
+    const auto at = static_cast<size_t>(i);
+    const std::string name = "e" + std::to_string(i);
+    const std::string client = "http://" + addresses[2 * at];
+    const std::string peer = "http://" + addresses[2 * at + 1];
+    etcd->endpoints_.push_back(addresses[2 * at]);
+    etcd->commands_.push_back({Program(), "--name", name, "--data-dir",
+                               (etcd->scratch_.path() / name).string(), "--listen-client-urls",
+                               client, "--advertise-client-urls", client, "--listen-peer-urls",
+                               peer, "--initial-advertise-peer-urls", peer, "--initial-cluster",
+                               cluster, "--log-level", "warn"});
+  }
+  etcd->members_.resize(static_cast<size_t>(members));
+  for (int i = 0; i < members; ++i) {
+    const auto at = static_cast<size_t>(i);
+    ENGRAM_ASSIGN_OR_RETURN(
+        etcd->members_[at],
+        ChildProcess::Start(etcd->commands_[at],
+                            etcd->scratch_.path() / ("e" + std::to_string(i) + ".log")));
+  }
+  for (int i = 0; i < members; ++i) ENGRAM_TRY(etcd->WaitHealthy(i));
+  return etcd;
+}
+
+std::string EtcdProcess::StoreAddress(const std::string& prefix) const {
+  std::string list;
+  for (const std::string& endpoint : endpoints_) list += (list.empty() ? "" : ",") + endpoint;
+  return "etcd://" + list + "/" + prefix;
+}
+
+Status EtcdProcess::RestartMember(int i) {
+  const auto at = static_cast<size_t>(i);
+  auto started =
+      ChildProcess::Start(commands_[at], scratch_.path() / ("e" + std::to_string(i) + ".log"));
+  if (!started.has_value()) return started.error();
+  members_[at] = std::move(*started);
+  return WaitHealthy(i);
+}
+
+Status EtcdProcess::WaitHealthy(int i) {
+  const auto at = static_cast<size_t>(i);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (std::chrono::steady_clock::now() < until) {
+    const HttpReply reply = HttpCall(endpoints_[at], "GET", "/health");
+    if (reply.status == 200 && reply.body.find("true") != std::string::npos) return {};
+    if (!members_[at].running()) {
+      return {StatusCode::kUnavailable, "etcd ended at its start: " + Log(i)};
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return {StatusCode::kDeadlineExceeded, "etcd is not healthy: " + Log(i)};
+}
+
+std::string EtcdProcess::Log(int i) const {
+  const std::string text = ReadFile(scratch_.path() / ("e" + std::to_string(i) + ".log"));
+  return text.size() <= 2000 ? text : text.substr(text.size() - 2000);
+}
+
+}  // namespace engram::test
