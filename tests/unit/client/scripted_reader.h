@@ -100,6 +100,8 @@ struct RecordedRows final : ScheduledRows {
     wrong_rows.emplace_back(table_slot, node.id);
   }
   void OnReadRetried() override { ++reads_retried; }
+  void OnReadHedged() override { ++reads_hedged; }
+  void OnHedgeWon() override { ++hedges_won; }
   void OnMapWanted() override { ++maps_wanted; }
 
   std::shared_ptr<const TableLayout> layout;
@@ -107,6 +109,8 @@ struct RecordedRows final : ScheduledRows {
   int32_t layer_count;
   std::vector<std::pair<SlotIndex, std::string>> wrong_rows;
   uint64_t reads_retried = 0;
+  uint64_t reads_hedged = 0;
+  uint64_t hedges_won = 0;
   uint64_t maps_wanted = 0;
 };
 
