@@ -11,4 +11,8 @@ Duration HedgePolicy::LateAfter(uint32_t rows) const {
   return std::clamp(2 * p99, options_.late_min, options_.late_max);
 }
 
+Duration HedgePolicy::HangsAfter(uint32_t rows) const {
+  return std::clamp(2 * times_[ClassOf(rows)].p99(), options_.late_max, 4 * options_.late_max);
+}
+
 }  // namespace engram

@@ -40,6 +40,10 @@ class HedgePolicy {
 
   // A read of `rows` rows without an answer for this long is late.
   [[nodiscard]] Duration LateAfter(uint32_t rows) const;
+  // A node that answers nothing for this long, with such a read in flight, hangs: against it there
+  // is no budget. At least late_max, and at most four times that where reads usually take long: a
+  // slow wire must not be asked for everything twice.
+  [[nodiscard]] Duration HangsAfter(uint32_t rows) const;
 
   [[nodiscard]] bool MayHedge() const { return enabled() && tokens_ >= options_.reads_per_hedge; }
   // Precondition: MayHedge().

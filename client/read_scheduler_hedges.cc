@@ -38,7 +38,7 @@ void ReadScheduler::HedgeRead(Read* read, MonotonicTime now) {
   if (node != kNoNode) {
     const NodeHealth& health = sessions_.health(node);
     const MonotonicTime hangs_at =
-        std::max(read->posted_at, health.answered_at) + options_.hedging.late_max;
+        std::max(read->posted_at, health.answered_at) + hedging_.HangsAfter(read->count);
     hangs = health.suspected || hangs_at <= now;
     if (!hangs) read->late_at = std::min(read->late_at, hangs_at);
   }
