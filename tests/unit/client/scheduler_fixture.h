@@ -1,6 +1,7 @@
 // A ReadScheduler with a scripted reader and a clock that the test moves.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <set>
@@ -45,6 +46,7 @@ class SchedulerFixture : public ::testing::Test {
     return map;
   }
   void SetMap(const ShardMap& map) {
+    reader_.map_epoch = std::max(reader_.map_epoch, map.epoch);
     scheduler_->SetMap(std::make_shared<const ShardMap>(map), now_);
   }
   void OpenAll() {

@@ -16,6 +16,7 @@ struct ScriptedReader final : RowReader {
   struct PostedRead {
     SessionId session;
     std::vector<RowAddress> rows;
+    Epoch map_epoch;
   };
   struct ScriptedSession {
     NodeTarget target;
@@ -39,12 +40,16 @@ struct ScriptedReader final : RowReader {
     EXPECT_FALSE(reads.contains(tag));
     EXPECT_TRUE(!rows.empty() && rows.size() <= kReadRowsMax);
     if (post_code != StatusCode::kOk) return post_code;
-    reads[tag] = {session, {rows.begin(), rows.end()}};
+    reads[tag] = {session, {rows.begin(), rows.end()}, map_epoch};
     return StatusCode::kOk;
   }
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override {
     EXPECT_TRUE(sessions.contains(session));
     EXPECT_GT(epoch, sessions[session].acknowledged);
+    for (const auto& [tag, read] : reads) {
+      EXPECT_TRUE(read.session != session || read.map_epoch >= epoch)
+          << "acknowledged with a read under an older map in flight";
+    }
     sessions[session].acknowledged = epoch;
   }
   bool Progress() override { return false; }
@@ -55,6 +60,7 @@ struct ScriptedReader final : RowReader {
   std::map<SessionId, ScriptedSession> sessions;  // until their OnClosed
   std::map<uint64_t, PostedRead> reads;           // by tag, until their OnReadDone
   StatusCode post_code = StatusCode::kOk;
+  Epoch map_epoch;  // of the newest map given to the scheduler; the test sets it
 };
 
 // Keeps count of what the scheduler delivers, and fails the test when a row comes twice, for
