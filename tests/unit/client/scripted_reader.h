@@ -40,6 +40,7 @@ struct ScriptedReader final : RowReader {
     EXPECT_FALSE(reads.contains(tag));
     EXPECT_TRUE(!rows.empty() && rows.size() <= kReadRowsMax);
     if (post_code != StatusCode::kOk) return post_code;
+    ++reads_posted;
     reads[tag] = {session, {rows.begin(), rows.end()}, map_epoch};
     return StatusCode::kOk;
   }
@@ -59,6 +60,7 @@ struct ScriptedReader final : RowReader {
   uint64_t last_session = 0;
   std::map<SessionId, ScriptedSession> sessions;  // until their OnClosed
   std::map<uint64_t, PostedRead> reads;           // by tag, until their OnReadDone
+  uint64_t reads_posted = 0;
   StatusCode post_code = StatusCode::kOk;
   Epoch map_epoch;  // of the newest map given to the scheduler; the test sets it
 };
