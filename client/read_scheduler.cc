@@ -44,43 +44,12 @@ void ReadScheduler::Begin(uint32_t slot, MonotonicTime now, MonotonicTime deadli
   if (replicated_) RateNodes(sessions_, &lanes_);
 }
 
-void ReadScheduler::AddRows(uint32_t slot, int32_t layer_index, const RowAddress* addresses,
-                            uint32_t first, uint32_t count) {
-  TicketState& ticket = tickets_[slot];
-  ENGRAM_CHECK(ticket.active && first == ticket.row_count && count >= first &&
-               count <= options_.rows_max);
-  ticket.addresses = addresses;
-  ticket.row_count = count;
-  Layer& layer = LayerOf(slot, layer_index);
-  ENGRAM_CHECK(!layer.added);
-  layer.added = true;
-  layer.rows_left = count - first;
-  if (layer.rows_left == 0) return FinishLayer(slot, layer_index);
-  for (uint32_t row = first; row < count; ++row) {
-    const uint32_t global = Global(slot, row);
-    rows_[global] = Row{.done = 0, .layer_index = static_cast<uint8_t>(layer_index)};
-    Route(global, MonotonicTime::min());
-  }
-}
-
 void ReadScheduler::End(uint32_t slot) {
   TicketState& ticket = tickets_[slot];
   if (!ticket.active) return;
   RemoveFromQueues(slot);
   ticket.active = false;
   ++ticket.generation;
-}
-
-void ReadScheduler::MarkDone(uint32_t global) {
-  Row& row = rows_[global];
-  row.done = 1;
-  // A hedge that was not posted yet. It is taken out of its queue when its turn comes, or with the
-  // last row of its ticket: unlinking it now would walk the queue.
-  if (row.queued != 0) ++tickets_[global >> row_bits_].rows_stale;
-}
-
-void ReadScheduler::FinishRow(uint32_t slot, int32_t layer_index) {
-  if (--LayerOf(slot, layer_index).rows_left == 0) FinishLayer(slot, layer_index);
 }
 
 void ReadScheduler::FinishLayer(uint32_t slot, int32_t layer_index) {
@@ -183,7 +152,7 @@ void ReadScheduler::CloseSilentSessions(MonotonicTime now) {
     sessions_.Close(read.session);
     // Look again when the close has not ended it by then.
     read.silent_at = now + options_.read_silence_max;
-    const NodeIndex node = sessions_.NodeOf(read.session);
+    const NodeIndex node = NodeOf(read);
     if (node != kNoNode) RankNode(sessions_, node, &lanes_);
   }
 }

@@ -11,6 +11,7 @@
 #include "client/node_sessions.h"
 #include "client/replica_choice.h"
 #include "client/row_queue.h"
+#include "client/scheduled_rows.h"
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
 #include "engram/table/shard_map.h"
@@ -18,32 +19,6 @@
 #include "engram/transport/row_reader.h"
 
 namespace engram {
-
-// What the scheduler tells its owner, from inside its own calls. Must not call back into it.
-class ScheduledRows {
- public:
-  virtual ~ScheduledRows() = default;
-  // Rows of a ticket arrived. The owner verifies and keeps each.
-  //   rows    [n] rows of the ticket, as AddRows numbered them; kNoRow = skip this one
-  //   stored  [n][row_stride]
-  //   taken   [n] written: 1 = right and kept, 0 = its CRC is wrong
-  virtual void TakeRows(uint32_t slot, std::span<const uint32_t> rows, const std::byte* stored,
-                        uint8_t* taken) = 0;
-  // Every row of the layer was taken, or `status` says which could not be had, from where and why.
-  // Called once for each layer; the last call for a ticket is the last that mentions it.
-  virtual void OnLayerDone(uint32_t slot, int32_t layer_index, const Status& status,
-                           uint64_t rows_failed) = 0;
-  // A row from this node failed its CRC: report the slot.
-  virtual void OnRowWrong(SlotIndex table_slot, const ShardMapNode& node) = 0;
-  // Part of a read failed and is tried again.
-  virtual void OnReadRetried() = 0;
-  // A read is late: the rows it still owes are asked of another replica too. Once for a read.
-  virtual void OnReadHedged() = 0;
-  // A row of a hedged read came from the other replica first. Once for a read.
-  virtual void OnHedgeWon() = 0;
-  // A newer map than SetMap gave exists, or is needed.
-  virtual void OnMapWanted() = 0;
-};
 
 struct SchedulerOptions {
   SessionOptions sessions;
@@ -170,6 +145,7 @@ class ReadScheduler {
     return layers_[size_t{slot} * static_cast<size_t>(options_.layer_count) +
                    static_cast<size_t>(layer_index)];
   }
+
   // -- routing
   [[nodiscard]] std::span<const NodeIndex> ReplicasOf(uint32_t global) const {
     return sessions_.map()->Replicas(layout_->SlotOf(AddressOf(global)));
@@ -196,8 +172,8 @@ class ReadScheduler {
   void HedgeRead(Read* read, MonotonicTime now);
   // Queues what the read still owes at other replicas; false if nothing could be.
   bool AskElsewhere(const Read& read, NodeIndex node);
-  // Rows of the slot's ticket came while other reads hold them too.
-  void NoteHedgesWon(uint32_t slot, MonotonicTime now);
+  // Rows of the slot's ticket came (those in taken_scratch_), some while other reads hold them too.
+  void NoteHedgesWon(uint32_t slot, std::span<const uint32_t> rows, MonotonicTime now);
   void Suspect(NodeIndex node, MonotonicTime now);
   void NoteAnswer(NodeIndex node, MonotonicTime now);
   // Replicas opened or moved: reads that are late may be hedged now.
@@ -206,6 +182,10 @@ class ReadScheduler {
   // -- reads
   [[nodiscard]] Read* FindRead(uint64_t tag);
   [[nodiscard]] uint32_t FreeRead();
+  // The node that was asked, as the current map counts; kNoNode if its session ended or moved on.
+  [[nodiscard]] NodeIndex NodeOf(const Read& read) const {
+    return read.epoch == sessions_.epoch() ? NodeIndex(read.node) : sessions_.NodeOf(read.session);
+  }
   void PumpNode(NodeIndex node, MonotonicTime now);
   // Moves rows of one ticket from the queue to the read; returns how many: none if all were done.
   uint32_t FillRead(RowQueue* queue, Read* read);

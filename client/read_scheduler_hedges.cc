@@ -32,7 +32,7 @@ void ReadScheduler::HedgeRead(Read* read, MonotonicTime now) {
   }
   // Again when it is twice as old: the other replica may fail, or none may be open now.
   read->late_at = now + std::max(now - read->posted_at, options_.hedging.late_min);
-  const NodeIndex node = sessions_.NodeOf(read->session);
+  const NodeIndex node = NodeOf(*read);
   // Against a node that hangs there is no budget: every read of it will be late.
   bool hangs = node == kNoNode;
   if (node != kNoNode) {
@@ -78,7 +78,11 @@ bool ReadScheduler::AskElsewhere(const Read& read, NodeIndex node) {
   return any;
 }
 
-void ReadScheduler::NoteHedgesWon(uint32_t slot, MonotonicTime now) {
+void ReadScheduler::NoteHedgesWon(uint32_t slot, std::span<const uint32_t> rows,
+                                  MonotonicTime now) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] != kNoRow && taken_scratch_[i] != 0) MarkDone(Global(slot, rows[i]));
+  }
   for (Read& read : reads_) {
     if (!read.in_use || !read.hedged || read.hedge_won || read.slot != slot ||
         read.ticket_generation != tickets_[slot].generation) {
@@ -91,7 +95,7 @@ void ReadScheduler::NoteHedgesWon(uint32_t slot, MonotonicTime now) {
     if (!lost) continue;
     read.hedge_won = true;
     owner_->OnHedgeWon();
-    const NodeIndex node = sessions_.NodeOf(read.session);
+    const NodeIndex node = NodeOf(read);
     if (node != kNoNode && sessions_.health(node).late) Suspect(node, now);
   }
 }
@@ -103,7 +107,7 @@ void ReadScheduler::Suspect(NodeIndex node, MonotonicTime now) {
   RankNode(sessions_, node, &lanes_);
   // Its reads in flight are the probe: their answer, or their session's end, clears it.
   for (Read& read : reads_) {
-    if (read.in_use && sessions_.NodeOf(read.session) == node) read.late_at = now;
+    if (read.in_use && NodeOf(read) == node) read.late_at = now;
   }
   Reroute(&lanes_[node.value()].waiting, now);
 }

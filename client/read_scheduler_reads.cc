@@ -37,6 +37,7 @@ uint32_t ReadScheduler::FillRead(RowQueue* queue, Read* read) {
     if (count >= options_.layer_rows_min && row.layer_index != layer_index) break;
     (void)queue->PopFront(next_.get());
     row.queued = 0;
+    ++row.copies;
     post_scratch_[count] = AddressOf(global);
     read->rows[count++] = global - first;
   }
@@ -63,6 +64,7 @@ void ReadScheduler::PumpNode(NodeIndex node, MonotonicTime now) {
       for (uint32_t i = count; i > 0; --i) {
         const uint32_t global = Global(slot, read.rows[i - 1]);
         rows_[global].queued = 1;
+        --rows_[global].copies;
         lane.waiting.PushFront(global, next_.get());
       }
       if (code == StatusCode::kPeerLost) {
@@ -71,7 +73,9 @@ void ReadScheduler::PumpNode(NodeIndex node, MonotonicTime now) {
       }
       return EndRead(read_index);
     }
-    for (uint32_t i = 0; i < count; ++i) (void)FailRow(Global(slot, read.rows[i]), code, node, now);
+    for (uint32_t i = 0; i < count; ++i) {
+      if (LetGo(slot, read.rows[i])) (void)FailRow(Global(slot, read.rows[i]), code, node, now);
+    }
     return EndRead(read_index);
   }
 }
@@ -87,7 +91,6 @@ void ReadScheduler::NotePosted(Read* read, NodeIndex node, MonotonicTime now) {
   read->hedge_won = false;
   read->excused = false;
   read->ticket_generation = tickets_[read->slot].generation;
-  for (uint32_t i = 0; i < read->count; ++i) ++rows_[Global(read->slot, read->rows[i])].copies;
   lanes_[node.value()].rows_in_flight += read->count;
   if (!replicated_) return;
   hedging_.OnReadPosted();
@@ -123,29 +126,45 @@ ReadScheduler::Read* ReadScheduler::FindRead(uint64_t tag) {
   return read.in_use && read.generation == tag >> 32 ? &read : nullptr;
 }
 
+bool ReadScheduler::LetGo(uint32_t slot, uint32_t row) {
+  Row& state = rows_[Global(slot, row)];
+  --state.copies;
+  return state.done == 0;
+}
+
+void ReadScheduler::MarkDone(uint32_t global) {
+  Row& row = rows_[global];
+  if (row.done != 0) return;
+  row.done = 1;
+  // A hedge that was not posted yet. It is taken out of its queue when its turn comes, or with the
+  // last row of its ticket: unlinking it now would walk the queue.
+  if (row.queued != 0) ++tickets_[global >> row_bits_].rows_stale;
+}
+
+void ReadScheduler::FinishRow(uint32_t slot, int32_t layer_index) {
+  if (--LayerOf(slot, layer_index).rows_left == 0) FinishLayer(slot, layer_index);
+}
+
 void ReadScheduler::TakeChunk(Read* read, const RowChunk& chunk, uint32_t first, uint32_t count,
                               MonotonicTime now) {
   const uint32_t slot = read->slot;
-  const NodeIndex node = sessions_.NodeOf(read->session);
+  const NodeIndex node = NodeOf(*read);
+  bool shared = false;  // with another read in flight
   for (uint32_t i = 0; i < count; ++i) {
     uint32_t& row = read->rows[chunk.first + first + i];
     take_scratch_[i] = row != kNoRow && LetGo(slot, row) ? row : kNoRow;
+    shared = shared || (row != kNoRow && rows_[Global(slot, row)].copies != 0);
     row = kNoRow;
   }
   owner_->TakeRows(slot, std::span(take_scratch_.data(), count),
                    chunk.rows + size_t{first} * layout_->row_stride(), taken_scratch_.data());
-  bool won = false;
-  for (uint32_t i = 0; i < count; ++i) {
-    if (take_scratch_[i] == kNoRow || taken_scratch_[i] == 0) continue;
-    const uint32_t global = Global(slot, take_scratch_[i]);
-    MarkDone(global);
-    won = won || rows_[global].copies != 0;
-  }
-  if (won) NoteHedgesWon(slot, now);
+  // Before the last row ends the ticket, and with it what its reads say.
+  if (shared) NoteHedgesWon(slot, std::span(take_scratch_.data(), count), now);
   for (uint32_t i = 0; i < count; ++i) {
     if (take_scratch_[i] == kNoRow) continue;
     const uint32_t global = Global(slot, take_scratch_[i]);
     if (taken_scratch_[i] != 0) {
+      MarkDone(global);
       FinishRow(slot, rows_[global].layer_index);
       continue;
     }
@@ -161,7 +180,7 @@ void ReadScheduler::OnRows(uint64_t tag, const RowChunk& chunk, MonotonicTime no
   Read* read = FindRead(tag);
   if (read == nullptr) return;
   ENGRAM_CHECK(uint64_t{chunk.first} + chunk.count <= read->count);
-  if (replicated_) NoteAnswer(sessions_.NodeOf(read->session), now);
+  if (replicated_) NoteAnswer(NodeOf(*read), now);
   const TicketState& ticket = tickets_[read->slot];
   // A late reply to an abandoned ticket: its buffer may hold another batch by now.
   if (!ticket.active || ticket.generation != read->ticket_generation) return;
@@ -175,8 +194,8 @@ void ReadScheduler::OnRows(uint64_t tag, const RowChunk& chunk, MonotonicTime no
       uint32_t& row = read->rows[chunk.first + end];
       if (row != kNoRow && LetGo(read->slot, row)) {
         map_wanted = map_wanted || MapMayHelp(chunk.statuses[end]);
-        const NodeIndex node = sessions_.NodeOf(read->session);
-        if (FailRow(Global(read->slot, row), chunk.statuses[end], node, now)) read->retried = true;
+        const StatusCode code = chunk.statuses[end];
+        if (FailRow(Global(read->slot, row), code, NodeOf(*read), now)) read->retried = true;
       }
       row = kNoRow;
       ++end;
@@ -190,7 +209,7 @@ void ReadScheduler::OnReadDone(uint64_t tag, StatusCode status, MonotonicTime no
   Read* read = FindRead(tag);
   if (read == nullptr) return;
   sessions_.OnReadDone(read->session, read->epoch);
-  const NodeIndex node = sessions_.NodeOf(read->session);
+  const NodeIndex node = NodeOf(*read);
   if (node != kNoNode) lanes_[node.value()].rows_in_flight -= read->count;
   if (replicated_ && status == StatusCode::kOk) NoteReadTime(*read, node, now);
   const TicketState& ticket = tickets_[read->slot];
@@ -205,12 +224,6 @@ void ReadScheduler::OnReadDone(uint64_t tag, StatusCode status, MonotonicTime no
   if (read->retried) owner_->OnReadRetried();
   if (read->retried && MapMayHelp(status)) owner_->OnMapWanted();
   EndRead(static_cast<uint32_t>(tag));
-}
-
-bool ReadScheduler::LetGo(uint32_t slot, uint32_t row) {
-  Row& state = rows_[Global(slot, row)];
-  --state.copies;
-  return state.done == 0;
 }
 
 void ReadScheduler::NoteReadTime(const Read& read, NodeIndex node, MonotonicTime now) {

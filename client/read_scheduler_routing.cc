@@ -3,6 +3,7 @@
 #include <string>
 
 #include "client/read_scheduler.h"
+#include "engram/base/check.h"
 
 namespace engram {
 namespace {
@@ -41,6 +42,25 @@ NodeIndex ReadScheduler::ChooseNode(uint32_t global) {
     row.tried = 0;
   }
   return ChooseReplica(replicas, 0, lanes_);
+}
+
+void ReadScheduler::AddRows(uint32_t slot, int32_t layer_index, const RowAddress* addresses,
+                            uint32_t first, uint32_t count) {
+  TicketState& ticket = tickets_[slot];
+  ENGRAM_CHECK(ticket.active && first == ticket.row_count && count >= first &&
+               count <= options_.rows_max);
+  ticket.addresses = addresses;
+  ticket.row_count = count;
+  Layer& layer = LayerOf(slot, layer_index);
+  ENGRAM_CHECK(!layer.added);
+  layer.added = true;
+  layer.rows_left = count - first;
+  if (layer.rows_left == 0) return FinishLayer(slot, layer_index);
+  for (uint32_t row = first; row < count; ++row) {
+    const uint32_t global = Global(slot, row);
+    rows_[global] = Row{.done = 0, .layer_index = static_cast<uint8_t>(layer_index)};
+    Route(global, MonotonicTime::min());
+  }
 }
 
 void ReadScheduler::Delay(uint32_t global, MonotonicTime now) {
@@ -124,7 +144,7 @@ void ReadScheduler::ResetLanes() {
   }
   for (const Read& read : reads_) {
     if (!read.in_use) continue;
-    const NodeIndex node = sessions_.NodeOf(read.session);
+    const NodeIndex node = NodeOf(read);
     if (node != kNoNode) lanes_[node.value()].rows_in_flight += read.count;
   }
   RateNodes(sessions_, &lanes_);
