@@ -85,6 +85,7 @@ Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) 
   rows.staging_buffers = options.staging_buffers;
   rows.io_threads = options.io_threads;
   rows.cache_bytes = options.cache_bytes;
+  rows.zone = options.zone;
   const auto map = directory->Current();
   spdlog::info("rows of table version {} at epoch {} from {} memory nodes, {} I/O thread(s)",
                rows.version.value(), map->epoch.value(), map->nodes.size(), rows.io_threads);
@@ -108,7 +109,8 @@ Result<LookupConnection> ConnectLookup(const ConnectOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(auto transport, MakeTransport(options));
   ENGRAM_ASSIGN_OR_RETURN(connection.rows,
                           RowLookup::Create({.version = connection.directory->version(),
-                                             .identity = connection.directory->identity()},
+                                             .identity = connection.directory->identity(),
+                                             .zone = options.zone},
                                             std::move(transport), connection.directory->layout(),
                                             connection.directory));
   return connection;

@@ -29,6 +29,7 @@ struct ConnectOptions {
   size_t cache_bytes = 0;  // of hot rows; 0 = none
   uint32_t batch_tokens_max = 1024;
   uint32_t staging_buffers = 4;
+  std::string zone;  // of this host, as the memory nodes name theirs; empty = none is preferred
   // For a version whose slots all have a ready replica.
   std::chrono::milliseconds ready_timeout{30000};
 };

@@ -85,6 +85,7 @@ engram::Result<engram::ConnectOptions> ToConnectOptions(const engram_options& gi
   options.staging_buffers = given.staging_buffers;
   options.ready_timeout = std::chrono::milliseconds(given.ready_timeout_ms);
   if (given.tls != nullptr) options.tls = given.tls;
+  if (given.zone != nullptr) options.zone = given.zone;
   if (given.way == nullptr) return options;
   for (const auto way : {engram::ReadWay::kAuto, engram::ReadWay::kGather, engram::ReadWay::kMapped,
                          engram::ReadWay::kOneSided}) {
@@ -264,6 +265,8 @@ engram_code engram_get_stats(const engram_client* client, engram_stats* stats) {
     out.rows_failed = known.rows_failed;
     out.reads_retried = known.reads_retried;
     out.row_path_cpu_ns = known.row_path_cpu_ns;
+    out.reads_hedged = known.reads_hedged;
+    out.hedges_won = known.hedges_won;
     return CopySized(out, stats);
   });
 }

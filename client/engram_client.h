@@ -60,6 +60,7 @@ typedef struct engram_options {
   uint32_t ready_timeout_ms; /* 30000: for tables whose slots are all loaded */
   const char* way;           /* "auto", "gather", "mapped", "one-sided"; NULL = "auto" */
   const char* tls;           /* "auto", "tcp", "shm", or a UCX_TLS list; NULL = "auto" */
+  const char* zone;          /* of this host: its memory nodes are read first; NULL = none are */
 } engram_options;
 
 /* A run of consecutive tokens of one sequence and what stood before it. Copied. */
@@ -105,6 +106,8 @@ typedef struct engram_stats {
   uint64_t rows_failed;
   uint64_t reads_retried;
   uint64_t row_path_cpu_ns;
+  uint64_t reads_hedged; /* late: asked of another replica too */
+  uint64_t hedges_won;   /* of these, the other replica was first */
 } engram_stats;
 
 /* ENGRAM_API_VERSION of the library that is loaded. */

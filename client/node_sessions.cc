@@ -67,7 +67,7 @@ void NodeSessions::Open(NodeIndex index) {
   sessions_[node.session].node = index;
 }
 
-void NodeSessions::OnOpen(SessionId id) {
+void NodeSessions::OnOpen(SessionId id, ReadWay way) {
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   Session& session = found->second;
@@ -78,6 +78,7 @@ void NodeSessions::OnOpen(SessionId id) {
   node.state = State::kOpen;
   node.failures = 0;
   node.trouble = Status();
+  node.health.mapped = way == ReadWay::kMapped;
   AcknowledgeIfQuiet(id, &session);
 }
 
@@ -90,6 +91,7 @@ NodeIndex NodeSessions::OnClosed(SessionId id, const Status& why, MonotonicTime 
   Node& node = nodes_[index.value()];
   node.state = State::kDown;
   node.session = SessionId();
+  node.health = NodeHealth();
   // A session that we closed ourselves keeps the reason that made us do it.
   if (why.code() != StatusCode::kCancelled || node.trouble.ok()) node.trouble = why;
   node.reopen_at = now + ReopenDelay(node.failures++);
@@ -108,6 +110,11 @@ MonotonicTime NodeSessions::NextTick() const {
     if (node.state == State::kDown) next = std::min(next, node.reopen_at);
   }
   return next;
+}
+
+NodeIndex NodeSessions::NodeOf(SessionId session) const {
+  const auto found = sessions_.find(session);
+  return found == sessions_.end() ? kNoNode : found->second.node;
 }
 
 bool NodeSessions::CanPost(NodeIndex index) const {

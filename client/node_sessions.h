@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "client/node_health.h"
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
 #include "engram/table/shard_map.h"
@@ -37,7 +38,7 @@ class NodeSessions {
   void SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now);
   [[nodiscard]] const ShardMap* map() const { return map_.get(); }
 
-  void OnOpen(SessionId session);
+  void OnOpen(SessionId session, ReadWay way);
   // The node whose session it was; kNoNode when the map has moved on.
   NodeIndex OnClosed(SessionId session, const Status& why, MonotonicTime now);
   // Opens again what is due.
@@ -49,6 +50,13 @@ class NodeSessions {
   [[nodiscard]] bool IsOpen(NodeIndex node) const {
     return nodes_[node.value()].state == State::kOpen;
   }
+  // kNoNode: the session ended, or the map has moved on.
+  [[nodiscard]] NodeIndex NodeOf(SessionId session) const;
+  // Of the node's session; a fresh one where there is none.
+  [[nodiscard]] const NodeHealth& health(NodeIndex node) const {
+    return nodes_[node.value()].health;
+  }
+  [[nodiscard]] NodeHealth& health(NodeIndex node) { return nodes_[node.value()].health; }
   // Open, and below the window.
   [[nodiscard]] bool CanPost(NodeIndex node) const;
   // Why the node cannot be read now; ok when nothing is known against it.
@@ -77,6 +85,7 @@ class NodeSessions {
     MonotonicTime reopen_at = MonotonicTime::max();
     uint32_t failures = 0;  // in a row
     Status trouble;
+    NodeHealth health;
   };
   struct Session {
     NodeIndex node = kNoNode;  // kNoNode: the map has moved on

@@ -4,10 +4,14 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "client/hedge_policy.h"
 #include "client/node_sessions.h"
+#include "client/replica_choice.h"
 #include "client/row_queue.h"
+#include "client/scheduled_rows.h"
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
 #include "engram/table/shard_map.h"
@@ -15,28 +19,6 @@
 #include "engram/transport/row_reader.h"
 
 namespace engram {
-
-// What the scheduler tells its owner, from inside its own calls. Must not call back into it.
-class ScheduledRows {
- public:
-  virtual ~ScheduledRows() = default;
-  // Rows of a ticket arrived. The owner verifies and keeps each.
-  //   rows    [n] rows of the ticket, as AddRows numbered them; kNoRow = skip this one
-  //   stored  [n][row_stride]
-  //   taken   [n] written: 1 = right and kept, 0 = its CRC is wrong
-  virtual void TakeRows(uint32_t slot, std::span<const uint32_t> rows, const std::byte* stored,
-                        uint8_t* taken) = 0;
-  // Every row of the layer was taken, or `status` says which could not be had, from where and why.
-  // Called once for each layer; the last call for a ticket is the last that mentions it.
-  virtual void OnLayerDone(uint32_t slot, int32_t layer_index, const Status& status,
-                           uint64_t rows_failed) = 0;
-  // A row from this node failed its CRC: report the slot.
-  virtual void OnRowWrong(SlotIndex table_slot, const ShardMapNode& node) = 0;
-  // Part of a read failed and is tried again.
-  virtual void OnReadRetried() = 0;
-  // A newer map than SetMap gave exists, or is needed.
-  virtual void OnMapWanted() = 0;
-};
 
 struct SchedulerOptions {
   SessionOptions sessions;
@@ -48,6 +30,8 @@ struct SchedulerOptions {
   Duration retry_delay_min = std::chrono::milliseconds(1);  // doubles up to 128 times that
   // A read without an answer for this long ends its session (a node that hangs).
   Duration read_silence_max = std::chrono::seconds(3);
+  std::string zone;  // of this client: nodes of it are preferred; empty = none is
+  HedgeOptions hedging;
 };
 
 // A pure state machine: no thread, no clock, no I/O; time and events are inputs, and it acts
@@ -55,9 +39,12 @@ struct SchedulerOptions {
 // reader's events. So the simulator runs this code.
 //
 // Every row of every layer is taken exactly once, or its layer ends with an error: no later than
-// the first Tick after the ticket's deadline. After the last OnLayerDone of a ticket, or End, no
-// row of it is passed to TakeRows, however late a reply comes. Thread-compatible. After warm-up it
-// allocates only when a map or a session changes or a row fails.
+// the first Tick after the ticket's deadline. Rows may be asked of two replicas at once
+// (docs/decisions/0016-hedged-reads.md): the first answer is taken, others are dropped. After the
+// last OnLayerDone of a ticket, or End, no row of it is passed to TakeRows, however late a reply
+// comes. Thread-compatible. After warm-up it allocates only when a map or a session changes or a
+// row fails. In four files: tickets and timers; routing (which node, when); reads (posting,
+// replies); hedges.
 class ReadScheduler {
  public:
   // Everything given by pointer must outlive the scheduler.
@@ -94,11 +81,13 @@ class ReadScheduler {
 
  private:
   static constexpr uint32_t kDelayLevels = 8;
-  static constexpr uint32_t kRetriesImmediate = kReplicasMax;
 
-  enum class Phase : uint8_t { kWaiting, kInFlight, kDone };
+  // A row that is not done is queued or in flight, or both: a hedge that waits to be posted.
   struct Row {
-    Phase phase = Phase::kDone;
+    uint8_t done : 1 = 1;
+    uint8_t queued : 1 = 0;  // in one queue, of a node or of a delay; if done, to be skipped there
+    uint8_t copies : 3 = 0;  // reads in flight that hold it
+    uint8_t tried : 3 = 0;   // bit i = replica i failed to give it; forgotten when all have
     uint8_t layer_index = 0;
     uint8_t attempts = 0;  // failed so far; stops at 255
     StatusCode last_error = StatusCode::kOk;
@@ -118,6 +107,7 @@ class ReadScheduler {
     MonotonicTime deadline;
     const RowAddress* addresses = nullptr;
     uint32_t row_count = 0;
+    uint32_t rows_stale = 0;  // done and still queued
   };
   // A posted read. Its rows all belong to one ticket.
   struct Read {
@@ -129,7 +119,12 @@ class ReadScheduler {
     uint32_t ticket_generation = 0;
     Epoch epoch;
     MonotonicTime posted_at;
+    MonotonicTime silent_at;  // then its session is given up
+    MonotonicTime late_at;    // then it is hedged, or hedged again; max = never
     bool retried = false;
+    bool hedged = false;
+    bool hedge_won = false;  // another read was first with a row of it
+    bool excused = false;    // was late only because nobody called Tick
     uint32_t count = 0;
     std::unique_ptr<uint32_t[]> rows;  // [read_rows_max] row of the ticket; kNoRow = came already
   };
@@ -150,40 +145,77 @@ class ReadScheduler {
     return layers_[size_t{slot} * static_cast<size_t>(options_.layer_count) +
                    static_cast<size_t>(layer_index)];
   }
-  [[nodiscard]] Read* FindRead(uint64_t tag);
-  [[nodiscard]] uint32_t FreeRead();
 
+  // -- routing
+  [[nodiscard]] std::span<const NodeIndex> ReplicasOf(uint32_t global) const {
+    return sessions_.map()->Replicas(layout_->SlotOf(AddressOf(global)));
+  }
   // Puts a row into the queue of the node to ask, or into the retry delay when there is none.
   void Route(uint32_t global, MonotonicTime now);
+  [[nodiscard]] NodeIndex ChooseNode(uint32_t global);
   void Delay(uint32_t global, MonotonicTime now);
-  // A row did not come, or came wrong: tries it again, unless that cannot help.
-  void FailRow(uint32_t global, StatusCode code, MonotonicTime now);
+  // A row did not come from `node`, or came wrong: tries it again, unless that cannot help or
+  // another read in flight holds it. True if it is tried again.
+  bool FailRow(uint32_t global, StatusCode code, NodeIndex node, MonotonicTime now);
+  void NoteTried(uint32_t global, NodeIndex node);
   void RerouteAll(MonotonicTime now);
+  void RerouteWaiting(MonotonicTime now);
   void Reroute(RowQueue* queue, MonotonicTime now);
+  // The lanes of a new map, without rows.
+  void ResetLanes();
+  [[nodiscard]] static bool MapMayHelp(StatusCode code);
+  [[nodiscard]] std::string OtherReplicaText(SlotIndex table_slot, uint32_t replica) const;
+  [[nodiscard]] Status FailureOf(uint32_t slot, uint32_t row, uint64_t rows_failed) const;
+
+  // -- hedges
+  void HedgeLateReads(MonotonicTime now);
+  void HedgeRead(Read* read, MonotonicTime now);
+  // Queues what the read still owes at other replicas; false if nothing could be.
+  bool AskElsewhere(const Read& read, NodeIndex node);
+  // Rows of the slot's ticket came (those in taken_scratch_), some while other reads hold them too.
+  void NoteHedgesWon(uint32_t slot, std::span<const uint32_t> rows, MonotonicTime now);
+  void Suspect(NodeIndex node, MonotonicTime now);
+  void NoteAnswer(NodeIndex node, MonotonicTime now);
+  // Replicas opened or moved: reads that are late may be hedged now.
+  void LookAtLateReadsAgain(MonotonicTime now);
+
+  // -- reads
+  [[nodiscard]] Read* FindRead(uint64_t tag);
+  [[nodiscard]] uint32_t FreeRead();
+  // The node that was asked, as the current map counts; kNoNode if its session ended or moved on.
+  [[nodiscard]] NodeIndex NodeOf(const Read& read) const {
+    return read.epoch == sessions_.epoch() ? NodeIndex(read.node) : sessions_.NodeOf(read.session);
+  }
   void PumpNode(NodeIndex node, MonotonicTime now);
-  // Moves rows of one ticket from the queue to the read; returns how many.
+  // Moves rows of one ticket from the queue to the read; returns how many: none if all were done.
   uint32_t FillRead(RowQueue* queue, Read* read);
+  void NotePosted(Read* read, NodeIndex node, MonotonicTime now);
+  void NoteReadTime(const Read& read, NodeIndex node, MonotonicTime now);
+  // The read no longer holds the row. True if the row is still wanted.
+  [[nodiscard]] bool LetGo(uint32_t slot, uint32_t row);
   void TakeChunk(Read* read, const RowChunk& chunk, uint32_t first, uint32_t count,
                  MonotonicTime now);
+  void MarkDone(uint32_t global);
   void FinishRow(uint32_t slot, int32_t layer_index);
   void FinishLayer(uint32_t slot, int32_t layer_index);
   void EndRead(uint32_t read_index);
   // Gives up on every row that is not there.
   void Expire(uint32_t slot);
   void RemoveFromQueues(uint32_t slot);
-  [[nodiscard]] Status FailureOf(uint32_t slot, uint32_t row, uint64_t rows_failed) const;
   void CloseSilentSessions(MonotonicTime now);
 
   const SchedulerOptions options_;
   const TableLayout* layout_;
   ScheduledRows* owner_;
   NodeSessions sessions_;
-  std::vector<TicketState> tickets_;   // [slots]
-  std::vector<Layer> layers_;          // [slots][layers]
-  const uint32_t row_bits_;            // rows_max <= 2^row_bits
-  std::unique_ptr<Row[]> rows_;        // [slots][2^row_bits]
-  std::unique_ptr<uint32_t[]> next_;   // [slots][2^row_bits] links of the queues
-  std::vector<RowQueue> node_queues_;  // [map nodes] rows to ask the node for
+  HedgePolicy hedging_;
+  bool replicated_ = false;           // the map has more than one replica
+  std::vector<TicketState> tickets_;  // [slots]
+  std::vector<Layer> layers_;         // [slots][layers]
+  const uint32_t row_bits_;           // rows_max <= 2^row_bits
+  std::unique_ptr<Row[]> rows_;       // [slots][2^row_bits]
+  std::unique_ptr<uint32_t[]> next_;  // [slots][2^row_bits] links of the queues
+  std::vector<NodeLane> lanes_;       // [map nodes]
   DelayLevel delays_[kDelayLevels];
   std::vector<Read> reads_;
   std::vector<uint32_t> free_reads_;

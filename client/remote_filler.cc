@@ -58,6 +58,8 @@ void RemoteFiller::Start(std::unique_ptr<RowReader> reader) {
   scheduler.layer_count = context_.layout->layer_count();
   scheduler.read_rows_max = options_.read_rows_max;
   scheduler.read_silence_max = options_.read_silence_max;
+  scheduler.zone = options_.zone;
+  scheduler.hedging = options_.hedging;
   scheduler_ = std::make_unique<ReadScheduler>(scheduler, context_.layout, reader_.get(),
                                                static_cast<ScheduledRows*>(this));
   subscription_ = context_.maps->Subscribe([this] {
@@ -220,6 +222,8 @@ void RemoteFiller::OnRowWrong(SlotIndex table_slot, const ShardMapNode& node) {
   context_.maps->ReportSlot(table_slot, node);
 }
 void RemoteFiller::OnReadRetried() { FillCounters::Add(counters_.reads_retried, 1); }
+void RemoteFiller::OnReadHedged() { FillCounters::Add(counters_.reads_hedged, 1); }
+void RemoteFiller::OnHedgeWon() { FillCounters::Add(counters_.hedges_won, 1); }
 void RemoteFiller::OnMapWanted() { context_.maps->WantNewer(); }
 
 }  // namespace engram

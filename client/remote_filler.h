@@ -64,6 +64,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
                    uint64_t rows_failed) override;
   void OnRowWrong(SlotIndex table_slot, const ShardMapNode& node) override;
   void OnReadRetried() override;
+  void OnReadHedged() override;
+  void OnHedgeWon() override;
   void OnMapWanted() override;
 
   const RemoteRowsOptions options_;

@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 
+#include "client/hedge_policy.h"
 #include "client/row_source.h"
 #include "client/shard_map_source.h"
 #include "engram/base/clock.h"
@@ -25,6 +27,10 @@ struct RemoteRowsOptions {
   // ones layer by layer.
   uint32_t merged_rows_max = 512;
   Duration read_silence_max = std::chrono::seconds(3);  // then a node's session is opened anew
+  // This client's zone, as memory nodes name theirs: with several replicas those of the same zone
+  // are read first, after those of the same host. Empty = no zone is preferred.
+  std::string zone;
+  HedgeOptions hedging;  // of tables with several replicas
 };
 
 inline constexpr uint32_t kIoThreadsMax = 32;

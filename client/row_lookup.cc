@@ -35,6 +35,7 @@ class RowLookupImpl final : public RowLookup, private ReaderEvents, private Sche
     target.slot_shift = layout_->slot_shift();
     target.slot_count = layout_->slot_count();
     scheduler.rows_max = kLookupRowsMax;
+    scheduler.zone = options_.zone;
     scheduler_ = std::make_unique<ReadScheduler>(scheduler, layout_.get(), reader_.get(),
                                                  static_cast<ScheduledRows*>(this));
     subscription_ = maps_->Subscribe([this] {
@@ -138,6 +139,8 @@ class RowLookupImpl final : public RowLookup, private ReaderEvents, private Sche
     maps_->ReportSlot(table_slot, node);
   }
   void OnReadRetried() override {}
+  void OnReadHedged() override {}
+  void OnHedgeWon() override {}
   void OnMapWanted() override { maps_->WantNewer(); }
 
   static constexpr Duration kSleepMax = std::chrono::seconds(1);

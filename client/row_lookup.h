@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "client/shard_map_source.h"
@@ -18,6 +19,7 @@ struct RowLookupOptions {
   TableVersion version;
   ModelIdentity identity{};
   std::chrono::milliseconds deadline{5000};  // of one ReadRows
+  std::string zone;                          // as RemoteRowsOptions::zone
 };
 
 inline constexpr size_t kLookupRowsMax = 65536;  // in one ReadRows

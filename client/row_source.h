@@ -54,6 +54,8 @@ struct RowSourceStats {
   uint64_t rows_wrong = 0;     // CRC wrong: rejected, never delivered
   uint64_t rows_failed = 0;    // could not be had within the deadline
   uint64_t reads_retried = 0;
+  uint64_t reads_hedged = 0;     // late: asked of another replica too
+  uint64_t hedges_won = 0;       // of these, the other replica was first
   uint64_t row_path_cpu_ns = 0;  // CPU time of the I/O threads and of hashing
 };
 inline constexpr size_t kLatencySamplesMax = 1u << 16;

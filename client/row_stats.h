@@ -19,6 +19,8 @@ struct FillCounters {
   std::atomic<uint64_t> rows_wrong{0};
   std::atomic<uint64_t> rows_failed{0};
   std::atomic<uint64_t> reads_retried{0};
+  std::atomic<uint64_t> reads_hedged{0};
+  std::atomic<uint64_t> hedges_won{0};
 
   // Cheaper than fetch_add: there is one writer.
   static void Add(std::atomic<uint64_t>& counter, uint64_t n) {

@@ -187,6 +187,8 @@ RowSourceStats TicketedRows::Totals() const {
     totals.rows_wrong += c.rows_wrong.load(std::memory_order_relaxed);
     totals.rows_failed += c.rows_failed.load(std::memory_order_relaxed);
     totals.reads_retried += c.reads_retried.load(std::memory_order_relaxed);
+    totals.reads_hedged += c.reads_hedged.load(std::memory_order_relaxed);
+    totals.hedges_won += c.hedges_won.load(std::memory_order_relaxed);
     totals.row_path_cpu_ns += ClockNanoseconds(thread->cpu_clock);
   }
   return totals;
@@ -203,6 +205,8 @@ RowSourceStats TicketedRows::Stats() const {
   stats.rows_wrong = totals.rows_wrong - baseline_.rows_wrong;
   stats.rows_failed = totals.rows_failed - baseline_.rows_failed;
   stats.reads_retried = totals.reads_retried - baseline_.reads_retried;
+  stats.reads_hedged = totals.reads_hedged - baseline_.reads_hedged;
+  stats.hedges_won = totals.hedges_won - baseline_.hedges_won;
   stats.row_path_cpu_ns += totals.row_path_cpu_ns - baseline_.row_path_cpu_ns;
   return stats;
 }

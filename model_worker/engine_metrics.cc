@@ -83,6 +83,12 @@ void AddRows(const RowSource& rows, Families* out) {
   out->Add("engram_worker_row_reads_retried_total", "Reads of rows tried again",
            MetricType::Counter)
       .Value(number(stats.reads_retried));
+  out->Add("engram_worker_row_reads_hedged_total",
+           "Late reads of rows asked of another replica too", MetricType::Counter)
+      .Value(number(stats.reads_hedged));
+  out->Add("engram_worker_row_hedges_won_total",
+           "Hedged reads of rows that the other replica answered first", MetricType::Counter)
+      .Value(number(stats.hedges_won));
   out->Add("engram_worker_row_path_cpu_seconds_total", "CPU time of hashing and row I/O threads",
            MetricType::Counter)
       .Value(number(stats.row_path_cpu_ns) * 1e-9);

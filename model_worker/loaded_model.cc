@@ -55,6 +55,7 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   connect.tables = model.tables.get();
   connect.way = options.way;
   connect.tls = options.transport;
+  connect.zone = options.zone;
   connect.io_threads = options.io_threads;
   connect.cache_bytes = options.cache_bytes;
   connect.batch_tokens_max = options.step_tokens;

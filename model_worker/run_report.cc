@@ -46,6 +46,8 @@ nlohmann::json RowReport(const RowSourceStats& stats, std::span<const int32_t> l
       {"rows_wrong", stats.rows_wrong},
       {"rows_failed", stats.rows_failed},
       {"reads_retried", stats.reads_retried},
+      {"reads_hedged", stats.reads_hedged},
+      {"hedges_won", stats.hedges_won},
       {"stall_percent", StallPercent(stats, wall_s)},
       {"row_path_cpu_us_per_token", 1e-3 * Share(stats.row_path_cpu_ns, stats.tokens)}};
   nlohmann::json layers = nlohmann::json::object();
@@ -84,9 +86,10 @@ std::string RowTable(const RowSourceStats& stats, std::span<const int32_t> layer
   table += Format("  rows: %llu asked, %llu after dedupe, %llu from cache, %llu read\n",
                   count(stats.rows_asked), count(stats.rows_unique), count(stats.rows_from_cache),
                   count(stats.rows_read));
-  table += Format("  rows: %llu verified, %llu wrong, %llu failed; %llu reads retried\n",
-                  count(stats.rows_verified), count(stats.rows_wrong), count(stats.rows_failed),
-                  count(stats.reads_retried));
+  table +=
+      Format("  rows: %llu verified, %llu wrong, %llu failed; %llu reads retried, %llu hedged\n",
+             count(stats.rows_verified), count(stats.rows_wrong), count(stats.rows_failed),
+             count(stats.reads_retried), count(stats.reads_hedged));
   table += Format("  stalled on rows %.3f %% of the time; row path %.2f us of CPU a token\n",
                   StallPercent(stats, wall_s), 1e-3 * Share(stats.row_path_cpu_ns, stats.tokens));
   return table;

@@ -70,6 +70,9 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
                   "the best there is")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "tcp", "shm"}));
+  app->add_option("--zone", options->zone,
+                  "Where this host stands, as memory nodes say with their --zone: of several "
+                  "replicas one in the same zone is read");
   AddNamedFlag<ReadWay>(app, "--way",
                         {{"auto", ReadWay::kAuto},
                          {"gather", ReadWay::kGather},

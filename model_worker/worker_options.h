@@ -27,6 +27,7 @@ struct WorkerOptions {
   RowsFrom rows = RowsFrom::kRemote;
   std::string coordinator;
   std::string transport = "auto";  // auto, tcp, shm
+  std::string zone;                // empty = no memory nodes are preferred
   ReadWay way = ReadWay::kAuto;
   uint32_t io_threads = 1;
   uint64_t cache_bytes = 64u << 20;

@@ -16,6 +16,7 @@ struct ScriptedReader final : RowReader {
   struct PostedRead {
     SessionId session;
     std::vector<RowAddress> rows;
+    Epoch map_epoch;
   };
   struct ScriptedSession {
     NodeTarget target;
@@ -39,12 +40,17 @@ struct ScriptedReader final : RowReader {
     EXPECT_FALSE(reads.contains(tag));
     EXPECT_TRUE(!rows.empty() && rows.size() <= kReadRowsMax);
     if (post_code != StatusCode::kOk) return post_code;
-    reads[tag] = {session, {rows.begin(), rows.end()}};
+    ++reads_posted;
+    reads[tag] = {session, {rows.begin(), rows.end()}, map_epoch};
     return StatusCode::kOk;
   }
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override {
     EXPECT_TRUE(sessions.contains(session));
     EXPECT_GT(epoch, sessions[session].acknowledged);
+    for (const auto& [tag, read] : reads) {
+      EXPECT_TRUE(read.session != session || read.map_epoch >= epoch)
+          << "acknowledged with a read under an older map in flight";
+    }
     sessions[session].acknowledged = epoch;
   }
   bool Progress() override { return false; }
@@ -54,7 +60,9 @@ struct ScriptedReader final : RowReader {
   uint64_t last_session = 0;
   std::map<SessionId, ScriptedSession> sessions;  // until their OnClosed
   std::map<uint64_t, PostedRead> reads;           // by tag, until their OnReadDone
+  uint64_t reads_posted = 0;
   StatusCode post_code = StatusCode::kOk;
+  Epoch map_epoch;  // of the newest map given to the scheduler; the test sets it
 };
 
 // Keeps count of what the scheduler delivers, and fails the test when a row comes twice, for
@@ -100,6 +108,8 @@ struct RecordedRows final : ScheduledRows {
     wrong_rows.emplace_back(table_slot, node.id);
   }
   void OnReadRetried() override { ++reads_retried; }
+  void OnReadHedged() override { ++reads_hedged; }
+  void OnHedgeWon() override { ++hedges_won; }
   void OnMapWanted() override { ++maps_wanted; }
 
   std::shared_ptr<const TableLayout> layout;
@@ -107,6 +117,8 @@ struct RecordedRows final : ScheduledRows {
   int32_t layer_count;
   std::vector<std::pair<SlotIndex, std::string>> wrong_rows;
   uint64_t reads_retried = 0;
+  uint64_t reads_hedged = 0;
+  uint64_t hedges_won = 0;
   uint64_t maps_wanted = 0;
 };
 
