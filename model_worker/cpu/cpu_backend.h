@@ -16,8 +16,8 @@ struct CpuBackendOptions {
   // Compute threads, the caller of Forward among them. They spin for at most some tens of
   // microseconds between two parallel parts, then sleep: I/O threads get the cores while the model
   // waits for rows. All of them, so also every thread that calls Forward, run at nice 5, for the
-  // same reason (engram/base/thread_role.h). No OpenMP team is started (oneDNN runs on one thread inside each of ours), so
-  // OMP_WAIT_POLICY and the like do not matter.
+  // same reason (engram/base/thread_role.h). No OpenMP team is started (oneDNN runs on one thread
+  // inside each of ours), so OMP_WAIT_POLICY and the like do not matter.
   uint32_t threads = 1;
 };
 

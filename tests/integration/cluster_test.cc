@@ -1,6 +1,7 @@
 // Real processes on loopback: what a user of the whole system relies on.
 #include <atomic>
 #include <chrono>
+#include <ostream>
 #include <string>
 #include <thread>
 
@@ -180,6 +181,11 @@ struct WayCase {
   const char* transport;
   const char* one_sided;
   const char* way;
+
+  // CTest takes the printed parameter into the test's name.
+  friend std::ostream& operator<<(std::ostream& out, const WayCase& way_case) {
+    return out << way_case.transport << " " << way_case.way;
+  }
 };
 class WayClusterTest : public testing::TestWithParam<WayCase> {};
 

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/wait.h>
@@ -46,6 +47,17 @@ Result<pid_t> Spawn(const std::vector<std::string>& argv, const std::filesystem:
   return pid;
 }
 
+void ExpectNoSanitizerReport(const std::string& output) {
+  // The forms of TSan and ASan, and of UBSan.
+  for (const char* form : {"Sanitizer: ", ": runtime error: "}) {
+    const size_t found = output.find(form);
+    if (found == std::string::npos) continue;
+    const size_t from = found > 200 ? found - 200 : 0;
+    ADD_FAILURE() << "a child process reported:\n" << output.substr(from, 8000);
+    return;
+  }
+}
+
 }  // namespace
 
 Result<ChildProcess> ChildProcess::Start(const std::vector<std::string>& argv,
@@ -53,16 +65,20 @@ Result<ChildProcess> ChildProcess::Start(const std::vector<std::string>& argv,
   ENGRAM_ASSIGN_OR_RETURN(const pid_t pid, Spawn(argv, log_file, log_file));
   ChildProcess child;
   child.pid_ = pid;
+  child.log_file_ = log_file;
   return child;
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
-    : pid_(std::exchange(other.pid_, -1)), exit_status_(other.exit_status_) {}
+    : pid_(std::exchange(other.pid_, -1)),
+      log_file_(std::move(other.log_file_)),
+      exit_status_(other.exit_status_) {}
 
 ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
   if (this != &other) {
     if (pid_ > 0) Stop(SIGKILL);
     pid_ = std::exchange(other.pid_, -1);
+    log_file_ = std::move(other.log_file_);
     exit_status_ = other.exit_status_;
   }
   return *this;
@@ -82,6 +98,7 @@ bool ChildProcess::Reap(bool block) {
   if (reaped == 0) return false;
   exit_status_ = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   pid_ = -1;
+  ExpectNoSanitizerReport(ReadFile(log_file_));
   return true;
 }
 
@@ -130,6 +147,7 @@ CommandOutput RunCommand(const std::vector<std::string>& argv, std::chrono::mill
   output.exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   output.out = ReadFile(scratch.path() / "out");
   output.err += ReadFile(scratch.path() / "err");
+  ExpectNoSanitizerReport(output.err);
   return output;
 }
 

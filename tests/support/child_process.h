@@ -1,4 +1,5 @@
-// Real processes for integration tests. Each is killed and reaped when its object goes.
+// Real processes for integration tests. Each is killed and reaped when its object goes. What a
+// sanitizer reported in one fails the running test, even if the process was killed thereafter.
 #pragma once
 
 #include <chrono>
@@ -35,6 +36,7 @@ class ChildProcess {
  private:
   bool Reap(bool block);
   pid_t pid_ = -1;
+  std::filesystem::path log_file_;
   int exit_status_ = -1;
 };
 

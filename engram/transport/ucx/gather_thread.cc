@@ -93,8 +93,7 @@ void GatherThread::Loop() {
 
 void GatherThread::StandStill() {
   ++hooks_->standing_still;
-  while (hooks_->paused.load(std::memory_order_relaxed) &&
-         !stop_.load(std::memory_order_relaxed)) {
+  while (hooks_->paused.load(std::memory_order_relaxed) && !stop_.load(std::memory_order_relaxed)) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   --hooks_->standing_still;
