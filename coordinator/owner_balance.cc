@@ -1,7 +1,9 @@
 // Moves slots between nodes: to part the zones of replicas, and to bring every node to its target.
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "coordinator/owner_draft.h"
@@ -58,16 +60,38 @@ class NodeBalancer {
     return furthest;
   }
 
-  // One slot to `n` or away from it, by whichever way costs least.
+  // What a way of moving a slot may do.
+  struct Way {
+    bool only_new = false;  // only slots that move in this plan already: it costs nothing more
+    bool keep_columns =
+        false;  // only where it brings both nodes nearer to their share of the column
+    bool part_zones = true;
+  };
+
+  // One slot to `n` or away from it, by the way that costs least.
   bool MoveOne(uint32_t n) {
     const bool receives = draft_.node(n).surplus() < 0;
-    if (MoveDirectly(n, receives, true, true)) return true;
-    if (MoveDirectly(n, receives, false, true)) return true;
-    if (!draft_.zones_part()) {
-      if (MoveDirectly(n, receives, true, false)) return true;
-      if (MoveDirectly(n, receives, false, false)) return true;
+    if (AnyNewSlots(n, receives)) {
+      if (MoveDirectly(n, receives, {true, true, true})) return true;
+      if (MoveDirectly(n, receives, {true, false, true})) return true;
+      if (MoveThroughOthers(n, receives, true)) return true;
     }
-    return MoveThroughOthers(n, receives);
+    if (MoveDirectly(n, receives, {false, true, true})) return true;
+    if (MoveDirectly(n, receives, {false, false, true})) return true;
+    if (!draft_.zones_part()) {
+      if (MoveDirectly(n, receives, {false, true, false})) return true;
+      if (MoveDirectly(n, receives, {false, false, false})) return true;
+    }
+    return MoveThroughOthers(n, receives, false);
+  }
+
+  // Saves a search that would find nothing.
+  [[nodiscard]] bool AnyNewSlots(uint32_t n, bool receives) const {
+    if (!receives) return draft_.NewSlots(n) > 0;
+    for (uint32_t other = 0; other < draft_.node_count(); ++other) {
+      if (other != n && draft_.NewSlots(other) > 0) return true;
+    }
+    return false;
   }
 
   // `other` is on the other side of its target, and one slot narrows the gap.
@@ -87,8 +111,7 @@ class NodeBalancer {
     friend auto operator<=>(const Partner&, const Partner&) = default;
   };
 
-  // keep_columns: only where it brings both nodes nearer to their share of the column.
-  bool MoveDirectly(uint32_t n, bool receives, bool keep_columns, bool part_zones) {
+  bool MoveDirectly(uint32_t n, bool receives, const Way& way) {
     // How much of the column n should get or give.
     const auto wants = [&](uint32_t c) {
       return receives ? draft_.Lacks(n, c) : -draft_.Lacks(n, c);
@@ -101,14 +124,14 @@ class NodeBalancer {
       return MixBits(name_hash ^ MixBits(a + 1)) > MixBits(name_hash ^ MixBits(b + 1));
     });
     for (const uint32_t c : columns) {
-      if (keep_columns && wants(c) < kColumnEpsilon) return false;
+      if (way.keep_columns && wants(c) < kColumnEpsilon) return false;
       if (!receives && draft_.SlotsOf(n, c).empty()) continue;
-      RankPartners(n, c, receives, keep_columns);
+      RankPartners(n, c, receives, way);
       while (!partners_.empty()) {
         const uint32_t other = partners_.front().n;
         const uint32_t from = receives ? other : n;
         const uint32_t to = receives ? n : other;
-        const std::optional<uint32_t> slot = ChooseSlot(from, to, c, part_zones, true);
+        const std::optional<uint32_t> slot = ChooseSlot(from, to, c, way, true);
         if (slot.has_value()) {
           draft_.Move(*slot, from, to);
           return true;
@@ -120,35 +143,36 @@ class NodeBalancer {
     return false;
   }
 
-  void RankPartners(uint32_t n, uint32_t c, bool receives, bool keep_columns) {
+  void RankPartners(uint32_t n, uint32_t c, bool receives, const Way& way) {
     partners_.clear();
     const uint64_t salt = MixBits(draft_.node(n).name_hash + c);
     for (uint32_t other = 0; other < draft_.node_count(); ++other) {
       if (!Helps(n, other, receives)) continue;
       if (receives && draft_.SlotsOf(other, c).empty()) continue;
+      if (receives && way.only_new && draft_.NewSlots(other) == 0) continue;
       const double gain = receives ? -draft_.Lacks(other, c) : draft_.Lacks(other, c);
-      if (keep_columns && gain < kColumnEpsilon) continue;
+      if (way.keep_columns && gain < kColumnEpsilon) continue;
       partners_.push_back({std::abs(draft_.node(other).surplus()) >= slot_bytes_, gain,
                            MixBits(draft_.node(other).name_hash ^ salt), other});
     }
     std::make_heap(partners_.begin(), partners_.end());
   }
 
-  // A slot of one column that may move. One whose replicas share a zone first, then one that moves
-  // already and so costs nothing more.
-  std::optional<uint32_t> ChooseSlot(uint32_t from, uint32_t to, uint32_t c, bool part_zones,
+  // A slot of one column that may move. One whose replicas share a zone first, then a new one.
+  std::optional<uint32_t> ChooseSlot(uint32_t from, uint32_t to, uint32_t c, const Way& way,
                                      bool must_fit) {
     std::optional<uint32_t> best;
     uint64_t best_rank = 0;
     for (const uint32_t slot : draft_.SlotsOf(from, c)) {
       ++looks_;
+      const bool is_new = draft_.IsNewOn(slot, from);
+      if (way.only_new && !is_new) continue;
       if (draft_.Holds(slot, to) || (must_fit && !draft_.Fits(slot, to))) continue;
       const uint32_t replica = draft_.ReplicaOn(slot, from);
-      if (part_zones && !draft_.ZoneIsFree(slot, replica, to)) continue;
+      if (way.part_zones && !draft_.ZoneIsFree(slot, replica, to)) continue;
       const uint64_t shares_zone = draft_.ZoneIsFree(slot, replica, from) ? 0 : 1;
-      const uint64_t moves = draft_.MovesAlready(slot, replica) ? 1 : 0;
-      const uint64_t rank =
-          shares_zone << 63 | moves << 62 | MixBits(draft_.node(to).name_hash ^ slot) >> 2;
+      const uint64_t rank = shares_zone << 63 | uint64_t{is_new} << 62 |
+                            MixBits(draft_.node(to).name_hash ^ slot) >> 2;
       if (best.has_value() && rank <= best_rank) continue;
       best = slot;
       best_rank = rank;
@@ -156,50 +180,71 @@ class NodeBalancer {
     return best;
   }
 
-  // A chain of moves over nodes that stay as they are, found breadth first, so the shortest.
-  bool MoveThroughOthers(uint32_t n, bool receives) {
-    struct Step {
-      uint32_t n = 0;
-      uint32_t parent = 0;  // in `steps`
-      uint32_t slot = 0;    // that moves between the two
-    };
+  std::optional<uint32_t> AnySlot(uint32_t from, uint32_t to, bool only_new) {
+    if (only_new && draft_.NewSlots(from) == 0) return std::nullopt;
+    for (uint32_t c = 0; c < draft_.column_count(); ++c) {
+      const auto slot = ChooseSlot(from, to, c, {only_new, false, draft_.zones_part()}, false);
+      if (slot.has_value()) return slot;
+    }
+    return std::nullopt;
+  }
+
+  struct ChainStep {
+    uint32_t n = 0;
+    uint32_t parent = 0;  // in the list of steps
+    uint32_t slot = 0;    // that moves between the two
+  };
+
+  // A chain of moves over nodes that keep their totals: a search over (node, moves that cost) in
+  // the order of the cost. Nodes reached over new slots go before the others.
+  bool MoveThroughOthers(uint32_t n, bool receives, bool only_new) {
     const int64_t looks_before = looks_;
-    std::vector<Step> steps = {{n, 0, 0}};
+    std::vector<ChainStep> steps = {{n, 0, 0}};
+    std::deque<uint32_t> free_steps = {0};  // to go on from
+    std::vector<uint32_t> next_steps;       // that cost one move more
     std::vector<bool> seen(draft_.node_count(), false);
     seen[n] = true;
     bool moved = false;
-    for (uint32_t at = 0; at < steps.size() && !moved; ++at) {
+    const auto look = [&](uint32_t at, bool new_slots) {
       for (uint32_t other = 0; other < draft_.node_count() && !moved; ++other) {
         if (seen[other] || !draft_.node(other).accepts) continue;
-        if (chain_looks_ + looks_ - looks_before > kChainLooksMax) return false;
-        const uint32_t from = receives ? other : steps[at].n;
-        const uint32_t to = receives ? steps[at].n : other;
-        const std::optional<uint32_t> slot = AnySlot(from, to);
+        if (chain_looks_ + looks_ - looks_before > kChainLooksMax) return;
+        const uint32_t near = steps[at].n;
+        const auto slot =
+            receives ? AnySlot(other, near, new_slots) : AnySlot(near, other, new_slots);
         if (!slot.has_value()) continue;
         seen[other] = true;
         steps.push_back({other, at, *slot});
-        if (!Helps(n, other, receives)) continue;
-        std::vector<Hop> hops;  // from the far end
-        for (auto s = static_cast<uint32_t>(steps.size() - 1); s != 0; s = steps[s].parent) {
-          const uint32_t near = steps[steps[s].parent].n;
-          hops.push_back(
-              {steps[s].slot, receives ? steps[s].n : near, receives ? near : steps[s].n});
-        }
-        // Into the node that has room first, so that each hop makes room for the next.
-        if (receives) std::reverse(hops.begin(), hops.end());
-        moved = Apply(hops);
+        const auto step = static_cast<uint32_t>(steps.size() - 1);
+        free_steps.push_back(step);
+        if (Helps(n, other, receives)) moved = ApplyChain(steps, step, receives);
+      }
+    };
+    while (!moved && (!free_steps.empty() || !next_steps.empty())) {
+      while (!moved && !free_steps.empty()) {
+        const uint32_t at = free_steps.front();
+        free_steps.pop_front();
+        look(at, true);
+        next_steps.push_back(at);
+      }
+      if (only_new) break;
+      for (const uint32_t at : std::exchange(next_steps, {})) {
+        if (!moved) look(at, false);
       }
     }
     chain_looks_ += looks_ - looks_before;
     return moved;
   }
 
-  std::optional<uint32_t> AnySlot(uint32_t from, uint32_t to) {
-    for (uint32_t c = 0; c < draft_.column_count(); ++c) {
-      const auto slot = ChooseSlot(from, to, c, draft_.zones_part(), false);
-      if (slot.has_value()) return slot;
+  bool ApplyChain(const std::vector<ChainStep>& steps, uint32_t last, bool receives) {
+    std::vector<Hop> hops;  // from the far end
+    for (uint32_t s = last; s != 0; s = steps[s].parent) {
+      const uint32_t near = steps[steps[s].parent].n;
+      hops.push_back({steps[s].slot, receives ? steps[s].n : near, receives ? near : steps[s].n});
     }
-    return std::nullopt;
+    // Into the node that has room first, so that each hop makes room for the next.
+    if (receives) std::reverse(hops.begin(), hops.end());
+    return Apply(hops);
   }
 
   // All of a chain or nothing: hops of one slot can spoil each other, and slots differ in size.

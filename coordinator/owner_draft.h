@@ -55,6 +55,7 @@ class OwnerDraft {
 
   [[nodiscard]] const TableLayout& layout() const { return layout_; }
   [[nodiscard]] uint32_t replica_count() const { return replica_count_; }
+  [[nodiscard]] bool first_layout() const { return current_.empty(); }
   [[nodiscard]] bool zones_part() const { return zones_part_; }
   [[nodiscard]] uint32_t node_count() const { return static_cast<uint32_t>(nodes_.size()); }
   [[nodiscard]] uint32_t zone_count() const { return zone_count_; }
@@ -89,8 +90,10 @@ class OwnerDraft {
   }
   // The place of node `n` among the slot's replicas. Precondition: Holds(slot, n).
   [[nodiscard]] uint32_t ReplicaOn(uint32_t slot, uint32_t n) const;
-  // It was not there in `current`: to move it on costs nothing more.
-  [[nodiscard]] bool MovesAlready(uint32_t slot, uint32_t replica) const;
+  // Node `n` did not hold the slot in `current`: to move it on costs nothing more.
+  [[nodiscard]] bool IsNewOn(uint32_t slot, uint32_t n) const;
+  // Slots that a node holds and did not hold in `current`.
+  [[nodiscard]] uint32_t NewSlots(uint32_t n) const { return new_slots_[n]; }
 
   // Precondition: the place is open, and the node does not hold the slot.
   void Place(uint32_t slot, uint32_t replica, uint32_t n);
@@ -113,6 +116,7 @@ class OwnerDraft {
   std::vector<uint32_t> column_of_;          // [slots]
   std::vector<NodeIndex> owners_;            // [slots][replicas]
   std::vector<std::vector<uint32_t>> held_;  // [nodes][columns] the slots that a node holds
+  std::vector<uint32_t> new_slots_;          // [nodes]
 };
 
 // owner_fill.cc: gives open places to the nodes that are furthest behind. Some stay open where no

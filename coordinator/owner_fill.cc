@@ -16,7 +16,7 @@ constexpr double kSlotEpsilon = 1e-6;
 
 // Who gets the next slot of a column.
 struct Rank {
-  bool has_room = false;  // it holds less than its target
+  bool has_room = false;
   // Whole slots of the column that it lacks; 0: a fraction of one; below: it has its share.
   double column_slots = 0;
   double behind_bytes = 0;
@@ -85,9 +85,15 @@ class OpenPlaceFiller {
            static_cast<double>(draft_.node(n).held_bytes);
   }
 
+  // What goes beyond a target will have to move on. In a first layout that costs nothing, and the
+  // last columns come out even only with some play.
+  [[nodiscard]] bool HasRoom(uint32_t n) const {
+    return draft_.node(n).surplus() < (draft_.first_layout() ? draft_.full_slot_bytes() : 0);
+  }
+
   [[nodiscard]] Rank NodeRank(uint32_t n, uint32_t c, uint64_t salt) const {
     Rank rank;
-    rank.has_room = draft_.node(n).surplus() < 0;
+    rank.has_room = HasRoom(n);
     rank.column_slots = WholeSlots(draft_.Lacks(n, c));
     // A node that gets whole slots gets them in any order: the hash mixes who shares a slot.
     rank.behind_bytes = rank.column_slots >= 1 ? 0 : BehindBytes(n);
@@ -137,7 +143,7 @@ class OpenPlaceFiller {
 
   // In a zone of its own with room, if there is such a node; next, what counts more.
   [[nodiscard]] int Preference(uint32_t slot, uint32_t replica, uint32_t n) const {
-    const bool room = draft_.node(n).surplus() < 0;
+    const bool room = HasRoom(n);
     const bool zone_free = draft_.ZoneIsFree(slot, replica, n);
     if (draft_.zones_part()) return (zone_free ? 2 : 0) + (room ? 1 : 0);
     return (room ? 2 : 0) + (zone_free ? 1 : 0);
