@@ -24,7 +24,11 @@ struct Hop {
 class NodeBalancer {
  public:
   explicit NodeBalancer(OwnerDraft& draft)
-      : draft_(draft), slot_bytes_(draft.full_slot_bytes()), stuck_(draft.node_count(), false) {}
+      : draft_(draft), slot_bytes_(draft.full_slot_bytes()), stuck_(draft.node_count(), false) {
+    for (uint32_t n = 0; n < draft.node_count(); ++n) {
+      receives_.push_back(draft.node(n).surplus() <= -slot_bytes_);
+    }
+  }
 
   // Every move narrows the gap between two nodes that are more than a slot apart, so this ends.
   void Balance() {
@@ -47,15 +51,19 @@ class NodeBalancer {
   }
 
  private:
-  // A whole slot or more off its target. Who is nearer stays, so that a plan's result is at rest.
+  // A whole slot or more off its target. Who is nearer stays, so that a plan's result is at rest;
+  // but who must receive anyway does so until it is less than half a slot off.
   [[nodiscard]] std::optional<uint32_t> FurthestOff() const {
     std::optional<uint32_t> furthest;
-    int64_t most = slot_bytes_ - 1;
+    int64_t most = 0;
     for (uint32_t n = 0; n < draft_.node_count(); ++n) {
-      const int64_t off = std::abs(draft_.node(n).surplus());
-      if (!draft_.node(n).accepts || stuck_[n] || off <= most) continue;
+      const int64_t surplus = draft_.node(n).surplus();
+      if (!draft_.node(n).accepts || stuck_[n] || std::abs(surplus) <= most) continue;
+      const bool must = std::abs(surplus) >= slot_bytes_ ||
+                        (receives_[n] && surplus < 0 && -surplus > slot_bytes_ / 2);
+      if (!must) continue;
       furthest = n;
-      most = off;
+      most = std::abs(surplus);
     }
     return furthest;
   }
@@ -66,6 +74,7 @@ class NodeBalancer {
     bool keep_columns =
         false;  // only where it brings both nodes nearer to their share of the column
     bool part_zones = true;
+    bool prefer_new = true;
   };
 
   // One slot to `n` or away from it, by the way that costs least.
@@ -74,7 +83,7 @@ class NodeBalancer {
     if (AnyNewSlots(n, receives)) {
       if (MoveDirectly(n, receives, {true, true, true})) return true;
       if (MoveDirectly(n, receives, {true, false, true})) return true;
-      if (MoveThroughOthers(n, receives, true)) return true;
+      if (MoveThroughOthers(n, receives, {true, false, draft_.zones_part()})) return true;
     }
     if (MoveDirectly(n, receives, {false, true, true})) return true;
     if (MoveDirectly(n, receives, {false, false, true})) return true;
@@ -82,7 +91,10 @@ class NodeBalancer {
       if (MoveDirectly(n, receives, {false, true, false})) return true;
       if (MoveDirectly(n, receives, {false, false, false})) return true;
     }
-    return MoveThroughOthers(n, receives, false);
+    // The second time as a plan that finds these owners as they are would look, so that it finds
+    // nothing more.
+    return MoveThroughOthers(n, receives, {false, false, draft_.zones_part()}) ||
+           MoveThroughOthers(n, receives, {false, false, draft_.zones_part(), false});
   }
 
   // Saves a search that would find nothing.
@@ -158,7 +170,7 @@ class NodeBalancer {
     std::make_heap(partners_.begin(), partners_.end());
   }
 
-  // A slot of one column that may move. One whose replicas share a zone first, then a new one.
+  // A slot of one column that may move. One whose replicas it parts first, then a new one.
   std::optional<uint32_t> ChooseSlot(uint32_t from, uint32_t to, uint32_t c, const Way& way,
                                      bool must_fit) {
     std::optional<uint32_t> best;
@@ -168,10 +180,11 @@ class NodeBalancer {
       const bool is_new = draft_.IsNewOn(slot, from);
       if (way.only_new && !is_new) continue;
       if (draft_.Holds(slot, to) || (must_fit && !draft_.Fits(slot, to))) continue;
+      if (way.part_zones && !draft_.KeepsZonesApart(slot, from, to)) continue;
       const uint32_t replica = draft_.ReplicaOn(slot, from);
-      if (way.part_zones && !draft_.ZoneIsFree(slot, replica, to)) continue;
-      const uint64_t shares_zone = draft_.ZoneIsFree(slot, replica, from) ? 0 : 1;
-      const uint64_t rank = shares_zone << 63 | uint64_t{is_new} << 62 |
+      const bool parts =
+          !draft_.ZoneIsFree(slot, replica, from) && draft_.ZoneIsFree(slot, replica, to);
+      const uint64_t rank = uint64_t{parts} << 63 | uint64_t{is_new && way.prefer_new} << 62 |
                             MixBits(draft_.node(to).name_hash ^ slot) >> 2;
       if (best.has_value() && rank <= best_rank) continue;
       best = slot;
@@ -180,10 +193,10 @@ class NodeBalancer {
     return best;
   }
 
-  std::optional<uint32_t> AnySlot(uint32_t from, uint32_t to, bool only_new) {
-    if (only_new && draft_.NewSlots(from) == 0) return std::nullopt;
+  std::optional<uint32_t> AnySlot(uint32_t from, uint32_t to, const Way& way) {
+    if (way.only_new && draft_.NewSlots(from) == 0) return std::nullopt;
     for (uint32_t c = 0; c < draft_.column_count(); ++c) {
-      const auto slot = ChooseSlot(from, to, c, {only_new, false, draft_.zones_part()}, false);
+      const auto slot = ChooseSlot(from, to, c, way, false);
       if (slot.has_value()) return slot;
     }
     return std::nullopt;
@@ -197,7 +210,8 @@ class NodeBalancer {
 
   // A chain of moves over nodes that keep their totals: a search over (node, moves that cost) in
   // the order of the cost. Nodes reached over new slots go before the others.
-  bool MoveThroughOthers(uint32_t n, bool receives, bool only_new) {
+  bool MoveThroughOthers(uint32_t n, bool receives, const Way& way) {
+    const Way free_way = {true, false, way.part_zones};
     const int64_t looks_before = looks_;
     std::vector<ChainStep> steps = {{n, 0, 0}};
     std::deque<uint32_t> free_steps = {0};  // to go on from
@@ -205,13 +219,12 @@ class NodeBalancer {
     std::vector<bool> seen(draft_.node_count(), false);
     seen[n] = true;
     bool moved = false;
-    const auto look = [&](uint32_t at, bool new_slots) {
+    const auto look = [&](uint32_t at, const Way& edge) {
       for (uint32_t other = 0; other < draft_.node_count() && !moved; ++other) {
         if (seen[other] || !draft_.node(other).accepts) continue;
         if (chain_looks_ + looks_ - looks_before > kChainLooksMax) return;
         const uint32_t near = steps[at].n;
-        const auto slot =
-            receives ? AnySlot(other, near, new_slots) : AnySlot(near, other, new_slots);
+        const auto slot = receives ? AnySlot(other, near, edge) : AnySlot(near, other, edge);
         if (!slot.has_value()) continue;
         seen[other] = true;
         steps.push_back({other, at, *slot});
@@ -224,12 +237,12 @@ class NodeBalancer {
       while (!moved && !free_steps.empty()) {
         const uint32_t at = free_steps.front();
         free_steps.pop_front();
-        look(at, true);
+        if (way.prefer_new) look(at, free_way);
         next_steps.push_back(at);
       }
-      if (only_new) break;
+      if (way.only_new) break;
       for (const uint32_t at : std::exchange(next_steps, {})) {
-        if (!moved) look(at, false);
+        if (!moved) look(at, way);
       }
     }
     chain_looks_ += looks_ - looks_before;
@@ -254,8 +267,7 @@ class NodeBalancer {
     for (; done < hops.size(); ++done) {
       const Hop& hop = hops[done];
       if (draft_.Holds(hop.slot, hop.to) || !draft_.Fits(hop.slot, hop.to)) break;
-      const uint32_t replica = draft_.ReplicaOn(hop.slot, hop.from);
-      if (draft_.zones_part() && !draft_.ZoneIsFree(hop.slot, replica, hop.to)) break;
+      if (draft_.zones_part() && !draft_.KeepsZonesApart(hop.slot, hop.from, hop.to)) break;
       draft_.Move(hop.slot, hop.from, hop.to);
     }
     if (done == hops.size() && SquaredSurplus(hops) < before) return true;
@@ -283,7 +295,8 @@ class NodeBalancer {
 
   OwnerDraft& draft_;
   const int64_t slot_bytes_;
-  std::vector<bool> stuck_;  // [nodes]
+  std::vector<bool> receives_;  // [nodes] lacked a whole slot at the beginning
+  std::vector<bool> stuck_;     // [nodes]
   std::vector<Partner> partners_;
   int64_t looks_ = 0;
   int64_t chain_looks_ = 0;

@@ -85,6 +85,11 @@ class OwnerDraft {
   [[nodiscard]] bool Holds(uint32_t slot, uint32_t n) const;
   // No replica of the slot but the one at place `replica` is in the zone of node `n`.
   [[nodiscard]] bool ZoneIsFree(uint32_t slot, uint32_t replica, uint32_t n) const;
+  // To move the slot from one node to another makes no replica share a zone that did not.
+  [[nodiscard]] bool KeepsZonesApart(uint32_t slot, uint32_t from, uint32_t to) const {
+    const uint32_t replica = ReplicaOn(slot, from);
+    return ZoneIsFree(slot, replica, to) || !ZoneIsFree(slot, replica, from);
+  }
   [[nodiscard]] bool Fits(uint32_t slot, uint32_t n) const {
     return nodes_[n].held_bytes + slot_bytes(slot) <= nodes_[n].held_bytes_max;
   }
@@ -127,5 +132,9 @@ void FillOpenPlaces(OwnerDraft& draft);
 // is less than a slot off its target, as far as the constraints allow.
 void PartZones(OwnerDraft& draft);
 void BalanceNodes(OwnerDraft& draft);
+
+// owner_columns.cc: exchanges slots between pairs of nodes where that evens out columns and moves
+// no more bytes. False when there was none to exchange.
+bool EvenColumns(OwnerDraft& draft);
 
 }  // namespace engram

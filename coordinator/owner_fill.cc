@@ -141,12 +141,14 @@ class OpenPlaceFiller {
     return std::nullopt;
   }
 
-  // In a zone of its own with room, if there is such a node; next, what counts more.
-  [[nodiscard]] int Preference(uint32_t slot, uint32_t replica, uint32_t n) const {
-    const bool room = HasRoom(n);
+  // 3: a node that is to get slots of this column, in a zone that the slot has not. Where zones
+  // cannot always be kept apart, a zone of few nodes would otherwise fill up with the first
+  // columns.
+  [[nodiscard]] int Preference(uint32_t c, uint32_t slot, uint32_t replica, uint32_t n) const {
     const bool zone_free = draft_.ZoneIsFree(slot, replica, n);
-    if (draft_.zones_part()) return (zone_free ? 2 : 0) + (room ? 1 : 0);
-    return (room ? 2 : 0) + (zone_free ? 1 : 0);
+    if (draft_.zones_part()) return (zone_free ? 2 : 0) + (HasRoom(n) ? 1 : 0);
+    const bool wants = HasRoom(n) && draft_.Lacks(n, c) > kSlotEpsilon;
+    return (wants ? 2 : 0) + (zone_free ? 1 : 0);
   }
 
   void FillPlace(uint32_t c, uint32_t slot, uint32_t replica) {
@@ -160,9 +162,9 @@ class OpenPlaceFiller {
       queue_.pop();
       nodes_aside_.clear();
       const std::optional<uint32_t> n = FirstOfZone(zone, slot, &nodes_aside_);
-      if (n.has_value() && Preference(slot, replica, *n) > best_preference) {
+      if (n.has_value() && Preference(c, slot, replica, *n) > best_preference) {
         best = n;
-        best_preference = Preference(slot, replica, *n);
+        best_preference = Preference(c, slot, replica, *n);
       }
       for (const Ranked& node : nodes_aside_) zones_[zone].push(node);
     }

@@ -87,7 +87,11 @@ Result<std::vector<NodeIndex>> PlanOwners(const TableLayout& layout, uint32_t re
     return Error(NoRoom(layout, replica_count, nodes));
   }
   PartZones(draft);
-  BalanceNodes(draft);
+  // What is exchanged can free a node to give or take. Balancing comes last: it is what another
+  // plan, which has nothing to exchange, would begin with.
+  do {
+    BalanceNodes(draft);
+  } while (EvenColumns(draft));
   return draft.Finish();
 }
 

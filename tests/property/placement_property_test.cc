@@ -15,6 +15,7 @@
 #include "engram/table/shard_map.h"
 
 namespace engram {
+inline int ways[12];
 namespace {
 
 TableLayout SomeLayout() {
@@ -51,7 +52,6 @@ class Cluster {
   }
 
   void Change() {
-    before_ = owners_;
     const int changes = *rc::gen::weightedElement<int>({{4, 1}, {2, 2}, {1, 3}, {1, 0}});
     for (int i = 0; i < changes; ++i) ChangeOne();
     Plan();
@@ -125,6 +125,7 @@ class Cluster {
 
   void Plan() {
     before_ = owners_;
+ for (int& w : ways) w = 0;
     const auto plan = PlanOwners(layout_, replicas_, nodes_, owners_);
     RC_ASSERT(plan.has_value());
     owners_ = *plan;
@@ -246,6 +247,51 @@ uint32_t ColumnDifference(const Cluster& cluster) {
   return difference;
 }
 
+// What can be known of the least bytes of a change without planning it. A node must gain what it
+// lacks; so must a zone. What a group lacks beyond the open places that it may fill comes from
+// replicas that had a node already, in addition to all those that had none.
+double LeastBytes(const Cluster& cluster) {
+  const std::vector<double> held = cluster.Held(cluster.before());
+  const std::vector<double> targets = ModelTargets(cluster);
+  const uint32_t replicas = cluster.replicas();
+  std::vector<double> least = {0, 0, 0};
+  for (size_t n = 0; n < held.size(); ++n) {
+    if (cluster.nodes()[n].accepts) least[0] += std::max(0.0, targets[n] - held[n]);
+  }
+  for (const bool by_zone : {false, true}) {
+    if (by_zone && !cluster.ZonesAllow()) continue;
+    std::map<std::string, double> lacks;
+    const auto group = [&](size_t n) {
+      return by_zone ? ZoneOf(cluster.nodes()[n]) : cluster.nodes()[n].id;
+    };
+    for (size_t n = 0; n < held.size(); ++n) {
+      if (cluster.nodes()[n].accepts) lacks[group(n)] += targets[n] - held[n];
+    }
+    double& bytes = least[by_zone ? 2 : 1];
+    for (size_t slot = 0; slot < cluster.layout().slot_count(); ++slot) {
+      const auto slot_bytes = static_cast<double>(
+          cluster.layout().slot_bytes(SlotIndex(static_cast<uint32_t>(slot))));
+      std::set<std::string> there;
+      uint32_t kept = 0;
+      for (uint32_t r = 0; r < replicas; ++r) {
+        const NodeIndex owner = cluster.before()[slot * replicas + r];
+        if (owner == kNoNode || !cluster.nodes()[owner.value()].accepts) continue;
+        there.insert(group(owner.value()));
+        ++kept;
+      }
+      const uint32_t open = std::min(replicas, cluster.Accepting()) - kept;
+      bytes += open * slot_bytes;
+      if (open == 0) continue;
+      for (auto& [name, lack] : lacks) {
+        const uint32_t most = by_zone ? 1 : 1;
+        if (!there.contains(name)) lack -= std::min(open, most) * slot_bytes;
+      }
+    }
+    for (const auto& [name, lack] : lacks) bytes += std::max(0.0, lack);
+  }
+  return *std::max_element(least.begin(), least.end());
+}
+
 void CheckMoved(const Cluster& cluster) {
   const std::vector<double> held = cluster.Held(cluster.before());
   const std::vector<double> targets = ModelTargets(cluster);
@@ -260,8 +306,11 @@ void CheckMoved(const Cluster& cluster) {
   const auto moved = static_cast<double>(MovedBytes(cluster.layout(), moves));
   // Slots are whole: a node may get a part of one more than it lacks.
   const double for_zones = cluster.ZonesAllow() ? 2 * BytesSharingZones(cluster, cluster.before()) : 0;
+  least = LeastBytes(cluster);
   if (getenv("STATS")) {
     printf("STAT R %u N %zu acc %u zones %d moved %.2f least %.2f gaining %.0f zonesrep %.2f col %u ratio %.3f\n", cluster.replicas(), cluster.nodes().size(), cluster.Accepting(), cluster.ZonesAllow(), moved / cluster.SlotBytes(), least / cluster.SlotBytes(), gaining, for_zones / cluster.SlotBytes(), ColumnDifference(cluster), moved / std::max(least, 1.0));
+    printf("  WAYS"); for (int i = 1; i < 11; ++i) printf(" %d", ways[i]); printf("\n");
+    if (moved > 1.1*least + for_zones && least > 50*cluster.SlotBytes()) { for (size_t n=0;n<cluster.nodes().size();++n) printf("   %s zone %s acc %d cap %.1f held %.2f target %.2f\n", cluster.nodes()[n].id.c_str(), cluster.nodes()[n].zone.c_str(), cluster.nodes()[n].accepts, cluster.nodes()[n].capacity_bytes/1e12, held[n]/cluster.SlotBytes(), targets[n]/cluster.SlotBytes()); }
     return;
   }
   RC_ASSERT(moved <= 1.1 * least + gaining * cluster.SlotBytes() + for_zones);
