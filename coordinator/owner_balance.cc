@@ -26,7 +26,7 @@ class NodeBalancer {
   explicit NodeBalancer(OwnerDraft& draft)
       : draft_(draft), slot_bytes_(draft.full_slot_bytes()), stuck_(draft.node_count(), false) {
     for (uint32_t n = 0; n < draft.node_count(); ++n) {
-      receives_.push_back(draft.node(n).surplus() <= -slot_bytes_);
+      receives_.push_back(draft.node(n).surplus() < -slot_bytes_);
     }
   }
 
@@ -51,15 +51,16 @@ class NodeBalancer {
   }
 
  private:
-  // A whole slot or more off its target. Who is nearer stays, so that a plan's result is at rest;
-  // but who must receive anyway does so until it is less than half a slot off.
+  // More than a whole slot off its target, or beyond its memory. Who is nearer stays, so that a
+  // plan's result is at rest; but who must receive anyway does so until it is less than half a slot
+  // off.
   [[nodiscard]] std::optional<uint32_t> FurthestOff() const {
     std::optional<uint32_t> furthest;
     int64_t most = 0;
     for (uint32_t n = 0; n < draft_.node_count(); ++n) {
       const int64_t surplus = draft_.node(n).surplus();
       if (!draft_.node(n).accepts || stuck_[n] || std::abs(surplus) <= most) continue;
-      const bool must = std::abs(surplus) >= slot_bytes_ ||
+      const bool must = std::abs(surplus) > slot_bytes_ || draft_.node(n).OverfullBytes() > 0 ||
                         (receives_[n] && surplus < 0 && -surplus > slot_bytes_ / 2);
       if (!must) continue;
       furthest = n;
@@ -109,6 +110,7 @@ class NodeBalancer {
   // `other` is on the other side of its target, and one slot narrows the gap.
   [[nodiscard]] bool Helps(uint32_t n, uint32_t other, bool receives) const {
     if (other == n || !draft_.node(other).accepts) return false;
+    if (draft_.node(n).OverfullBytes() > 0) return draft_.node(other).surplus() < 0;
     const int64_t ours = draft_.node(n).surplus();
     const int64_t theirs = draft_.node(other).surplus();
     return receives ? theirs > 0 && theirs - ours > slot_bytes_
@@ -164,7 +166,7 @@ class NodeBalancer {
       if (receives && way.only_new && draft_.NewSlots(other) == 0) continue;
       const double gain = receives ? -draft_.Lacks(other, c) : draft_.Lacks(other, c);
       if (way.keep_columns && gain < kColumnEpsilon) continue;
-      partners_.push_back({std::abs(draft_.node(other).surplus()) >= slot_bytes_, gain,
+      partners_.push_back({std::abs(draft_.node(other).surplus()) > slot_bytes_, gain,
                            MixBits(draft_.node(other).name_hash ^ salt), other});
     }
     std::make_heap(partners_.begin(), partners_.end());
@@ -262,7 +264,7 @@ class NodeBalancer {
 
   // All of a chain or nothing: hops of one slot can spoil each other, and slots differ in size.
   bool Apply(const std::vector<Hop>& hops) {
-    const double before = SquaredSurplus(hops);
+    const auto before = Badness(hops);
     size_t done = 0;
     for (; done < hops.size(); ++done) {
       const Hop& hop = hops[done];
@@ -270,16 +272,18 @@ class NodeBalancer {
       if (draft_.zones_part() && !draft_.KeepsZonesApart(hop.slot, hop.from, hop.to)) break;
       draft_.Move(hop.slot, hop.from, hop.to);
     }
-    if (done == hops.size() && SquaredSurplus(hops) < before) return true;
+    if (done == hops.size() && Badness(hops) < before) return true;
     while (done-- > 0) draft_.Move(hops[done].slot, hops[done].to, hops[done].from);
     return false;
   }
 
-  [[nodiscard]] double SquaredSurplus(const std::vector<Hop>& hops) const {
-    double sum = 0;
+  // What every move must lower: bytes beyond memory, then squares of what is off the targets.
+  [[nodiscard]] std::pair<int64_t, double> Badness(const std::vector<Hop>& hops) const {
+    std::pair<int64_t, double> sum;
     const auto add = [&](uint32_t n) {
       const auto surplus = static_cast<double>(draft_.node(n).surplus());
-      sum += surplus * surplus;
+      sum.first += draft_.node(n).OverfullBytes();
+      sum.second += surplus * surplus;
     };
     // The ends once and the nodes between once: each hop starts where another ends.
     for (const Hop& hop : hops) add(hop.from);

@@ -46,6 +46,9 @@ class OwnerDraft {
     int64_t held_bytes_max = 0;  // what its memory allows
 
     [[nodiscard]] int64_t surplus() const { return held_bytes - target_bytes; }
+    [[nodiscard]] int64_t OverfullBytes() const {
+      return held_bytes > held_bytes_max ? held_bytes - held_bytes_max : 0;
+    }
   };
 
   // Starts from those of `current` that may stay. OWNERSHIP: `layout` must outlive the draft.
@@ -124,8 +127,8 @@ class OwnerDraft {
   std::vector<uint32_t> new_slots_;          // [nodes]
 };
 
-// owner_fill.cc: gives open places to the nodes that are furthest behind. Some stay open where no
-// node can take them.
+// owner_fill.cc: gives open places to the nodes that are furthest behind, beyond their memory if
+// need be. Some stay open where fewer nodes accept than there are replicas.
 void FillOpenPlaces(OwnerDraft& draft);
 
 // owner_balance.cc: parts replicas that share a zone needlessly, then moves slots until every node
