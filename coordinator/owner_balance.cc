@@ -81,6 +81,7 @@ class NodeBalancer {
   // One slot to `n` or away from it, by the way that costs least.
   bool MoveOne(uint32_t n) {
     const bool receives = draft_.node(n).surplus() < 0;
+    if (!AnyHelps(n, receives)) return false;
     if (AnyNewSlots(n, receives)) {
       if (MoveDirectly(n, receives, {true, true, true})) return true;
       if (MoveDirectly(n, receives, {true, false, true})) return true;
@@ -98,11 +99,17 @@ class NodeBalancer {
            MoveThroughOthers(n, receives, {false, false, draft_.zones_part(), false});
   }
 
-  // Saves a search that would find nothing.
+  // These two save searches that would find nothing: a chain too ends at a node that helps.
+  [[nodiscard]] bool AnyHelps(uint32_t n, bool receives) const {
+    for (uint32_t other = 0; other < draft_.node_count(); ++other) {
+      if (Helps(n, other, receives)) return true;
+    }
+    return false;
+  }
   [[nodiscard]] bool AnyNewSlots(uint32_t n, bool receives) const {
     if (!receives) return draft_.NewSlots(n) > 0;
     for (uint32_t other = 0; other < draft_.node_count(); ++other) {
-      if (other != n && draft_.NewSlots(other) > 0) return true;
+      if (draft_.NewSlots(other) > 0 && Helps(n, other, receives)) return true;
     }
     return false;
   }
@@ -162,7 +169,6 @@ class NodeBalancer {
     const uint64_t salt = MixBits(draft_.node(n).name_hash + c);
     for (uint32_t other = 0; other < draft_.node_count(); ++other) {
       if (!Helps(n, other, receives)) continue;
-      if (receives && draft_.SlotsOf(other, c).empty()) continue;
       if (receives && way.only_new && draft_.NewSlots(other) == 0) continue;
       const double gain = receives ? -draft_.Lacks(other, c) : draft_.Lacks(other, c);
       if (way.keep_columns && gain < kColumnEpsilon) continue;
@@ -224,7 +230,7 @@ class NodeBalancer {
     const auto look = [&](uint32_t at, const Way& edge) {
       for (uint32_t other = 0; other < draft_.node_count() && !moved; ++other) {
         if (seen[other] || !draft_.node(other).accepts) continue;
-        if (chain_looks_ + looks_ - looks_before > kChainLooksMax) return;
+        if (++looks_; chain_looks_ + looks_ - looks_before > kChainLooksMax) return;
         const uint32_t near = steps[at].n;
         const auto slot = receives ? AnySlot(other, near, edge) : AnySlot(near, other, edge);
         if (!slot.has_value()) continue;

@@ -1,7 +1,9 @@
 // Evens out columns by exchanging slots between two nodes, at no cost in bytes.
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "coordinator/owner_draft.h"
@@ -16,9 +18,11 @@ constexpr double kSlotEpsilon = 1e-6;
 class ColumnEvener {
  public:
   explicit ColumnEvener(OwnerDraft& draft) : draft_(draft) {
+    std::map<double, std::vector<uint32_t>> by_share;
     for (uint32_t n = 0; n < draft.node_count(); ++n) {
-      if (draft.node(n).accepts) nodes_.push_back(n);
+      if (draft.node(n).accepts) by_share[draft.node(n).copies].push_back(n);
     }
+    for (auto& [share, nodes] : by_share) groups_.push_back(std::move(nodes));
   }
 
   // Every exchange lowers the sum of squares of what nodes have above or below their share of each
@@ -28,7 +32,9 @@ class ColumnEvener {
     for (bool changed = true; changed;) {
       changed = false;
       for (uint32_t c = 0; c < draft_.column_count(); ++c) {
-        while (looks_ < kLooksMax && ExchangeOne(c)) changed = true;
+        for (std::vector<uint32_t>& nodes : groups_) {
+          while (looks_ < kLooksMax && ExchangeOne(c, nodes)) changed = true;
+        }
       }
       any = any || changed;
     }
@@ -36,20 +42,20 @@ class ColumnEvener {
   }
 
  private:
-  bool ExchangeOne(uint32_t c) {
-    std::sort(nodes_.begin(), nodes_.end(), [&](uint32_t a, uint32_t b) {
+  bool ExchangeOne(uint32_t c, std::vector<uint32_t>& nodes) {
+    std::sort(nodes.begin(), nodes.end(), [&](uint32_t a, uint32_t b) {
       const double a_lacks = draft_.Lacks(a, c);
       const double b_lacks = draft_.Lacks(b, c);
       return a_lacks != b_lacks ? a_lacks > b_lacks : a < b;
     });
-    for (const uint32_t lacking : nodes_) {
-      for (auto rich = nodes_.rbegin(); rich != nodes_.rend(); ++rich) {
+    for (const uint32_t lacking : nodes) {
+      for (auto rich = nodes.rbegin(); rich != nodes.rend(); ++rich) {
         const double gap = draft_.Lacks(lacking, c) - draft_.Lacks(*rich, c);
         if (gap <= 1 + kSlotEpsilon) break;
         if (Exchange(*rich, lacking, c, gap)) return true;
         if (looks_ >= kLooksMax) return false;
       }
-      const double most = draft_.Lacks(lacking, c) - draft_.Lacks(nodes_.back(), c);
+      const double most = draft_.Lacks(lacking, c) - draft_.Lacks(nodes.back(), c);
       if (most <= 1 + kSlotEpsilon) break;
     }
     return false;
@@ -62,6 +68,7 @@ class ColumnEvener {
 
   // One slot of column `c` from `rich` to `lacking`, and one of another column back.
   bool Exchange(uint32_t rich, uint32_t lacking, uint32_t c, double gap) {
+    looks_ += draft_.column_count();
     const std::optional<Choice> there = Choose(rich, lacking, c);
     if (!there.has_value()) return false;
     for (uint32_t other = 0; other < draft_.column_count(); ++other) {
@@ -103,7 +110,7 @@ class ColumnEvener {
   }
 
   OwnerDraft& draft_;
-  std::vector<uint32_t> nodes_;  // that accept
+  std::vector<std::vector<uint32_t>> groups_;  // of nodes that accept and have equal shares
   int64_t looks_ = 0;
 };
 

@@ -126,6 +126,7 @@ OwnerDraft::OwnerDraft(const TableLayout& layout, uint32_t replica_count,
     }
   }
   held_.resize(nodes.size() * columns_.size());
+  slot_counts_.resize(held_.size());
   new_slots_.resize(nodes.size());
   for (size_t i = 0; i < current.size(); ++i) {
     const auto slot = static_cast<uint32_t>(i / replica_count);
@@ -165,6 +166,7 @@ bool OwnerDraft::IsNewOn(uint32_t slot, uint32_t n) const {
 void OwnerDraft::Place(uint32_t slot, uint32_t replica, uint32_t n) {
   owners_[size_t{slot} * replica_count_ + replica] = NodeIndex(n);
   held_[size_t{n} * columns_.size() + column_of_[slot]].push_back(slot);
+  ++slot_counts_[size_t{column_of_[slot]} * nodes_.size() + n];
   nodes_[n].held_bytes += slot_bytes(slot);
   if (IsNewOn(slot, n)) ++new_slots_[n];
 }
@@ -176,6 +178,7 @@ void OwnerDraft::Move(uint32_t slot, uint32_t from, uint32_t to) {
   ENGRAM_CHECK(found != slots.end());
   *found = slots.back();
   slots.pop_back();
+  --slot_counts_[size_t{column_of_[slot]} * nodes_.size() + from];
   nodes_[from].held_bytes -= slot_bytes(slot);
   if (IsNewOn(slot, from)) --new_slots_[from];
   Place(slot, replica, to);

@@ -82,7 +82,7 @@ class OwnerDraft {
   // Slots of a column that the node's share would add; below 0: it has more than its share.
   [[nodiscard]] double Lacks(uint32_t n, uint32_t column) const {
     return nodes_[n].copies * columns_[column].slot_count -
-           static_cast<double>(SlotsOf(n, column).size());
+           slot_counts_[size_t{column} * nodes_.size() + n];
   }
 
   [[nodiscard]] bool Holds(uint32_t slot, uint32_t n) const;
@@ -124,6 +124,7 @@ class OwnerDraft {
   std::vector<uint32_t> column_of_;          // [slots]
   std::vector<NodeIndex> owners_;            // [slots][replicas]
   std::vector<std::vector<uint32_t>> held_;  // [nodes][columns] the slots that a node holds
+  std::vector<uint32_t> slot_counts_;        // [columns][nodes] their sizes, near each other
   std::vector<uint32_t> new_slots_;          // [nodes]
 };
 
