@@ -13,7 +13,7 @@ namespace {
 
 // Looks at slots, over all searches for chains of one plan: about a quarter of a second. Only a
 // cluster whose constraints leave some node no way to its target comes near.
-constexpr int64_t kChainLooksMax = 40'000'000;
+constexpr int64_t kChainLooksMax = 5'000'000;
 
 struct Hop {
   uint32_t slot = 0;
