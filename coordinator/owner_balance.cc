@@ -1,7 +1,9 @@
 // Moves slots between nodes: to part the zones of replicas, and to bring every node to its target.
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "coordinator/owner_draft.h"
@@ -11,7 +13,7 @@ namespace {
 
 // Looks at slots, over all searches for chains of one plan: about a quarter of a second. Only a
 // cluster whose constraints leave some node no way to its target comes near.
-constexpr int64_t kChainLooksMax = 40'000'000;
+constexpr int64_t kChainLooksMax = 5'000'000;
 
 struct Hop {
   uint32_t slot = 0;
@@ -22,7 +24,11 @@ struct Hop {
 class NodeBalancer {
  public:
   explicit NodeBalancer(OwnerDraft& draft)
-      : draft_(draft), slot_bytes_(draft.full_slot_bytes()), stuck_(draft.node_count(), false) {}
+      : draft_(draft), slot_bytes_(draft.full_slot_bytes()), stuck_(draft.node_count(), false) {
+    for (uint32_t n = 0; n < draft.node_count(); ++n) {
+      receives_.push_back(draft.node(n).surplus() < -slot_bytes_);
+    }
+  }
 
   // Every move narrows the gap between two nodes that are more than a slot apart, so this ends.
   void Balance() {
@@ -45,34 +51,73 @@ class NodeBalancer {
   }
 
  private:
-  // A whole slot or more off its target. Who is nearer stays, so that a plan's result is at rest.
+  // More than a whole slot off its target, or beyond its memory. Who is nearer stays, so that a
+  // plan's result is at rest; but who must receive anyway does so until it is less than half a slot
+  // off.
   [[nodiscard]] std::optional<uint32_t> FurthestOff() const {
     std::optional<uint32_t> furthest;
-    int64_t most = slot_bytes_ - 1;
+    int64_t most = 0;
     for (uint32_t n = 0; n < draft_.node_count(); ++n) {
-      const int64_t off = std::abs(draft_.node(n).surplus());
-      if (!draft_.node(n).accepts || stuck_[n] || off <= most) continue;
+      const int64_t surplus = draft_.node(n).surplus();
+      if (!draft_.node(n).accepts || stuck_[n] || std::abs(surplus) <= most) continue;
+      const bool must = std::abs(surplus) > slot_bytes_ || draft_.node(n).OverfullBytes() > 0 ||
+                        (receives_[n] && surplus < 0 && -surplus > slot_bytes_ / 2);
+      if (!must) continue;
       furthest = n;
-      most = off;
+      most = std::abs(surplus);
     }
     return furthest;
   }
 
-  // One slot to `n` or away from it, by whichever way costs least.
+  // What a way of moving a slot may do.
+  struct Way {
+    bool only_new = false;  // only slots that move in this plan already: it costs nothing more
+    bool keep_columns =
+        false;  // only where it brings both nodes nearer to their share of the column
+    bool part_zones = true;
+    bool prefer_new = true;
+  };
+
+  // One slot to `n` or away from it, by the way that costs least.
   bool MoveOne(uint32_t n) {
     const bool receives = draft_.node(n).surplus() < 0;
-    if (MoveDirectly(n, receives, true, true)) return true;
-    if (MoveDirectly(n, receives, false, true)) return true;
-    if (!draft_.zones_part()) {
-      if (MoveDirectly(n, receives, true, false)) return true;
-      if (MoveDirectly(n, receives, false, false)) return true;
+    if (!AnyHelps(n, receives)) return false;
+    if (AnyNewSlots(n, receives)) {
+      if (MoveDirectly(n, receives, {true, true, true})) return true;
+      if (MoveDirectly(n, receives, {true, false, true})) return true;
+      if (MoveThroughOthers(n, receives, {true, false, draft_.zones_part()})) return true;
     }
-    return MoveThroughOthers(n, receives);
+    if (MoveDirectly(n, receives, {false, true, true})) return true;
+    if (MoveDirectly(n, receives, {false, false, true})) return true;
+    if (!draft_.zones_part()) {
+      if (MoveDirectly(n, receives, {false, true, false})) return true;
+      if (MoveDirectly(n, receives, {false, false, false})) return true;
+    }
+    // The second time as a plan that finds these owners as they are would look, so that it finds
+    // nothing more.
+    return MoveThroughOthers(n, receives, {false, false, draft_.zones_part()}) ||
+           MoveThroughOthers(n, receives, {false, false, draft_.zones_part(), false});
+  }
+
+  // These two save searches that would find nothing: a chain too ends at a node that helps.
+  [[nodiscard]] bool AnyHelps(uint32_t n, bool receives) const {
+    for (uint32_t other = 0; other < draft_.node_count(); ++other) {
+      if (Helps(n, other, receives)) return true;
+    }
+    return false;
+  }
+  [[nodiscard]] bool AnyNewSlots(uint32_t n, bool receives) const {
+    if (!receives) return draft_.NewSlots(n) > 0;
+    for (uint32_t other = 0; other < draft_.node_count(); ++other) {
+      if (draft_.NewSlots(other) > 0 && Helps(n, other, receives)) return true;
+    }
+    return false;
   }
 
   // `other` is on the other side of its target, and one slot narrows the gap.
   [[nodiscard]] bool Helps(uint32_t n, uint32_t other, bool receives) const {
     if (other == n || !draft_.node(other).accepts) return false;
+    if (draft_.node(n).OverfullBytes() > 0) return draft_.node(other).surplus() < 0;
     const int64_t ours = draft_.node(n).surplus();
     const int64_t theirs = draft_.node(other).surplus();
     return receives ? theirs > 0 && theirs - ours > slot_bytes_
@@ -87,8 +132,7 @@ class NodeBalancer {
     friend auto operator<=>(const Partner&, const Partner&) = default;
   };
 
-  // keep_columns: only where it brings both nodes nearer to their share of the column.
-  bool MoveDirectly(uint32_t n, bool receives, bool keep_columns, bool part_zones) {
+  bool MoveDirectly(uint32_t n, bool receives, const Way& way) {
     // How much of the column n should get or give.
     const auto wants = [&](uint32_t c) {
       return receives ? draft_.Lacks(n, c) : -draft_.Lacks(n, c);
@@ -101,14 +145,14 @@ class NodeBalancer {
       return MixBits(name_hash ^ MixBits(a + 1)) > MixBits(name_hash ^ MixBits(b + 1));
     });
     for (const uint32_t c : columns) {
-      if (keep_columns && wants(c) < kColumnEpsilon) return false;
+      if (way.keep_columns && wants(c) < kColumnEpsilon) return false;
       if (!receives && draft_.SlotsOf(n, c).empty()) continue;
-      RankPartners(n, c, receives, keep_columns);
+      RankPartners(n, c, receives, way);
       while (!partners_.empty()) {
         const uint32_t other = partners_.front().n;
         const uint32_t from = receives ? other : n;
         const uint32_t to = receives ? n : other;
-        const std::optional<uint32_t> slot = ChooseSlot(from, to, c, part_zones, true);
+        const std::optional<uint32_t> slot = ChooseSlot(from, to, c, way, true);
         if (slot.has_value()) {
           draft_.Move(*slot, from, to);
           return true;
@@ -120,35 +164,36 @@ class NodeBalancer {
     return false;
   }
 
-  void RankPartners(uint32_t n, uint32_t c, bool receives, bool keep_columns) {
+  void RankPartners(uint32_t n, uint32_t c, bool receives, const Way& way) {
     partners_.clear();
     const uint64_t salt = MixBits(draft_.node(n).name_hash + c);
     for (uint32_t other = 0; other < draft_.node_count(); ++other) {
       if (!Helps(n, other, receives)) continue;
-      if (receives && draft_.SlotsOf(other, c).empty()) continue;
+      if (receives && way.only_new && draft_.NewSlots(other) == 0) continue;
       const double gain = receives ? -draft_.Lacks(other, c) : draft_.Lacks(other, c);
-      if (keep_columns && gain < kColumnEpsilon) continue;
-      partners_.push_back({std::abs(draft_.node(other).surplus()) >= slot_bytes_, gain,
+      if (way.keep_columns && gain < kColumnEpsilon) continue;
+      partners_.push_back({std::abs(draft_.node(other).surplus()) > slot_bytes_, gain,
                            MixBits(draft_.node(other).name_hash ^ salt), other});
     }
     std::make_heap(partners_.begin(), partners_.end());
   }
 
-  // A slot of one column that may move. One whose replicas share a zone first, then one that moves
-  // already and so costs nothing more.
-  std::optional<uint32_t> ChooseSlot(uint32_t from, uint32_t to, uint32_t c, bool part_zones,
+  // A slot of one column that may move. One whose replicas it parts first, then a new one.
+  std::optional<uint32_t> ChooseSlot(uint32_t from, uint32_t to, uint32_t c, const Way& way,
                                      bool must_fit) {
     std::optional<uint32_t> best;
     uint64_t best_rank = 0;
     for (const uint32_t slot : draft_.SlotsOf(from, c)) {
       ++looks_;
+      const bool is_new = draft_.IsNewOn(slot, from);
+      if (way.only_new && !is_new) continue;
       if (draft_.Holds(slot, to) || (must_fit && !draft_.Fits(slot, to))) continue;
+      if (way.part_zones && !draft_.KeepsZonesApart(slot, from, to)) continue;
       const uint32_t replica = draft_.ReplicaOn(slot, from);
-      if (part_zones && !draft_.ZoneIsFree(slot, replica, to)) continue;
-      const uint64_t shares_zone = draft_.ZoneIsFree(slot, replica, from) ? 0 : 1;
-      const uint64_t moves = draft_.MovesAlready(slot, replica) ? 1 : 0;
-      const uint64_t rank =
-          shares_zone << 63 | moves << 62 | MixBits(draft_.node(to).name_hash ^ slot) >> 2;
+      const bool parts =
+          !draft_.ZoneIsFree(slot, replica, from) && draft_.ZoneIsFree(slot, replica, to);
+      const uint64_t rank = uint64_t{parts} << 63 | uint64_t{is_new && way.prefer_new} << 62 |
+                            MixBits(draft_.node(to).name_hash ^ slot) >> 2;
       if (best.has_value() && rank <= best_rank) continue;
       best = slot;
       best_rank = rank;
@@ -156,73 +201,95 @@ class NodeBalancer {
     return best;
   }
 
-  // A chain of moves over nodes that stay as they are, found breadth first, so the shortest.
-  bool MoveThroughOthers(uint32_t n, bool receives) {
-    struct Step {
-      uint32_t n = 0;
-      uint32_t parent = 0;  // in `steps`
-      uint32_t slot = 0;    // that moves between the two
-    };
+  std::optional<uint32_t> AnySlot(uint32_t from, uint32_t to, const Way& way) {
+    if (way.only_new && draft_.NewSlots(from) == 0) return std::nullopt;
+    for (uint32_t c = 0; c < draft_.column_count(); ++c) {
+      const auto slot = ChooseSlot(from, to, c, way, false);
+      if (slot.has_value()) return slot;
+    }
+    return std::nullopt;
+  }
+
+  struct ChainStep {
+    uint32_t n = 0;
+    uint32_t parent = 0;  // in the list of steps
+    uint32_t slot = 0;    // that moves between the two
+  };
+
+  // A chain of moves over nodes that keep their totals: a search over (node, moves that cost) in
+  // the order of the cost. Nodes reached over new slots go before the others.
+  bool MoveThroughOthers(uint32_t n, bool receives, const Way& way) {
+    const Way free_way = {true, false, way.part_zones};
     const int64_t looks_before = looks_;
-    std::vector<Step> steps = {{n, 0, 0}};
+    std::vector<ChainStep> steps = {{n, 0, 0}};
+    std::deque<uint32_t> free_steps = {0};  // to go on from
+    std::vector<uint32_t> next_steps;       // that cost one move more
     std::vector<bool> seen(draft_.node_count(), false);
     seen[n] = true;
     bool moved = false;
-    for (uint32_t at = 0; at < steps.size() && !moved; ++at) {
+    const auto look = [&](uint32_t at, const Way& edge) {
       for (uint32_t other = 0; other < draft_.node_count() && !moved; ++other) {
         if (seen[other] || !draft_.node(other).accepts) continue;
-        if (chain_looks_ + looks_ - looks_before > kChainLooksMax) return false;
-        const uint32_t from = receives ? other : steps[at].n;
-        const uint32_t to = receives ? steps[at].n : other;
-        const std::optional<uint32_t> slot = AnySlot(from, to);
+        if (++looks_; chain_looks_ + looks_ - looks_before > kChainLooksMax) return;
+        const uint32_t near = steps[at].n;
+        const auto slot = receives ? AnySlot(other, near, edge) : AnySlot(near, other, edge);
         if (!slot.has_value()) continue;
         seen[other] = true;
         steps.push_back({other, at, *slot});
-        if (!Helps(n, other, receives)) continue;
-        std::vector<Hop> hops;  // from the far end
-        for (auto s = static_cast<uint32_t>(steps.size() - 1); s != 0; s = steps[s].parent) {
-          const uint32_t near = steps[steps[s].parent].n;
-          hops.push_back(
-              {steps[s].slot, receives ? steps[s].n : near, receives ? near : steps[s].n});
-        }
-        // Into the node that has room first, so that each hop makes room for the next.
-        if (receives) std::reverse(hops.begin(), hops.end());
-        moved = Apply(hops);
+        const auto step = static_cast<uint32_t>(steps.size() - 1);
+        free_steps.push_back(step);
+        if (Helps(n, other, receives)) moved = ApplyChain(steps, step, receives);
+      }
+    };
+    while (!moved && (!free_steps.empty() || !next_steps.empty())) {
+      while (!moved && !free_steps.empty()) {
+        const uint32_t at = free_steps.front();
+        free_steps.pop_front();
+        if (way.prefer_new) look(at, free_way);
+        next_steps.push_back(at);
+      }
+      if (way.only_new) break;
+      for (const uint32_t at : std::exchange(next_steps, {})) {
+        if (!moved) look(at, way);
       }
     }
     chain_looks_ += looks_ - looks_before;
     return moved;
   }
 
-  std::optional<uint32_t> AnySlot(uint32_t from, uint32_t to) {
-    for (uint32_t c = 0; c < draft_.column_count(); ++c) {
-      const auto slot = ChooseSlot(from, to, c, draft_.zones_part(), false);
-      if (slot.has_value()) return slot;
+  bool ApplyChain(const std::vector<ChainStep>& steps, uint32_t last, bool receives) {
+    std::vector<Hop> hops;  // from the far end
+    for (uint32_t s = last; s != 0; s = steps[s].parent) {
+      const uint32_t near = steps[steps[s].parent].n;
+      hops.push_back({steps[s].slot, receives ? steps[s].n : near, receives ? near : steps[s].n});
     }
-    return std::nullopt;
+    // Into the node that has room first, so that each hop makes room for the next.
+    if (receives) std::reverse(hops.begin(), hops.end());
+    return Apply(hops);
   }
 
   // All of a chain or nothing: hops of one slot can spoil each other, and slots differ in size.
   bool Apply(const std::vector<Hop>& hops) {
-    const double before = SquaredSurplus(hops);
+    const auto before = Badness(hops);
     size_t done = 0;
     for (; done < hops.size(); ++done) {
       const Hop& hop = hops[done];
       if (draft_.Holds(hop.slot, hop.to) || !draft_.Fits(hop.slot, hop.to)) break;
-      const uint32_t replica = draft_.ReplicaOn(hop.slot, hop.from);
-      if (draft_.zones_part() && !draft_.ZoneIsFree(hop.slot, replica, hop.to)) break;
+      if (draft_.zones_part() && !draft_.KeepsZonesApart(hop.slot, hop.from, hop.to)) break;
       draft_.Move(hop.slot, hop.from, hop.to);
     }
-    if (done == hops.size() && SquaredSurplus(hops) < before) return true;
+    if (done == hops.size() && Badness(hops) < before) return true;
     while (done-- > 0) draft_.Move(hops[done].slot, hops[done].to, hops[done].from);
     return false;
   }
 
-  [[nodiscard]] double SquaredSurplus(const std::vector<Hop>& hops) const {
-    double sum = 0;
+  // What every move must lower: bytes beyond memory, then squares of what is off the targets.
+  [[nodiscard]] std::pair<int64_t, double> Badness(const std::vector<Hop>& hops) const {
+    std::pair<int64_t, double> sum;
     const auto add = [&](uint32_t n) {
       const auto surplus = static_cast<double>(draft_.node(n).surplus());
-      sum += surplus * surplus;
+      sum.first += draft_.node(n).OverfullBytes();
+      sum.second += surplus * surplus;
     };
     // The ends once and the nodes between once: each hop starts where another ends.
     for (const Hop& hop : hops) add(hop.from);
@@ -238,7 +305,8 @@ class NodeBalancer {
 
   OwnerDraft& draft_;
   const int64_t slot_bytes_;
-  std::vector<bool> stuck_;  // [nodes]
+  std::vector<bool> receives_;  // [nodes] lacked a whole slot at the beginning
+  std::vector<bool> stuck_;     // [nodes]
   std::vector<Partner> partners_;
   int64_t looks_ = 0;
   int64_t chain_looks_ = 0;

@@ -126,6 +126,8 @@ OwnerDraft::OwnerDraft(const TableLayout& layout, uint32_t replica_count,
     }
   }
   held_.resize(nodes.size() * columns_.size());
+  slot_counts_.resize(held_.size());
+  new_slots_.resize(nodes.size());
   for (size_t i = 0; i < current.size(); ++i) {
     const auto slot = static_cast<uint32_t>(i / replica_count);
     const uint32_t n = current[i].value();
@@ -155,16 +157,18 @@ uint32_t OwnerDraft::ReplicaOn(uint32_t slot, uint32_t n) const {
   return 0;
 }
 
-bool OwnerDraft::MovesAlready(uint32_t slot, uint32_t replica) const {
+bool OwnerDraft::IsNewOn(uint32_t slot, uint32_t n) const {
   if (current_.empty()) return true;
   const auto before = current_.subspan(size_t{slot} * replica_count_, replica_count_);
-  return std::find(before.begin(), before.end(), owner(slot, replica)) == before.end();
+  return std::find(before.begin(), before.end(), NodeIndex(n)) == before.end();
 }
 
 void OwnerDraft::Place(uint32_t slot, uint32_t replica, uint32_t n) {
   owners_[size_t{slot} * replica_count_ + replica] = NodeIndex(n);
   held_[size_t{n} * columns_.size() + column_of_[slot]].push_back(slot);
+  ++slot_counts_[size_t{column_of_[slot]} * nodes_.size() + n];
   nodes_[n].held_bytes += slot_bytes(slot);
+  if (IsNewOn(slot, n)) ++new_slots_[n];
 }
 
 void OwnerDraft::Move(uint32_t slot, uint32_t from, uint32_t to) {
@@ -174,7 +178,9 @@ void OwnerDraft::Move(uint32_t slot, uint32_t from, uint32_t to) {
   ENGRAM_CHECK(found != slots.end());
   *found = slots.back();
   slots.pop_back();
+  --slot_counts_[size_t{column_of_[slot]} * nodes_.size() + from];
   nodes_[from].held_bytes -= slot_bytes(slot);
+  if (IsNewOn(slot, from)) --new_slots_[from];
   Place(slot, replica, to);
 }
 

@@ -46,6 +46,9 @@ class OwnerDraft {
     int64_t held_bytes_max = 0;  // what its memory allows
 
     [[nodiscard]] int64_t surplus() const { return held_bytes - target_bytes; }
+    [[nodiscard]] int64_t OverfullBytes() const {
+      return held_bytes > held_bytes_max ? held_bytes - held_bytes_max : 0;
+    }
   };
 
   // Starts from those of `current` that may stay. OWNERSHIP: `layout` must outlive the draft.
@@ -55,6 +58,7 @@ class OwnerDraft {
 
   [[nodiscard]] const TableLayout& layout() const { return layout_; }
   [[nodiscard]] uint32_t replica_count() const { return replica_count_; }
+  [[nodiscard]] bool first_layout() const { return current_.empty(); }
   [[nodiscard]] bool zones_part() const { return zones_part_; }
   [[nodiscard]] uint32_t node_count() const { return static_cast<uint32_t>(nodes_.size()); }
   [[nodiscard]] uint32_t zone_count() const { return zone_count_; }
@@ -78,19 +82,26 @@ class OwnerDraft {
   // Slots of a column that the node's share would add; below 0: it has more than its share.
   [[nodiscard]] double Lacks(uint32_t n, uint32_t column) const {
     return nodes_[n].copies * columns_[column].slot_count -
-           static_cast<double>(SlotsOf(n, column).size());
+           slot_counts_[size_t{column} * nodes_.size() + n];
   }
 
   [[nodiscard]] bool Holds(uint32_t slot, uint32_t n) const;
   // No replica of the slot but the one at place `replica` is in the zone of node `n`.
   [[nodiscard]] bool ZoneIsFree(uint32_t slot, uint32_t replica, uint32_t n) const;
+  // To move the slot from one node to another makes no replica share a zone that did not.
+  [[nodiscard]] bool KeepsZonesApart(uint32_t slot, uint32_t from, uint32_t to) const {
+    const uint32_t replica = ReplicaOn(slot, from);
+    return ZoneIsFree(slot, replica, to) || !ZoneIsFree(slot, replica, from);
+  }
   [[nodiscard]] bool Fits(uint32_t slot, uint32_t n) const {
     return nodes_[n].held_bytes + slot_bytes(slot) <= nodes_[n].held_bytes_max;
   }
   // The place of node `n` among the slot's replicas. Precondition: Holds(slot, n).
   [[nodiscard]] uint32_t ReplicaOn(uint32_t slot, uint32_t n) const;
-  // It was not there in `current`: to move it on costs nothing more.
-  [[nodiscard]] bool MovesAlready(uint32_t slot, uint32_t replica) const;
+  // Node `n` did not hold the slot in `current`: to move it on costs nothing more.
+  [[nodiscard]] bool IsNewOn(uint32_t slot, uint32_t n) const;
+  // Slots that a node holds and did not hold in `current`.
+  [[nodiscard]] uint32_t NewSlots(uint32_t n) const { return new_slots_[n]; }
 
   // Precondition: the place is open, and the node does not hold the slot.
   void Place(uint32_t slot, uint32_t replica, uint32_t n);
@@ -113,15 +124,21 @@ class OwnerDraft {
   std::vector<uint32_t> column_of_;          // [slots]
   std::vector<NodeIndex> owners_;            // [slots][replicas]
   std::vector<std::vector<uint32_t>> held_;  // [nodes][columns] the slots that a node holds
+  std::vector<uint32_t> slot_counts_;        // [columns][nodes] their sizes, near each other
+  std::vector<uint32_t> new_slots_;          // [nodes]
 };
 
-// owner_fill.cc: gives open places to the nodes that are furthest behind. Some stay open where no
-// node can take them.
+// owner_fill.cc: gives open places to the nodes that are furthest behind, beyond their memory if
+// need be. Some stay open where fewer nodes accept than there are replicas.
 void FillOpenPlaces(OwnerDraft& draft);
 
 // owner_balance.cc: parts replicas that share a zone needlessly, then moves slots until every node
 // is less than a slot off its target, as far as the constraints allow.
 void PartZones(OwnerDraft& draft);
 void BalanceNodes(OwnerDraft& draft);
+
+// owner_columns.cc: exchanges slots between pairs of nodes where that evens out columns and moves
+// no more bytes. False when there was none to exchange.
+bool EvenColumns(OwnerDraft& draft);
 
 }  // namespace engram

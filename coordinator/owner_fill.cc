@@ -16,7 +16,7 @@ constexpr double kSlotEpsilon = 1e-6;
 
 // Who gets the next slot of a column.
 struct Rank {
-  bool has_room = false;  // it holds less than its target
+  bool has_room = false;
   // Whole slots of the column that it lacks; 0: a fraction of one; below: it has its share.
   double column_slots = 0;
   double behind_bytes = 0;
@@ -68,12 +68,18 @@ class OpenPlaceFiller {
       }
     }
     if (given_bytes_ == given_before) return;
-    RankAll(c);
-    for (uint32_t i = 0; i < column.slot_count; ++i) {
-      const uint32_t slot = column.first_slot + i;
-      for (uint32_t r = 0; r < draft_.replica_count(); ++r) {
-        if (draft_.owner(slot, r) == kNoNode) FillPlace(c, slot, r);
-      }
+    // The last slot may be smaller: it goes to nodes that are ahead.
+    RankAll(c, -1);
+    FillSlot(c, column.first_slot + column.slot_count - 1);
+    RankAll(c, 0);
+    for (uint32_t i = 0; i + 1 < column.slot_count; ++i) FillSlot(c, column.first_slot + i);
+  }
+
+  void FillSlot(uint32_t c, uint32_t slot) {
+    for (uint32_t r = 0; r < draft_.replica_count(); ++r) {
+      if (draft_.owner(slot, r) != kNoNode) continue;
+      // Memory may be so tight that only an exchange makes room: the balance sees to that.
+      if (!FillPlace(c, slot, r, true)) (void)FillPlace(c, slot, r, false);
     }
   }
 
@@ -85,17 +91,24 @@ class OpenPlaceFiller {
            static_cast<double>(draft_.node(n).held_bytes);
   }
 
+  // What goes beyond a target will have to move on. In a first layout that costs nothing, and the
+  // last columns come out even only with some play.
+  [[nodiscard]] bool HasRoom(uint32_t n) const {
+    return draft_.node(n).surplus() < (draft_.first_layout() ? draft_.full_slot_bytes() : 0);
+  }
+
   [[nodiscard]] Rank NodeRank(uint32_t n, uint32_t c, uint64_t salt) const {
     Rank rank;
-    rank.has_room = draft_.node(n).surplus() < 0;
+    rank.has_room = HasRoom(n);
     rank.column_slots = WholeSlots(draft_.Lacks(n, c));
     // A node that gets whole slots gets them in any order: the hash mixes who shares a slot.
-    rank.behind_bytes = rank.column_slots >= 1 ? 0 : BehindBytes(n);
+    rank.behind_bytes = BehindBytes(n) * (rank.column_slots >= 1 ? whole_slots_weight_ : 1);
     rank.hash = MixBits(draft_.node(n).name_hash ^ salt);
     return rank;
   }
 
-  void RankAll(uint32_t c) {
+  void RankAll(uint32_t c, double whole_slots_weight) {
+    whole_slots_weight_ = whole_slots_weight;
     for (RankedQueue& zone : zones_) zone = RankedQueue();
     std::fill(zone_rest_.begin(), zone_rest_.end(), ZoneRest{});
     const uint64_t salt = MixBits(c + 1);
@@ -118,32 +131,37 @@ class OpenPlaceFiller {
     Rank rank;
     rank.has_room = zones_[zone].top().rank.has_room;
     rank.column_slots = WholeSlots(zone_rest_[zone].column_slots);
-    rank.behind_bytes = rank.column_slots >= 1 ? 0 : zone_rest_[zone].behind_bytes;
+    rank.behind_bytes =
+        zone_rest_[zone].behind_bytes * (rank.column_slots >= 1 ? whole_slots_weight_ : 1);
     rank.hash = zones_[zone].top().rank.hash;
     return rank;
   }
 
   // The first node of a zone that can take the slot. It is left at the top of the zone's queue.
-  std::optional<uint32_t> FirstOfZone(uint32_t zone, uint32_t slot, std::vector<Ranked>* aside) {
+  std::optional<uint32_t> FirstOfZone(uint32_t zone, uint32_t slot, bool must_fit,
+                                      std::vector<Ranked>* aside) {
     RankedQueue& nodes = zones_[zone];
     while (!nodes.empty()) {
       const uint32_t n = nodes.top().index;
-      if (!draft_.Holds(slot, n) && draft_.Fits(slot, n)) return n;
+      if (!draft_.Holds(slot, n) && (!must_fit || draft_.Fits(slot, n))) return n;
       aside->push_back(nodes.top());
       nodes.pop();
     }
     return std::nullopt;
   }
 
-  // In a zone of its own with room, if there is such a node; next, what counts more.
-  [[nodiscard]] int Preference(uint32_t slot, uint32_t replica, uint32_t n) const {
-    const bool room = draft_.node(n).surplus() < 0;
+  // 3: a node that is to get slots of this column, in a zone that the slot has not. Where zones
+  // cannot always be kept apart, a zone of few nodes would otherwise fill up with the first
+  // columns.
+  [[nodiscard]] int Preference(uint32_t c, uint32_t slot, uint32_t replica, uint32_t n) const {
     const bool zone_free = draft_.ZoneIsFree(slot, replica, n);
-    if (draft_.zones_part()) return (zone_free ? 2 : 0) + (room ? 1 : 0);
-    return (room ? 2 : 0) + (zone_free ? 1 : 0);
+    if (draft_.zones_part()) return (zone_free ? 2 : 0) + (HasRoom(n) ? 1 : 0);
+    const bool wants = HasRoom(n) && draft_.Lacks(n, c) > kSlotEpsilon;
+    return (wants ? 2 : 0) + (zone_free ? 1 : 0);
   }
 
-  void FillPlace(uint32_t c, uint32_t slot, uint32_t replica) {
+  // False when there is no such node.
+  bool FillPlace(uint32_t c, uint32_t slot, uint32_t replica, bool must_fit) {
     std::optional<uint32_t> best;
     int best_preference = -1;
     std::vector<Ranked>& looked_at = zones_aside_;
@@ -153,10 +171,10 @@ class OpenPlaceFiller {
       looked_at.push_back(queue_.top());
       queue_.pop();
       nodes_aside_.clear();
-      const std::optional<uint32_t> n = FirstOfZone(zone, slot, &nodes_aside_);
-      if (n.has_value() && Preference(slot, replica, *n) > best_preference) {
+      const std::optional<uint32_t> n = FirstOfZone(zone, slot, must_fit, &nodes_aside_);
+      if (n.has_value() && Preference(c, slot, replica, *n) > best_preference) {
         best = n;
-        best_preference = Preference(slot, replica, *n);
+        best_preference = Preference(c, slot, replica, *n);
       }
       for (const Ranked& node : nodes_aside_) zones_[zone].push(node);
     }
@@ -165,6 +183,7 @@ class OpenPlaceFiller {
       const bool changed = best.has_value() && draft_.node(*best).zone == zone.index;
       queue_.push(changed ? Ranked{ZoneRank(zone.index), zone.index} : zone);
     }
+    return best.has_value();
   }
 
   void Give(uint32_t c, uint32_t slot, uint32_t replica, uint32_t n) {
@@ -192,6 +211,7 @@ class OpenPlaceFiller {
   std::vector<double> start_bytes_;   // [nodes] held before
   std::vector<double> lacked_bytes_;  // [nodes]
   double lacked_bytes_sum_ = 0;
+  double whole_slots_weight_ = 0;    // of being behind, for nodes that lack whole slots
   uint64_t given_bytes_ = 0;         // of the open places up to the current column
   std::vector<RankedQueue> zones_;   // [zones] of nodes, in the current column
   std::vector<ZoneRest> zone_rest_;  // [zones] in the current column

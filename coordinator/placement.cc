@@ -9,6 +9,9 @@
 namespace engram {
 namespace {
 
+// More than one is rarely needed.
+constexpr int kEvenRoundsMax = 4;
+
 Status CheckCurrent(const TableLayout& layout, uint32_t replica_count, size_t node_count,
                     std::span<const NodeIndex> current) {
   if (!current.empty() && current.size() != size_t{layout.slot_count()} * replica_count) {
@@ -81,13 +84,16 @@ Result<std::vector<NodeIndex>> PlanOwners(const TableLayout& layout, uint32_t re
 
   OwnerDraft draft(layout, replica_count, nodes, shares, current);
   FillOpenPlaces(draft);
-  const auto open = std::count(draft.owners().begin(), draft.owners().end(), kNoNode);
-  const uint32_t missing = replica_count - std::min(replica_count, shares.accepting);
-  if (static_cast<uint64_t>(open) > uint64_t{missing} * layout.slot_count()) {
-    return Error(NoRoom(layout, replica_count, nodes));
-  }
   PartZones(draft);
   BalanceNodes(draft);
+  // What is exchanged can free a node to give or take. Balancing comes last: it is what another
+  // plan, which has nothing to exchange, would begin with.
+  for (int round = 0; round < kEvenRoundsMax && EvenColumns(draft); ++round) BalanceNodes(draft);
+  for (uint32_t n = 0; n < draft.node_count(); ++n) {
+    if (draft.node(n).OverfullBytes() > 0 && draft.NewSlots(n) > 0) {
+      return Error(NoRoom(layout, replica_count, nodes));
+    }
+  }
   return draft.Finish();
 }
 
