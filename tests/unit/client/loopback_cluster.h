@@ -29,11 +29,14 @@ inline std::shared_ptr<const NgramHasher> SmallHasher(const TableLayout& layout)
       NgramHasher::Create(layout.spec().hash, compression).value());
 }
 
-// Slot s is on node s % node_count.
+// Slot s is on node s % node_count, and on the next ones where there are several replicas.
 class LoopbackCluster {
  public:
-  explicit LoopbackCluster(uint32_t node_count, int64_t column_rows = 2000)
-      : layout(SmallLayout(column_rows)), hasher(SmallHasher(*layout)) {
+  explicit LoopbackCluster(uint32_t node_count, int64_t column_rows = 2000,
+                           uint32_t replica_count = 1)
+      : layout(SmallLayout(column_rows)),
+        hasher(SmallHasher(*layout)),
+        replica_count_(replica_count) {
     servers.resize(node_count);
     for (uint32_t n = 0; n < node_count; ++n) StartNode(n);
     maps = std::make_shared<FixedShardMap>(Map(1));
@@ -45,8 +48,9 @@ class LoopbackCluster {
     servers[node] = network.CreateServer(Address(node), Incarnation(100 * ++starts_ + node + 1));
     incarnations_.resize(servers.size());
     incarnations_[node] = Incarnation(100 * starts_ + node + 1);
-    servers[node]->Serve(FillSlots(*servers[node], kTestVersion, layout,
-                                   [&](uint32_t slot) { return slot % count == node; }));
+    servers[node]->Serve(FillSlots(*servers[node], kTestVersion, layout, [&](uint32_t slot) {
+      return (node + count - slot % count) % count < replica_count_;
+    }));
   }
   [[nodiscard]] static std::string Address(uint32_t node) {
     return "host" + std::to_string(node) + ":1";
@@ -55,11 +59,14 @@ class LoopbackCluster {
     ShardMap map;
     map.version = kTestVersion;
     map.epoch = Epoch(epoch);
+    map.replica_count = replica_count_;
     for (uint32_t n = 0; n < servers.size(); ++n) {
       map.nodes.push_back({"m" + std::to_string(n), "zone", Address(n), incarnations_[n]});
     }
     for (uint32_t s = 0; s < layout->slot_count(); ++s) {
-      map.owners.emplace_back(s % static_cast<uint32_t>(servers.size()));
+      for (uint32_t r = 0; r < replica_count_; ++r) {
+        map.owners.emplace_back((s + r) % static_cast<uint32_t>(servers.size()));
+      }
     }
     return map;
   }
@@ -88,6 +95,7 @@ class LoopbackCluster {
   std::shared_ptr<FixedShardMap> maps;
 
  private:
+  const uint32_t replica_count_;
   uint64_t starts_ = 0;
   std::vector<Incarnation> incarnations_;
 };

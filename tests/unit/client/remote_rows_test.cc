@@ -224,6 +224,54 @@ TEST(RemoteRowsTest, NodeThatDoesNotAnswerIsADeadlineExceeded) {
   ReadAndCheck(*source, {&run, 1});
 }
 
+TEST(RemoteRowsTest, LostNodeCostsNoRowWhereThereAreReplicas) {
+  LoopbackCluster cluster(3, 2000, 2);
+  RemoteRowsOptions options = cluster.Options();
+  options.staging_buffers = 4;
+  const auto source = cluster.Connect(options);
+  const auto tokens = SomeTokens(200, 16);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  cluster.network.Hold(LoopbackCluster::Address(1));
+  std::vector<Ticket> tickets;  // with reads in flight at the node that is lost
+  for (int i = 0; i < 3; ++i) tickets.push_back(source->Prefetch({&run, 1}, kPatient).value());
+  cluster.network.Lose(LoopbackCluster::Address(1));
+  for (const Ticket ticket : tickets) {
+    for (int32_t layer = 0; layer < 2; ++layer) {
+      const auto rows = source->Await(ticket, layer);
+      ASSERT_TRUE(rows.has_value()) << rows.error().ToString();
+      ExpectRightRows(*source, layer, {&run, 1}, *rows);
+    }
+    source->Release(ticket);
+  }
+  ReadAndCheck(*source, {&run, 1});
+  EXPECT_EQ(source->Stats().rows_failed, 0u);
+}
+
+TEST(RemoteRowsTest, NodeThatHangsHoldsNoBatchUntilItsSessionIsGivenUp) {
+  LoopbackCluster cluster(3, 2000, 2);
+  RemoteRowsOptions options = cluster.Options();
+  options.read_silence_max = std::chrono::seconds(60);
+  const auto source = cluster.Connect(options);
+  const auto tokens = SomeTokens(200, 17);
+  const TokenRun run{.tokens = tokens};
+  for (int i = 0; i < 50; ++i) ReadAndCheck(*source, {&run, 1});
+  cluster.network.Hold(LoopbackCluster::Address(0));
+  const MonotonicTime begin = SteadyClock().Now();
+  for (int i = 0; i < 5; ++i) ReadAndCheck(*source, {&run, 1});
+  const Duration took = SteadyClock().Now() - begin;
+  // 50 ms and the comparison of the rows; ten times that for a busy machine.
+  EXPECT_LT(took, std::chrono::seconds(5));
+  RecordProperty("milliseconds", static_cast<int>(took / std::chrono::milliseconds(1)));
+  const RowSourceStats stats = source->Stats();
+  EXPECT_GT(stats.reads_hedged, 0u);
+  EXPECT_GT(stats.hedges_won, 0u);
+  EXPECT_EQ(stats.rows_failed, 0u);
+  cluster.network.Release(LoopbackCluster::Address(0));
+  for (int i = 0; i < 5; ++i) ReadAndCheck(*source, {&run, 1});
+  EXPECT_EQ(source->Stats().rows_wrong, 0u);
+}
+
 TEST(RemoteRowsTest, LateRowsOfAnAbandonedTicketDoNotReachTheNextBatch) {
   LoopbackCluster cluster(2);
   RemoteRowsOptions options = cluster.Options();
