@@ -168,7 +168,11 @@ Status CoordinatorService::Settle(const ClusterEffects& effects) {
       }
       spdlog::error("cannot keep state: {}", written.ToString());
       StepDown();
-      return Status(StatusCode::kUnavailable, written.message());
+      // Only what was surely not done may be asked for elsewhere.
+      return Status(written.code() == StatusCode::kFailedPrecondition
+                        ? StatusCode::kUnavailable
+                        : StatusCode::kDeadlineExceeded,
+                    written.message());
     }
   }
   for (const std::string& note : effects.notes) spdlog::info("{}", note);

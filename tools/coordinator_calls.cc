@@ -1,18 +1,24 @@
 #include "tools/coordinator_calls.h"
 
+#include <algorithm>
+#include <vector>
+
 #include "engram/rpc/host_port.h"
 #include "engram/rpc/rpc_client.h"
 
 namespace engram {
 namespace {
 
+// For a question that may be asked again: of several coordinators, one that is silent for this long
+// is left for the next.
+constexpr std::chrono::milliseconds kPatience{2000};
+
 template <typename Reply>
-Result<Reply> Call(const CoordinatorOptions& coordinator, std::string_view method,
+Result<Reply> Call(const CoordinatorOptions& coordinator, const std::vector<std::string>& addresses,
+                   std::chrono::milliseconds timeout, std::string_view method,
                    const google::protobuf::MessageLite& request) {
-  ENGRAM_ASSIGN_OR_RETURN(const auto addresses, ParseAddresses(coordinator.address));
-  ENGRAM_ASSIGN_OR_RETURN(
-      const std::string body,
-      RpcCallOnce(addresses, method, request.SerializeAsString(), coordinator.timeout()));
+  ENGRAM_ASSIGN_OR_RETURN(const std::string body,
+                          RpcCallOnce(addresses, method, request.SerializeAsString(), timeout));
   Reply reply;
   if (!reply.ParseFromString(body)) {
     return Error(StatusCode::kMalformed, "coordinator " + coordinator.address + ": the reply to " +
@@ -25,12 +31,23 @@ Result<Reply> Call(const CoordinatorOptions& coordinator, std::string_view metho
 }  // namespace
 
 Result<proto::GetStatusReply> CallGetStatus(const CoordinatorOptions& coordinator) {
-  return Call<proto::GetStatusReply>(coordinator, "admin.GetStatus", proto::GetStatusRequest());
+  ENGRAM_ASSIGN_OR_RETURN(const auto addresses, ParseAddresses(coordinator.address));
+  const auto timeout =
+      addresses.size() == 1 ? coordinator.timeout() : std::min(coordinator.timeout(), kPatience);
+  Result<proto::GetStatusReply> status = Error(StatusCode::kInternal, "nobody was asked");
+  for (const std::string& address : addresses) {
+    status = Call<proto::GetStatusReply>(coordinator, {address}, timeout, "admin.GetStatus",
+                                         proto::GetStatusRequest());
+    if (status.has_value()) break;
+  }
+  return status;
 }
 
 Result<proto::CreateVersionReply> CallCreateVersion(const CoordinatorOptions& coordinator,
                                                     const proto::CreateVersionRequest& request) {
-  return Call<proto::CreateVersionReply>(coordinator, "admin.CreateVersion", request);
+  ENGRAM_ASSIGN_OR_RETURN(const auto addresses, ParseAddresses(coordinator.address));
+  return Call<proto::CreateVersionReply>(coordinator, addresses, coordinator.timeout(),
+                                         "admin.CreateVersion", request);
 }
 
 Result<proto::DrainNodeReply> CallDrainNode(const CoordinatorOptions& coordinator,

@@ -195,12 +195,20 @@ namespace {
 struct Answer {
   Result<std::string> result;
   std::string leader;
+  bool sent = false;
+
+  // Another may answer where this one did not. A call that was sent and not answered may have been
+  // done: it is not done again.
+  [[nodiscard]] bool ask_another() const {
+    return !result.has_value() && (!sent || result.error().code() == StatusCode::kUnavailable) &&
+           result.error().code() != StatusCode::kInvalidArgument;
+  }
 };
 
 Answer AskOnce(const std::string& address, std::string_view method, const std::string& body,
                milliseconds timeout) {
   boost::asio::io_context io;
-  Answer answer{Error(StatusCode::kInternal, "the call did not run"), {}};
+  Answer answer{Error(StatusCode::kInternal, "the call did not run"), {}, false};
   boost::asio::co_spawn(
       io,
       [&]() -> awaitable<void> {
@@ -209,6 +217,7 @@ Answer AskOnce(const std::string& address, std::string_view method, const std::s
           answer.result = Error(client.error());
           co_return;
         }
+        answer.sent = true;
         answer.result = co_await (*client)->CallRaw(method, body, timeout);
         answer.leader = (*client)->leader();
         (*client)->Close();
@@ -221,12 +230,6 @@ Answer AskOnce(const std::string& address, std::string_view method, const std::s
   return answer;
 }
 
-// Another address may answer where this one did not.
-bool WorthAskingAnother(StatusCode code) {
-  return code == StatusCode::kUnavailable || code == StatusCode::kPeerLost ||
-         code == StatusCode::kDeadlineExceeded;
-}
-
 }  // namespace
 
 Result<std::string> RpcCallOnce(const std::vector<std::string>& addresses, std::string_view method,
@@ -237,13 +240,9 @@ Result<std::string> RpcCallOnce(const std::vector<std::string>& addresses, std::
     if (!answer.leader.empty() && answer.leader != addresses[i]) {
       // The follower's own answer stands where its leader has just been lost.
       Answer led = AskOnce(answer.leader, method, body, timeout);
-      const bool led_answers =
-          led.result.has_value() || !WorthAskingAnother(led.result.error().code());
-      if (led_answers || !answer.result.has_value()) answer = std::move(led);
+      if (!led.ask_another() || !answer.result.has_value()) answer = std::move(led);
     }
-    if (answer.result.has_value() || !WorthAskingAnother(answer.result.error().code())) {
-      return std::move(answer.result);
-    }
+    if (!answer.ask_another()) return std::move(answer.result);
     failure = i == 0 ? answer.result.error()
                      : Status(answer.result.error().code(),
                               failure.message() + "; " + answer.result.error().message());

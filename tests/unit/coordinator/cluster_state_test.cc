@@ -234,5 +234,47 @@ TEST_F(ClusterStory, AReportOfDamageIsCounted) {
   EXPECT_EQ(state_->ClusterStatus(now_).versions(0).damaged_slot_reports(), 1u);
 }
 
+// A coordinator that follows makes its maps from the records alone. Were one other than the map
+// that was published at its epoch, clients that have it would never be corrected.
+TEST_F(ClusterStory, AFollowersMapsAreTheVeryOnesThatWerePublished) {
+  const auto expect_same = [&](const char* after) {
+    std::vector<MetadataRecord> records;
+    for (const auto& [key, value] : disk_) records.push_back({key, value});
+    ClusterState follower(ClusterState::Options{}, 0);
+    const Status restored = follower.RestoreToRead(records, now_);
+    ASSERT_TRUE(restored.ok()) << after << ": " << restored.ToString();
+    EXPECT_EQ(follower.DefaultVersion(), state_->DefaultVersion()) << after;
+    for (const TableVersion version : {TableVersion(1), TableVersion(2)}) {
+      const auto published = state_->Map(version);
+      const auto followed = follower.Map(version);
+      ASSERT_EQ(published == nullptr, followed == nullptr) << after;
+      if (published == nullptr) continue;
+      EXPECT_EQ(*published, *followed) << after;
+    }
+  };
+  NodeStarts("a", 11);
+  NodeStarts("b", 22);
+  expect_same("two nodes registered");
+  const TableVersion version = VersionIsCreated(2);
+  expect_same("a version was created");
+  EXPECT_TRUE(NodeLoads("a", 11).ok());
+  EXPECT_TRUE(NodeLoads("b", 22).ok());
+  ASSERT_TRUE(state_->Ready(version));
+  expect_same("it is ready");
+  now_ += seconds(2);
+  EXPECT_TRUE(NodeSays(Alive("a", 11)).ok());
+  now_ += seconds(2);
+  Step(TimePassed{});
+  EXPECT_EQ(state_->Map(version)->nodes[1].incarnation, Incarnation(0));
+  expect_same("a node is down");
+  NodeStarts("b", 23);
+  expect_same("it started again");
+  NodeStarts("c", 33);
+  VersionIsCreated(1);
+  expect_same("a node joined and another version was created");
+  CoordinatorRestarts();
+  expect_same("another coordinator took over");
+}
+
 }  // namespace
 }  // namespace engram
