@@ -28,6 +28,14 @@ Result<Reply> Call(const CoordinatorOptions& coordinator, const std::vector<std:
   return reply;
 }
 
+// Of the coordinator that leads.
+template <typename Reply>
+Result<Reply> Call(const CoordinatorOptions& coordinator, std::string_view method,
+                   const google::protobuf::MessageLite& request) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto addresses, ParseAddresses(coordinator.address));
+  return Call<Reply>(coordinator, addresses, coordinator.timeout(), method, request);
+}
+
 }  // namespace
 
 Result<proto::GetStatusReply> CallGetStatus(const CoordinatorOptions& coordinator) {
@@ -45,9 +53,7 @@ Result<proto::GetStatusReply> CallGetStatus(const CoordinatorOptions& coordinato
 
 Result<proto::CreateVersionReply> CallCreateVersion(const CoordinatorOptions& coordinator,
                                                     const proto::CreateVersionRequest& request) {
-  ENGRAM_ASSIGN_OR_RETURN(const auto addresses, ParseAddresses(coordinator.address));
-  return Call<proto::CreateVersionReply>(coordinator, addresses, coordinator.timeout(),
-                                         "admin.CreateVersion", request);
+  return Call<proto::CreateVersionReply>(coordinator, "admin.CreateVersion", request);
 }
 
 Result<proto::DrainNodeReply> CallDrainNode(const CoordinatorOptions& coordinator,
