@@ -220,7 +220,7 @@ void ClusterState::On(const VersionRequested& event, MonotonicTime /*now*/,
     return;
   }
   const uint32_t replicas = std::max(event.replica_count, 1u);
-  auto owners = PlaceSlots(*layout, replicas, candidates);
+  auto owners = PlanOwners(*layout, replicas, candidates, {});
   if (!owners.has_value()) {
     effects->status = owners.error();
     return;

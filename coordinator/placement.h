@@ -1,7 +1,8 @@
-// Which nodes get each slot. Pure and deterministic.
+// Which nodes get each slot, and what a change of nodes moves. Pure and deterministic.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,26 +15,68 @@ namespace engram {
 struct PlacementNode {
   std::string id;
   std::string zone;             // empty = a zone of its own
-  uint64_t capacity_bytes = 0;  // of the node
+  uint64_t capacity_bytes = 0;  // of the node; 0 counts as not accepting
   uint64_t used_bytes = 0;      // assigned already, by other versions
+  // False: draining or lost. It gets nothing, and what it has moves away.
+  bool accepts = true;
 };
 
-// The first layout of a version: owners [slots][replica_count], as in ShardMap.
+// The owners [slots][replica_count], as in ShardMap, that a version should have: the first layout
+// where `current` is empty, else the change of `current` that moves the fewest bytes.
+//   nodes    NodeIndex is the place in this list, in `current` and in the result
+//   current  [slots][replica_count] or empty; kNoNode = missing
 //
-// Every node gets its share by capacity, to within one slot a column: a column's slots go out in
-// quotas of floor or ceil of the node's share, whoever is furthest behind in bytes first. So every
-// column is spread over every node, and the totals stay within 1.02 of the shares for tables of
-// more than about a hundred slots a node. Replicas of a slot are on different nodes always, and in
-// different zones where the zones' shares allow it. Among equals the rendezvous hash of (slot,
-// node) decides, so that the order of the columns gives no node a run of neighbours.
+// Every node that accepts ends within 1.02 of its share (TargetBytes), or within one slot a column
+// where a slot is more than that. Only replicas that must move do: those that are missing, those on
+// nodes that do not accept, those that share a zone needlessly, and those that bring a node that is
+// a whole slot or more off its share back to it. A node that is nearer stays as it is, so planning
+// from the result moves nothing. A replica that stays keeps its place in the order to ask in; in a
+// slot that had none, each replica is first for its part of the slots.
 //
-// A node never gets a slot twice: a share above one copy of the table is cut to it.
+// Replicas of a slot are on different nodes always. They are in different zones too, if as many
+// zones accept and the shares that this needs fit the nodes' memory; otherwise as far as the shares
+// allow it. Per column, nodes of equal share hold equally many slots, to within one, as far as
+// choosing among the replicas that move anyway can do that.
 //
-// ERRORS: kInvalidArgument (replica_count outside 1..kReplicasMax), kFailedPrecondition (fewer
-// nodes than replicas), kResourceExhausted with the bytes wanted and free of the node that lacks
-// most.
-[[nodiscard]] Result<std::vector<NodeIndex>> PlaceSlots(const TableLayout& layout,
+// Where fewer nodes accept than there are replicas, each gets a whole copy. The other replicas stay
+// where `current` has them, or become kNoNode, after those that there are.
+//
+// ERRORS: kInvalidArgument (replica_count outside 1..kReplicasMax; `current` of another size or
+// naming no node), kFailedPrecondition (a first layout with fewer nodes than replicas),
+// kResourceExhausted with the bytes wanted and free of the node that lacks most.
+[[nodiscard]] Result<std::vector<NodeIndex>> PlanOwners(const TableLayout& layout,
                                                         uint32_t replica_count,
-                                                        const std::vector<PlacementNode>& nodes);
+                                                        const std::vector<PlacementNode>& nodes,
+                                                        std::span<const NodeIndex> current);
+
+// The bytes [nodes] that each should hold: its share by capacity of all replicas, of which no node
+// and no zone gets more than one copy of the table (no zone: where PlanOwners keeps zones apart).
+// Precondition: 1 <= replica_count <= kReplicasMax.
+[[nodiscard]] std::vector<uint64_t> TargetBytes(const TableLayout& layout, uint32_t replica_count,
+                                                const std::vector<PlacementNode>& nodes);
+
+// The fewest bytes that any plan from `current` could move to bring every node to its share: the
+// sum over nodes of what they lack. What must move for the zones alone comes on top.
+// Preconditions: those of PlanOwners.
+[[nodiscard]] uint64_t MinimumBytes(const TableLayout& layout, uint32_t replica_count,
+                                    const std::vector<PlacementNode>& nodes,
+                                    std::span<const NodeIndex> current);
+
+// One replica of a slot that is to be copied to another node, or only given up.
+struct SlotMove {
+  SlotIndex slot;
+  NodeIndex gains;  // kNoNode: the slot has one replica fewer
+  NodeIndex loses;  // kNoNode: the slot has one replica more
+
+  friend bool operator==(const SlotMove&, const SlotMove&) = default;
+};
+
+// By slot. Either table may be empty: nobody owns anything. A changed order alone is no move.
+// Precondition: the tables have the same size, or one is empty.
+[[nodiscard]] std::vector<SlotMove> MovesBetween(uint32_t replica_count,
+                                                 std::span<const NodeIndex> from,
+                                                 std::span<const NodeIndex> to);
+// Bytes to copy.
+[[nodiscard]] uint64_t MovedBytes(const TableLayout& layout, std::span<const SlotMove> moves);
 
 }  // namespace engram
