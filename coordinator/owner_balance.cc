@@ -11,7 +11,7 @@
 namespace engram {
 namespace {
 
-// Looks at slots, over all searches for chains of one plan: about a quarter of a second. Only a
+// Looks at slots, over all searches for chains of one round: about a quarter of a second. Only a
 // cluster whose constraints leave some node no way to its target comes near.
 constexpr int64_t kChainLooksMax = 5'000'000;
 

@@ -11,7 +11,7 @@
 namespace engram {
 namespace {
 
-// Slots looked at in one plan: about a quarter of a second.
+// Slots looked at in one round: about a quarter of a second.
 constexpr int64_t kLooksMax = 5'000'000;
 constexpr double kSlotEpsilon = 1e-6;
 

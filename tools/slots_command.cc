@@ -1,4 +1,5 @@
 // Which nodes own which slots.
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -52,7 +53,7 @@ Status Run(const Options& options, bool json) {
       continue;
     }
     const SlotRange& range = layout.slot(SlotIndex(slot));
-    const int32_t layer = spec.hash.layer_ids[static_cast<size_t>(range.layer_index)];
+    const int32_t layer = spec->hash.layer_ids[static_cast<size_t>(range.layer_index)];
     if (json) {
       slots.push_back({{"slot", slot},
                        {"layer", layer},
