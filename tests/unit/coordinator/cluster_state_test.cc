@@ -13,6 +13,7 @@ namespace engram {
 namespace {
 
 using std::chrono::milliseconds;
+using std::chrono::seconds;
 
 TEST_F(ClusterStory, AVersionIsReadyOnceEveryNodeHasLoadedItsSlots) {
   NodeStarts("a", 11);
