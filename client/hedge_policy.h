@@ -20,12 +20,18 @@ struct HedgeOptions {
   // 0 = nothing is ever hedged.
   uint32_t reads_per_hedge = 20;
   uint32_t burst_max = 8;  // hedges that may be saved up
+
+  [[nodiscard]] bool Valid() const {
+    return late_min > Duration() && late_min <= late_max && burst_max <= 1000 &&
+           reads_per_hedge <= 1000;
+  }
 };
 
 // A token bucket and the distribution of read times. Pure: time is an input. Allocates nothing.
 // Thread-compatible.
 class HedgePolicy {
  public:
+  // Precondition: options.Valid().
   explicit HedgePolicy(const HedgeOptions& options)
       : options_(options), tokens_(options.burst_max * options.reads_per_hedge) {}
 

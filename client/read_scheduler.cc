@@ -20,7 +20,7 @@ ReadScheduler::ReadScheduler(const SchedulerOptions& options, const TableLayout*
       take_scratch_(options.read_rows_max),
       taken_scratch_(options.read_rows_max) {
   ENGRAM_CHECK(options.read_rows_max >= 1 && options.read_rows_max <= kReadRowsMax);
-  ENGRAM_CHECK(options.rows_max >= 1 && options.layer_count >= 1);
+  ENGRAM_CHECK(options.rows_max >= 1 && options.layer_count >= 1 && options.hedging.Valid());
   const uint64_t rows = uint64_t{options.slot_count} << row_bits_;
   ENGRAM_CHECK(rows < kNoRow);
   rows_ = std::make_unique<Row[]>(rows);

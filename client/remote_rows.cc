@@ -29,6 +29,11 @@ Status CheckOptions(const RemoteRowsOptions& options, const TableLayout& layout)
   if (options.staging_buffers < 1 || options.staging_buffers > kBuffersMax) {
     return bad("staging_buffers", options.staging_buffers, 1, kBuffersMax);
   }
+  if (!options.hedging.Valid()) {
+    return {StatusCode::kInvalidArgument,
+            "hedging: late_min must be above zero and at most late_max, and burst_max and "
+            "reads_per_hedge at most 1000"};
+  }
   // Rows of all tickets of a thread are numbered by 32 bits (ReadScheduler).
   const uint64_t rows_per_token =
       static_cast<uint64_t>(layout.layer_count()) * static_cast<uint64_t>(layout.column_count());

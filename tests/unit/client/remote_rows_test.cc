@@ -375,6 +375,12 @@ TEST(RemoteRowsTest, OptionsOutOfRangeAreNamed) {
   ASSERT_FALSE(rows.has_value());
   EXPECT_EQ(rows.error().code(), StatusCode::kInvalidArgument);
   EXPECT_THAT(rows.error().message(), ::testing::HasSubstr("io_threads"));
+  options = cluster.Options();
+  options.hedging.late_min = 2 * options.hedging.late_max;
+  const auto hedged = CreateRemoteRows(options, cluster.network.CreateTransport(), cluster.hasher,
+                                       cluster.layout, cluster.maps);
+  ASSERT_FALSE(hedged.has_value());
+  EXPECT_THAT(hedged.error().message(), ::testing::HasSubstr("hedging"));
 }
 
 TEST(RemoteRowsTest, ResetStatsStartsAgainAtZero) {
