@@ -169,7 +169,9 @@ TEST_P(FailoverTest, AKilledLeaderIsSucceededReadsGoOnAndItComesBackAsAFollower)
   std::this_thread::sleep_for(milliseconds(500));
   const Status nothing_lost = cluster_->WaitReady();
   EXPECT_TRUE(nothing_lost.ok()) << nothing_lost.ToString();
-  for (const auto& node : StatusOf(second)->nodes()) EXPECT_TRUE(node.up()) << node.id();
+  const proto::GetStatusReply nodes_status = StatusOf(second).value_or(proto::GetStatusReply());
+  EXPECT_EQ(nodes_status.nodes_size(), 2);
+  for (const auto& node : nodes_status.nodes()) EXPECT_TRUE(node.up()) << node.id();
   ExpectReadsWentOn();
   cluster_->node(1).Stop(SIGKILL);
   const Status restarted = cluster_->RestartNode(1);
