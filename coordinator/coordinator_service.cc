@@ -85,7 +85,10 @@ Status CoordinatorService::Start(std::string address) {
 Status CoordinatorService::TakeRole() {
   const Leadership now = store_->leadership();
   if (term_ != 0 && now.term == term_) return Status();
-  if (term_ != 0) StepDown();
+  if (term_ != 0) {
+    spdlog::warn("term {} is over: the lease was not renewed in time, or the key is gone", term_);
+    StepDown();
+  }
   if (now.term == 0) {
     if (now.followed != nullptr && now.followed != followed_) Follow(now.followed);
     return Status();
