@@ -2,6 +2,7 @@
 // loop.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -48,7 +49,8 @@ double Seconds(SteadyTime from, SteadyTime to) {
 }
 
 double Percentile(std::vector<double>& values, double fraction) {
-  const auto at = static_cast<size_t>(fraction * static_cast<double>(values.size() - 1) + 0.5);
+  const auto at =
+      static_cast<size_t>(std::llround(fraction * static_cast<double>(values.size() - 1)));
   std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(at), values.end());
   return values[at];
 }
@@ -156,7 +158,7 @@ class ReadLoop {
 };
 
 Result<std::unique_ptr<RowSource>> ConnectTo(const ReadNode& node, const ReadOptions& options,
-                                             std::shared_ptr<const TableLayout> layout) {
+                                             const std::shared_ptr<const TableLayout>& layout) {
   std::vector<int32_t> identity_compression(99092);
   for (size_t i = 0; i < identity_compression.size(); ++i) {
     identity_compression[i] = static_cast<int32_t>(i);

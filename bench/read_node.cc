@@ -68,8 +68,8 @@ uint64_t MadeUpWord(RowAddress address, uint32_t word) {
   return x * 0xbf58476d1ce4e5b9ull;
 }
 
-Result<std::unique_ptr<ReadNode>> ReadNode::Start(const Options& options,
-                                                  std::shared_ptr<const TableLayout> layout) {
+Result<std::unique_ptr<ReadNode>> ReadNode::Start(
+    const Options& options, const std::shared_ptr<const TableLayout>& layout) {
   int channel[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, channel) != 0) {
     return Error(StatusCode::kIo, std::string("socketpair: ") + std::strerror(errno));

@@ -30,7 +30,7 @@ class ReadNode {
   // Forks; the child fills a node with the layout's rows and serves them until this object goes.
   // ERRORS: kIo, kUnavailable with the child's reason.
   [[nodiscard]] static Result<std::unique_ptr<ReadNode>> Start(
-      const Options& options, std::shared_ptr<const TableLayout> layout);
+      const Options& options, const std::shared_ptr<const TableLayout>& layout);
   ~ReadNode();
   ReadNode(const ReadNode&) = delete;
   ReadNode& operator=(const ReadNode&) = delete;

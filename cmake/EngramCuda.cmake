@@ -1,13 +1,17 @@
-# The CUDA toolkit and NCCL, for the cuda preset only. Looked for in build/cuda and build/nccl (made by
-# deploy/install-deps --cuda), then wherever CMake finds them.
+# The CUDA toolkit and NCCL, for the cuda preset only. Looked for in build/cuda-toolkit and build/nccl
+# (made by deploy/install-deps --cuda), then wherever CMake finds them.
 if(NOT ENGRAM_CUDA)
   return()
 endif()
-if(NOT CMAKE_CUDA_COMPILER AND EXISTS ${CMAKE_SOURCE_DIR}/build/cuda/bin/nvcc)
-  set(CMAKE_CUDA_COMPILER ${CMAKE_SOURCE_DIR}/build/cuda/bin/nvcc)
+set(ENGRAM_CUDA_TOOLKIT ${CMAKE_SOURCE_DIR}/build/cuda-toolkit)
+if(NOT CMAKE_CUDA_COMPILER AND EXISTS ${ENGRAM_CUDA_TOOLKIT}/bin/nvcc)
+  set(CMAKE_CUDA_COMPILER ${ENGRAM_CUDA_TOOLKIT}/bin/nvcc)
+endif()
+# Also when the folder is configured again, where the compiler is known from the first time.
+if(CMAKE_CUDA_COMPILER STREQUAL "${ENGRAM_CUDA_TOOLKIT}/bin/nvcc")
   # The wheels keep their libraries in lib/, where nvcc looks in lib64/.
-  list(APPEND CMAKE_LIBRARY_PATH ${CMAKE_SOURCE_DIR}/build/cuda/lib)
-  set(CMAKE_CUDA_FLAGS "-L${CMAKE_SOURCE_DIR}/build/cuda/lib ${CMAKE_CUDA_FLAGS}")
+  list(APPEND CMAKE_LIBRARY_PATH ${ENGRAM_CUDA_TOOLKIT}/lib)
+  set(CMAKE_CUDA_FLAGS "-L${ENGRAM_CUDA_TOOLKIT}/lib ${CMAKE_CUDA_FLAGS}")
 endif()
 include(CheckLanguage)
 if(NOT CMAKE_CUDA_COMPILER)
