@@ -114,6 +114,21 @@ void WriteVersions(const NodeSnapshot& snapshot, FamilyWriter* out) {
                "Stored rows found damaged by this node itself.", snapshot.corrupt_rows_found);
 }
 
+void WriteCopies(const NodeSnapshot& snapshot, FamilyWriter* out) {
+  out->Counter("engram_node_copied_bytes_total", "Rows that came from other memory nodes.",
+               snapshot.bytes_copied);
+  out->Gauge("engram_node_copy_bytes_per_second", "At which rows come from other memory nodes now.",
+             static_cast<double>(snapshot.copy_bytes_per_s));
+  out->Gauge("engram_node_copy_limit_bytes_per_second",
+             "What the coordinator allows of that; 0 = no bound.",
+             static_cast<double>(snapshot.copy_bytes_per_s_max));
+  const std::string slots = "engram_node_slot_copies_total";
+  const std::string help =
+      "Slots copied from other memory nodes; failed ones are loaded from the checkpoint.";
+  out->Counter(slots, help, snapshot.slots_copied, {{"result", "ok"}});
+  out->Counter(slots, help, snapshot.slots_not_copied, {{"result", "failed"}});
+}
+
 void WriteConversation(const AgentFigures& agent, FamilyWriter* out) {
   out->Gauge("engram_node_coordinator_connected", "1 while the coordinator answers heartbeats.",
              agent.connected ? 1 : 0);
@@ -238,6 +253,8 @@ Readiness NodeReadiness(const NodeSources& sources) {
                                  {"registered", agent.registered},
                                  {"coordinator_connected", agent.connected},
                                  {"loading", snapshot->loading},
+                                 {"copy_bytes_per_s", snapshot->copy_bytes_per_s},
+                                 {"bytes_copied", snapshot->bytes_copied},
                                  {"versions", std::move(versions)}};
   // Messages may quote a file's bytes: whatever is not UTF-8 is replaced, not thrown at.
   return {reason.empty(), detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
@@ -256,6 +273,7 @@ std::vector<prometheus::MetricFamily> NodeMetrics::Collect() const {
   WriteReads(sources_.server->stats(), &out);
   WriteMemory(snapshot->memory, &out);
   WriteVersions(*snapshot, &out);
+  WriteCopies(*snapshot, &out);
   WriteConversation(sources_.agent->figures(), &out);
   return families;
 }

@@ -142,12 +142,7 @@ void SlotStore::Unassign(Version& version, uint32_t slot) {
       SetState(version, slot, SlotState::kWithdrawn);
       break;
     case SlotState::kEmpty:
-      // Never served, so no reader can be in it; a load may be.
-      if (version.pinned) {
-        version.lost.push_back(entry.piece);
-      } else {
-        arena_.GiveBack(entry.piece);
-      }
+      LetGo(entry.piece);  // never served, so no reader can be in it
       entry.piece = {};
       SetState(version, slot, SlotState::kNone);
       break;
@@ -157,30 +152,48 @@ void SlotStore::Unassign(Version& version, uint32_t slot) {
   }
 }
 
-std::vector<EmptySlot> SlotStore::PinEmptySlots(TableVersion version) {
-  std::vector<EmptySlot> empty;
+std::vector<EmptySlot> SlotStore::IdleSlots(TableVersion version) const {
+  std::vector<EmptySlot> idle;
   const auto found = versions_.find(version);
-  if (found == versions_.end()) return empty;
-  Version& held = found->second;
-  ENGRAM_CHECK(!held.pinned);
+  if (found == versions_.end()) return idle;
+  const Version& held = found->second;
+  if (held.counts[static_cast<size_t>(SlotState::kEmpty)] == 0) return idle;
   for (uint32_t slot = 0; slot < held.slots.size(); ++slot) {
     const Slot& entry = held.slots[slot];
-    if (entry.state != SlotState::kEmpty) continue;
-    empty.push_back({SlotIndex(slot), entry.piece.data, entry.recorded});
+    if (entry.state != SlotState::kEmpty || pins_.contains(entry.piece.data)) continue;
+    idle.push_back({SlotIndex(slot), entry.piece.data, entry.recorded});
   }
-  held.pinned = true;
-  return empty;
+  return idle;
 }
 
-void SlotStore::UnpinSlots(TableVersion version) {
-  if (const auto found = versions_.find(version); found != versions_.end()) {
-    Version& held = found->second;
-    held.pinned = false;
-    for (const ArenaPiece& piece : held.lost) arena_.GiveBack(piece);
-    held.lost.clear();
+bool SlotStore::IsWanted(TableVersion version, const EmptySlot& slot) const {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return false;
+  const Slot& entry = found->second.slots[slot.slot.value()];
+  return entry.assigned && entry.piece.data == slot.rows;
+}
+
+void SlotStore::Pin(std::span<const EmptySlot> slots) {
+  for (const EmptySlot& slot : slots) ++pins_[slot.rows].count;
+}
+
+void SlotStore::Unpin(std::span<const EmptySlot> slots) {
+  for (const EmptySlot& slot : slots) {
+    const auto found = pins_.find(slot.rows);
+    ENGRAM_CHECK(found != pins_.end());
+    if (--found->second.count > 0) continue;
+    const ArenaPiece let_go = found->second.let_go;
+    pins_.erase(found);
+    if (let_go.data != nullptr) arena_.GiveBack(let_go);
   }
-  for (Waiting& waiting : waiting_) {
-    if (waiting.version == version) waiting.pinned = false;
+}
+
+void SlotStore::LetGo(const ArenaPiece& piece) {
+  const auto pinned = pins_.find(piece.data);
+  if (pinned == pins_.end()) {
+    arena_.GiveBack(piece);
+  } else {
+    pinned->second.let_go = piece;
   }
 }
 
@@ -215,10 +228,8 @@ void SlotStore::DropVersion(TableVersion version) {
   server_->Drop(version);
   Waiting waiting;
   waiting.version = version;
-  waiting.pinned = held.pinned;
   waiting.readers = held.served;
   waiting.reusable_from = clock_->Now() + lease_;
-  waiting.pieces = std::move(held.lost);
   for (const Slot& entry : held.slots) {
     if (entry.piece.data != nullptr) waiting.pieces.push_back(entry.piece);
   }
@@ -230,8 +241,8 @@ void SlotStore::DropVersion(TableVersion version) {
 void SlotStore::Reclaim() {
   const MonotonicTime now = clock_->Now();
   std::erase_if(waiting_, [&](const Waiting& waiting) {
-    if (waiting.pinned || now < waiting.reusable_from || !waiting.readers.expired()) return false;
-    for (const ArenaPiece& piece : waiting.pieces) arena_.GiveBack(piece);
+    if (now < waiting.reusable_from || !waiting.readers.expired()) return false;
+    for (const ArenaPiece& piece : waiting.pieces) LetGo(piece);
     return true;
   });
 }
@@ -301,6 +312,7 @@ SlotStoreFigures SlotStore::figures() const {
   for (const Waiting& waiting : waiting_) {
     for (const ArenaPiece& piece : waiting.pieces) figures.waiting_bytes += piece.bytes;
   }
+  for (const auto& [rows, pinned] : pins_) figures.waiting_bytes += pinned.let_go.bytes;
   return figures;
 }
 

@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "engram/base/clock.h"
@@ -60,7 +61,7 @@ struct SlotStoreFigures {
 //   withdrawn  was ready, is assigned no longer: not served, rows and memory kept, so that a slot
 //              that comes back is served again at once. Its memory is NOT reused while the version
 //              lives, because mapped reads may still be in it. (A slot that was empty when it was
-//              taken away gives its memory back, unless a load may be writing to it: see PinSlots.)
+//              taken away gives its memory back, unless a load may be writing to it: see Pin.)
 //   refused    its digest is not the recorded one: never served by this process
 // Memory of a dropped version is reused once no gather thread holds the version (the ServedSlots
 // have no owner left) and `lease` has passed, so that no mapped or one-sided read can be in it.
@@ -84,12 +85,17 @@ class SlotStore {
   // kResourceExhausted with the figures: nothing was allocated past the limit.
   [[nodiscard]] Status SetSlots(TableVersion version, std::span<const AssignedSlot> slots);
 
-  // Empty slots, ascending. A loader that was given them may write to their rows until UnpinSlots,
-  // and their memory stays theirs as long, whatever SetSlots and DropVersion do.
-  [[nodiscard]] std::vector<EmptySlot> PinEmptySlots(TableVersion version);
-  void UnpinSlots(TableVersion version);
+  // Empty slots that are not pinned, ascending: what a loader or copier may be given.
+  [[nodiscard]] std::vector<EmptySlot> IdleSlots(TableVersion version) const;
+  // True while a slot that IdleSlots gave is still wanted, or is filled already, at these rows.
+  [[nodiscard]] bool IsWanted(TableVersion version, const EmptySlot& slot) const;
+  // Pins a slot's memory: whoever was given it may write to its rows until Unpin, and it is nobody
+  // else's as long, whatever SetSlots and DropVersion do. Precondition: IdleSlots gave it, and
+  // nothing was called since that could have changed that.
+  void Pin(std::span<const EmptySlot> slots);
+  void Unpin(std::span<const EmptySlot> slots);
 
-  // The rows of an empty slot are there, at the `rows` that PinEmptySlots gave, and hash to
+  // The rows of an empty slot are there, at the `rows` that IdleSlots gave, and hash to
   // `digest`: serves it. A slot that was taken away or dropped meanwhile (even if it came back,
   // with other memory) is not served: no error. ERRORS: kCorrupt when another digest was recorded
   // meanwhile (the slot is refused).
@@ -132,10 +138,13 @@ class SlotStore {
     std::shared_ptr<const TableLayout> layout;
     std::shared_ptr<ServedSlots> served;
     std::vector<Slot> slots;                     // [slot_count]
-    std::vector<ArenaPiece> lost;                // empty slots taken away while a load was writing
     std::array<uint64_t, kSlotStates> bytes{};   // stored bytes of slots by state
     std::array<uint32_t, kSlotStates> counts{};  // slots by state
-    bool pinned = false;
+  };
+  // Memory that somebody's thread may write to, by its rows.
+  struct PinnedPiece {
+    uint32_t count = 0;
+    ArenaPiece let_go;  // data == nullptr: its slot still has it
   };
   // Memory of a dropped version.
   struct Waiting {
@@ -143,7 +152,6 @@ class SlotStore {
     std::vector<ArenaPiece> pieces;
     std::weak_ptr<const ServedSlots> readers;
     MonotonicTime reusable_from;
-    bool pinned = false;
   };
 
   void SetState(Version& version, uint32_t slot, SlotState state);
@@ -151,6 +159,8 @@ class SlotStore {
   // What becomes of one slot under a new assignment, its memory already there if it needs any.
   void Assign(Version& version, uint32_t slot, SlotDigest recorded);
   void Unassign(Version& version, uint32_t slot);
+  // No reader can reach the piece: gives it back, now or when it is pinned no longer.
+  void LetGo(const ArenaPiece& piece);
 
   RowServer* server_;
   const Clock* clock_;
@@ -158,6 +168,7 @@ class SlotStore {
   SlotArena arena_;
   std::map<TableVersion, Version> versions_;
   std::vector<Waiting> waiting_;
+  std::unordered_map<const std::byte*, PinnedPiece> pins_;
 };
 
 }  // namespace engram

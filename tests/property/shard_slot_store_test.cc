@@ -101,7 +101,7 @@ void Assign(History* history, SlotStore* store) {
 void StartLoad(History* history, SlotStore* store) {
   for (auto& [number, version] : history->versions) {
     if (!version.loading.empty() || store->EmptyCount(TableVersion(number)) == 0) continue;
-    version.loading = store->PinEmptySlots(TableVersion(number));
+    version.loading = test::PinIdle(store, TableVersion(number));
     return;
   }
 }
@@ -117,8 +117,8 @@ void EndLoad(History* history, SlotStore* store) {
       const auto served = history->server.served.at(TableVersion(number));
       if (served->Rows(slot.slot) == slot.rows) version.loaded[index] = slot.rows;
     }
+    store->Unpin(version.loading);
     version.loading.clear();
-    store->UnpinSlots(TableVersion(number));
     return;
   }
 }

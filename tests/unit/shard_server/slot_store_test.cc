@@ -30,10 +30,9 @@ class SlotStoreTest : public testing::Test {
   }
   // Publishes every empty slot with a digest of 100 + its number.
   static void LoadAll(SlotStore* store, TableVersion version = kVersion) {
-    for (const EmptySlot& slot : store->PinEmptySlots(version)) {
+    for (const EmptySlot& slot : store->IdleSlots(version)) {
       EXPECT_TRUE(store->Publish(version, slot.slot, slot.rows, 100 + slot.slot.value()).ok());
     }
-    store->UnpinSlots(version);
   }
 
   RecordingRowServer server_;
@@ -47,7 +46,7 @@ TEST_F(SlotStoreTest, SlotIsServedOnlyOncePublished) {
   const auto served = server_.Served(7);
   ASSERT_NE(served, nullptr);
   EXPECT_EQ(served->Rows(SlotIndex(3)), nullptr);
-  const auto empty = store.PinEmptySlots(kVersion);
+  const auto empty = store.IdleSlots(kVersion);
   ASSERT_EQ(empty.size(), 2u);
   ASSERT_TRUE(store.Publish(kVersion, SlotIndex(3), empty[0].rows, 9).ok());
   EXPECT_EQ(served->Rows(SlotIndex(3)), empty[0].rows);
@@ -105,8 +104,7 @@ TEST_F(SlotStoreTest, WithdrawnSlotKeepsItsMemoryAndIsServedAgainWhenItComesBack
   EXPECT_EQ(store.figures().withdrawn_bytes, 3 * layout_->slot_bytes(SlotIndex(1)));
   // New slots do not get the withdrawn ones' memory: mapped reads may still be in it.
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 8, 4)).ok());
-  EXPECT_NE(store.PinEmptySlots(kVersion).at(0).rows, rows);
-  store.UnpinSlots(kVersion);
+  EXPECT_NE(store.IdleSlots(kVersion).at(0).rows, rows);
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 2)).ok());
   EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(1)), rows);
   EXPECT_EQ(store.ReadySlots(kVersion).size(), 2u);
@@ -123,13 +121,18 @@ TEST_F(SlotStoreTest, EmptySlotTakenAwayGivesItsMemoryBack) {
 TEST_F(SlotStoreTest, MemoryThatALoadMayWriteToStaysItsOwnUntilUnpinned) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
-  const EmptySlot loading = store.PinEmptySlots(kVersion).at(0);
+  const std::vector<EmptySlot> pinned = test::PinIdle(&store, kVersion);
+  const EmptySlot loading = pinned.at(0);
+  EXPECT_TRUE(store.IsWanted(kVersion, loading));
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(1, 2)).ok());  // taken away...
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 2)).ok());  // ...and back, with other memory
   EXPECT_TRUE(store.Publish(kVersion, loading.slot, loading.rows, 5).ok());
   EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(0)), nullptr);
-  store.UnpinSlots(kVersion);
-  for (const EmptySlot& slot : store.PinEmptySlots(kVersion)) EXPECT_NE(slot.rows, loading.rows);
+  EXPECT_FALSE(store.IsWanted(kVersion, loading));
+  for (const EmptySlot& slot : store.IdleSlots(kVersion)) EXPECT_NE(slot.rows, loading.rows);
+  const uint64_t free_before = store.figures().free_bytes;
+  store.Unpin(pinned);
+  EXPECT_GT(store.figures().free_bytes, free_before);
 }
 
 TEST_F(SlotStoreTest, ReadySlotWhoseRecordedDigestDiffersIsRefused) {
@@ -147,7 +150,7 @@ TEST_F(SlotStoreTest, ReadySlotWhoseRecordedDigestDiffersIsRefused) {
 TEST_F(SlotStoreTest, DigestRecordedDuringTheLoadRefusesAnotherOne) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
-  const EmptySlot slot = store.PinEmptySlots(kVersion).at(0);
+  const EmptySlot slot = store.IdleSlots(kVersion).at(0);
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1, 1, 77)).ok());
   EXPECT_EQ(store.Publish(kVersion, slot.slot, slot.rows, 78).code(), StatusCode::kCorrupt);
   EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(0)), nullptr);
@@ -188,12 +191,14 @@ TEST_F(SlotStoreTest, DroppedVersionsMemoryWaitsForTheLastReaderAndTheLastLease)
 TEST_F(SlotStoreTest, DroppedVersionsMemoryIsNotReusedWhileALoadWritesToIt) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
-  ASSERT_EQ(store.PinEmptySlots(kVersion).size(), 4u);
+  const std::vector<EmptySlot> pinned = test::PinIdle(&store, kVersion);
+  ASSERT_EQ(pinned.size(), 4u);
+  EXPECT_TRUE(store.IdleSlots(kVersion).empty());
   store.DropVersion(kVersion);
   clock_.Advance(milliseconds(5000));
   store.Reclaim();
   EXPECT_GT(store.figures().waiting_bytes, 0u);
-  store.UnpinSlots(kVersion);
+  store.Unpin(pinned);
   store.Reclaim();
   EXPECT_EQ(store.figures().waiting_bytes, 0u);
 }

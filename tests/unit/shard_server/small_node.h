@@ -79,6 +79,13 @@ inline ModelIdentity SmallIdentity() {
   return identity;
 }
 
+// The slots that a load may be given, pinned.
+inline std::vector<EmptySlot> PinIdle(SlotStore* store, TableVersion version) {
+  std::vector<EmptySlot> slots = store->IdleSlots(version);
+  store->Pin(slots);
+  return slots;
+}
+
 // Slots first, first + step, ... below end, with one recorded digest for all.
 inline std::vector<AssignedSlot> SlotList(uint32_t first, uint32_t end, uint32_t step = 1,
                                           SlotDigest digest = 0) {
