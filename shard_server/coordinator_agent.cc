@@ -177,6 +177,7 @@ proto::HeartbeatRequest CoordinatorAgent::MakeHeartbeat(const NodeSnapshot& snap
   request.set_wait_ms(static_cast<uint32_t>(wait.count()));
   request.set_corrupt_rows_found(snapshot.corrupt_rows_found);
   request.set_copy_bytes_per_s(snapshot.copy_bytes_per_s);
+  request.set_releasing_bytes(snapshot.memory.leaving_bytes);
   return request;
 }
 

@@ -123,7 +123,7 @@ Status Run(const NodeOptions& options) {
   StoreThread store_thread;
   MemoryNode::Options node_options;
   node_options.store.memory_bytes_max = options.memory_bytes;
-  node_options.store.lease = server_options.lease;
+  node_options.store.release_patience = std::chrono::milliseconds(options.release_patience_ms);
   node_options.make_transport = [tls = options.transport] {
     UcxTransportOptions reader;
     reader.way = ReadWay::kGather;

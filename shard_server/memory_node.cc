@@ -54,6 +54,7 @@ void MemoryNode::Apply(SlotAssignment assignment) {
   Place(&version);
   Redirect();
   StartWork();
+  ArmTick();
 }
 
 void MemoryNode::Place(Version* version) {
@@ -62,6 +63,11 @@ void MemoryNode::Place(Version* version) {
   if (placed.ok()) {
     version->error = {};
     NoteRefused(version);
+    const uint64_t unplaced = store_.UnplacedCount(version->assignment.version);
+    if (unplaced > 0) {
+      spdlog::info("version {}: {} slots wait for memory that readers may still use",
+                   version->assignment.version.value(), unplaced);
+    }
   } else {
     Fail(version, std::move(placed));
   }
@@ -118,6 +124,7 @@ void MemoryNode::Drop(TableVersion number) {
     work->control.Cancel();
   }
   store_.DropVersion(number);
+  ArmTick();
   TakeSnapshot();
 }
 
@@ -139,6 +146,7 @@ void MemoryNode::Retry() {
     if (version.failures > 0 && !version.placed && version.retry_at <= now) Place(&version);
   }
   StartWork();
+  ArmTick();
   // What still waits, for its own time or for the load that runs now.
   for (auto& [number, version] : versions_) {
     if (version.failures > 0 && version.retry_at <= now) {
@@ -167,7 +175,7 @@ Status MemoryNode::FlipByte(TableVersion version, SlotIndex slot, uint32_t row, 
 }
 
 void MemoryNode::ArmTick() {
-  if (tick_armed_ || copy_ == nullptr) return;
+  if (tick_armed_ || (copy_ == nullptr && !store_.NeedsReclaim())) return;
   tick_armed_ = true;
   tick_timer_.expires_after(kTick);
   tick_timer_.async_wait([this, alive = std::weak_ptr<int>(alive_)](boost::system::error_code ec) {
@@ -178,6 +186,22 @@ void MemoryNode::ArmTick() {
 }
 
 void MemoryNode::Tick() {
+  if (store_.Reclaim()) {
+    for (auto& [number, version] : versions_) Changed(&version);
+    StartWork();
+  }
+  const SlotStoreFigures memory = store_.figures();
+  for (auto& [number, version] : versions_) {
+    if (!version.placed || store_.UnplacedCount(number) == 0) continue;
+    if (memory.leaving_bytes + memory.waiting_bytes > 0) continue;
+    // All is free that was about to be, and it is not enough, or in too small pieces.
+    version.placed = false;
+    Fail(&version, {StatusCode::kResourceExhausted,
+                    std::to_string(store_.UnplacedCount(number)) +
+                        " slots found no memory although nothing else waits for readers: raise "
+                        "--memory, or add memory nodes"});
+    Changed(&version);
+  }
   TakeSnapshot();
   ArmTick();
 }
@@ -206,6 +230,7 @@ void MemoryNode::TakeSnapshot() {
       told.slots_assigned = version.assignment.slots.size();
       told.bytes_total = store_.HeldBytes(number);
       told.bytes_ready = store_.ReadyBytes(number);
+      told.slots_unplaced = store_.UnplacedCount(number);
       told.ready = std::make_shared<const std::vector<AssignedSlot>>(store_.ReadySlots(number));
       told.error = version.error;
       version.changed = false;

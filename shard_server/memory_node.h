@@ -32,6 +32,7 @@ struct HeldVersion {
   uint64_t slots_assigned = 0;
   uint64_t bytes_total = 0;  // stored bytes of the assigned slots
   uint64_t bytes_ready = 0;
+  uint64_t slots_unplaced = 0;  // wait for memory that slots which moved away still have
   std::shared_ptr<const std::vector<AssignedSlot>> ready;  // ascending, with digests; never null
   // Why slots are missing; stays until a later try succeeds.
   Status error;
@@ -62,6 +63,9 @@ struct NodeSnapshot {
 // under way gives way to one of a lower rank of its kind. A change of the assignment does not
 // interrupt a job: what was added comes after it, what was taken away is not published (and copied
 // no further); a dropped version ends its jobs.
+//
+// Slots that are assigned no longer are served until readers know (slot_store.h); a node that is
+// full but for them has slots wait for their memory.
 //
 // A slot that its source does not give is loaded from the checkpoint. A load that failed keeps the
 // slots that were complete, tells why, and is tried again after a while (retry_min, doubling up to

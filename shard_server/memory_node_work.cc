@@ -7,6 +7,7 @@
 #include <spdlog/spdlog.h>
 
 #include "engram/base/check.h"
+#include "engram/base/thread_role.h"
 #include "shard_server/memory_node.h"
 
 namespace engram {
@@ -146,8 +147,10 @@ void MemoryNode::StartCopy() {
   Run(
       copy_.get(),
       [this, job = std::move(job), on_loaded = std::move(on_loaded),
-       on_failed = std::move(on_failed),
-       control = &copy_->control] { return copier_.Copy(job, control, on_loaded, on_failed); },
+       on_failed = std::move(on_failed), control = &copy_->control] {
+        BecomeComputeThread();  // checking rows must not delay the threads that answer readers
+        return copier_.Copy(job, control, on_loaded, on_failed);
+      },
       &MemoryNode::OnCopyEnd);
   Changed(choice->version);
   ArmTick();

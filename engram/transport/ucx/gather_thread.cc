@@ -93,8 +93,7 @@ void GatherThread::Loop() {
 
 void GatherThread::StandStill() {
   ++hooks_->standing_still;
-  while (hooks_->paused.load(std::memory_order_relaxed) &&
-         !stop_.load(std::memory_order_relaxed)) {
+  while (hooks_->paused.load(std::memory_order_relaxed) && !stop_.load(std::memory_order_relaxed)) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   --hooks_->standing_still;
@@ -155,7 +154,9 @@ void GatherThread::KeepHouse(MonotonicTime now) {
 }
 
 void GatherThread::EndSession(uint64_t id) {
-  if (sessions_.erase(id) > 0) --session_count_;
+  if (sessions_.erase(id) == 0) return;
+  leases_->Close(id);
+  --session_count_;
 }
 
 void GatherThread::ShutDown() {
@@ -194,6 +195,7 @@ void GatherThread::AddSession(ServedSession served, std::function<void(Status)> 
     session->version = served.version;
     session->last_sign_of_life = std::chrono::steady_clock::now();
     ENGRAM_CHECK(sessions_.emplace(served.id, std::move(session)).second);
+    leases_->Open(served.id, served.version);  // before the reader can ask for a directory
     ++session_count_;
     done({});
   });
