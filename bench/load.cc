@@ -225,7 +225,7 @@ Result<Loaded> MeasureLoad(const SyntheticTables& tables, const LoadOptionsGiven
   job.version = kVersion;
   job.layout = tables.layout();
   job.checkpoint = "synthetic tables";
-  job.slots = store.PinEmptySlots(kVersion);
+  job.slots = store.IdleSlots(kVersion);
   LoadOptions load_options;
   load_options.buffer_bytes = options.buffer_bytes;
   LoadControl control;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -181,6 +182,8 @@ proto::HeartbeatRequest CoordinatorAgent::MakeHeartbeat(const NodeSnapshot& snap
       Busy(snapshot) ? std::min(interval_, options_.loading_interval) : interval_;
   request.set_wait_ms(static_cast<uint32_t>(wait.count()));
   request.set_corrupt_rows_found(snapshot.corrupt_rows_found);
+  request.set_copy_bytes_per_s(snapshot.copy_bytes_per_s);
+  request.set_releasing_bytes(snapshot.memory.leaving_bytes);
   return request;
 }
 
@@ -219,6 +222,7 @@ bool CoordinatorAgent::TakeTerm(uint64_t term) {
 }
 
 void CoordinatorAgent::TakeReply(const proto::HeartbeatReply& reply) {
+  node_->SetCopyRateMax(reply.copy_bytes_per_s_max());
   for (const uint64_t version : reply.dropped_versions()) {
     known_revisions_.erase(version);
     told_changes_.erase(version);
@@ -244,6 +248,21 @@ void CoordinatorAgent::TakeReply(const proto::HeartbeatReply& reply) {
                         node->Apply(std::move(applied));
                       });
   }
+  // After the assignments: an epoch is known once what it needs is.
+  if (reply.versions_size() != reply.newest_epochs_size()) {
+    ++figures_.replies_refused;
+    spdlog::error("refused the epochs of a reply: {} versions but {} epochs", reply.versions_size(),
+                  reply.newest_epochs_size());
+    return;
+  }
+  std::vector<std::pair<TableVersion, Epoch>> epochs;
+  for (int i = 0; i < reply.versions_size(); ++i) {
+    epochs.emplace_back(reply.versions(i), reply.newest_epochs(i));
+  }
+  if (epochs.empty()) return;
+  boost::asio::post(node_->executor(), [node = node_, epochs = std::move(epochs)] {
+    for (const auto& [version, epoch] : epochs) node->SetNewestEpoch(version, epoch);
+  });
 }
 
 boost::asio::awaitable<void> CoordinatorAgent::Sleep(milliseconds time) {

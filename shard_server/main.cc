@@ -20,6 +20,7 @@
 #include "engram/http/http_server.h"
 #include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/ucx_row_server.h"
+#include "engram/transport/ucx/ucx_transport.h"
 #include "shard_server/byte_text.h"
 #include "shard_server/coordinator_agent.h"
 #include "shard_server/memory_node.h"
@@ -122,7 +123,14 @@ Status Run(const NodeOptions& options) {
   StoreThread store_thread;
   MemoryNode::Options node_options;
   node_options.store.memory_bytes_max = options.memory_bytes;
-  node_options.store.lease = server_options.lease;
+  node_options.store.release_patience = std::chrono::milliseconds(options.release_patience_ms);
+  node_options.make_transport = [tls = options.transport] {
+    UcxTransportOptions reader;
+    reader.way = ReadWay::kGather;
+    reader.tls = tls;
+    reader.spin_max = std::chrono::microseconds(0);  // nobody waits for a copied row
+    return UcxTransport::Create(reader);
+  };
   MemoryNode node(store_thread.io().get_executor(), server->get(), node_options);
 
   // The agent is told the HTTP address, and the pages show the agent: the server comes first, its

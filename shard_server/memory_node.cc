@@ -1,7 +1,6 @@
 #include "shard_server/memory_node.h"
 
 #include <algorithm>
-#include <exception>
 #include <utility>
 
 #include <boost/asio/post.hpp>
@@ -15,25 +14,26 @@ MemoryNode::MemoryNode(boost::asio::any_io_executor executor, RowServer* server,
     : executor_(std::move(executor)),
       options_(std::move(options)),
       store_(server, &SteadyClock(), options_.store),
+      copier_(options_.make_transport, options_.copy),
       retry_timer_(executor_),
-      snapshot_timer_(executor_) {
+      snapshot_timer_(executor_),
+      tick_timer_(executor_) {
   if (!options_.load_function) options_.load_function = LoadSlots;
   TakeSnapshot();
 }
 
 MemoryNode::~MemoryNode() {
   alive_.reset();
-  if (load_ == nullptr) return;
-  load_->control.Cancel();
-  load_->thread.join();
+  for (Work* const work : {load_.get(), copy_.get()}) {
+    if (work != nullptr) work->control.Cancel();
+  }
+  for (Work* const work : {load_.get(), copy_.get()}) {
+    if (work != nullptr) work->thread.join();
+  }
 }
 
 void MemoryNode::Apply(SlotAssignment assignment) {
   const TableVersion number = assignment.version;
-  if (load_ != nullptr && load_->dropped && load_->version == number) {
-    after_load_.insert_or_assign(number, std::move(assignment));
-    return;
-  }
   auto [found, added] = versions_.try_emplace(number);
   Version& version = found->second;
   if (!added && (version.assignment.spec != assignment.spec ||
@@ -52,7 +52,9 @@ void MemoryNode::Apply(SlotAssignment assignment) {
   version.assignment = std::move(assignment);
   version.failures = 0;
   Place(&version);
-  StartNextLoad();
+  Redirect();
+  StartWork();
+  ArmTick();
 }
 
 void MemoryNode::Place(Version* version) {
@@ -61,6 +63,11 @@ void MemoryNode::Place(Version* version) {
   if (placed.ok()) {
     version->error = {};
     NoteRefused(version);
+    const uint64_t unplaced = store_.UnplacedCount(version->assignment.version);
+    if (unplaced > 0) {
+      spdlog::info("version {}: {} slots wait for memory that readers may still use",
+                   version->assignment.version.value(), unplaced);
+    }
   } else {
     Fail(version, std::move(placed));
   }
@@ -107,89 +114,17 @@ void MemoryNode::Fail(Version* version, Status error) {
 }
 
 void MemoryNode::Drop(TableVersion number) {
-  after_load_.erase(number);
   const auto found = versions_.find(number);
   if (found == versions_.end()) return;
   spdlog::info("version {}: dropped", number.value());
   versions_.erase(found);
-  if (load_ != nullptr && load_->version == number) {
-    load_->dropped = true;
-    load_->control.Cancel();
+  for (Work* const work : {load_.get(), copy_.get()}) {
+    if (work == nullptr || work->version != number) continue;
+    work->dropped = true;
+    work->control.Cancel();
   }
   store_.DropVersion(number);
-  TakeSnapshot();
-}
-
-void MemoryNode::StartNextLoad() {
-  if (load_ != nullptr) return;
-  for (auto& [number, version] : versions_) {
-    if (!version.placed || store_.EmptyCount(number) == 0) continue;
-    if (version.failures > 0 && SteadyClock().Now() < version.retry_at) continue;
-    LoadJob job;
-    job.version = number;
-    job.identity = version.assignment.identity;
-    job.layout = store_.layout(number);
-    job.checkpoint = version.assignment.checkpoint;
-    job.slots = store_.PinEmptySlots(number);
-    spdlog::info("version {}: loading {} slots from {}", number.value(), job.slots.size(),
-                 job.checkpoint.string());
-    load_ = std::make_unique<Load>();
-    load_->version = number;
-    load_->control.SetPaused(loading_paused_);
-    const std::weak_ptr<int> alive = alive_;
-    const auto on_loaded = [this, alive, number = number](const EmptySlot& slot,
-                                                          SlotDigest digest) {
-      boost::asio::post(executor_, [this, alive, number, slot, digest] {
-        if (!alive.expired()) OnLoaded(number, slot.slot, slot.rows, digest);
-      });
-    };
-    load_->thread =
-        std::thread([this, alive, on_loaded, job = std::move(job), control = &load_->control] {
-          Status status;
-          try {
-            status = options_.load_function(job, options_.load, control, on_loaded);
-          } catch (const std::exception& error) {
-            status = {StatusCode::kInternal, std::string("loading threw: ") + error.what()};
-          }
-          boost::asio::post(executor_, [this, alive, status] {
-            if (!alive.expired()) OnLoadEnd(status);
-          });
-        });
-    Changed(&version);
-    return;
-  }
-}
-
-void MemoryNode::OnLoaded(TableVersion number, SlotIndex slot, const std::byte* rows,
-                          SlotDigest digest) {
-  const Status status = store_.Publish(number, slot, rows, digest);
-  if (!status.ok()) spdlog::error("{}", status.message());
-  if (const auto found = versions_.find(number); found != versions_.end()) Changed(&found->second);
-}
-
-void MemoryNode::OnLoadEnd(const Status& status) {
-  load_->thread.join();
-  const TableVersion number = load_->version;
-  const bool dropped = load_->dropped;
-  load_.reset();
-  store_.UnpinSlots(number);
-  const auto found = versions_.find(number);
-  if (found != versions_.end() && !dropped) {
-    Version& version = found->second;
-    if (status.ok()) {
-      version.failures = 0;
-      version.error = {};
-      NoteRefused(&version);
-    } else {
-      ++loads_failed_;
-      Fail(&version, status);
-    }
-    Changed(&version);
-  }
-  if (auto waiting = after_load_.extract(number); !waiting.empty()) {
-    Apply(std::move(waiting.mapped()));
-  }
-  StartNextLoad();
+  ArmTick();
   TakeSnapshot();
 }
 
@@ -210,7 +145,8 @@ void MemoryNode::Retry() {
   for (auto& [number, version] : versions_) {
     if (version.failures > 0 && !version.placed && version.retry_at <= now) Place(&version);
   }
-  StartNextLoad();
+  StartWork();
+  ArmTick();
   // What still waits, for its own time or for the load that runs now.
   for (auto& [number, version] : versions_) {
     if (version.failures > 0 && version.retry_at <= now) {
@@ -222,12 +158,52 @@ void MemoryNode::Retry() {
 
 void MemoryNode::SetLoadingPaused(bool paused) {
   loading_paused_ = paused;
-  if (load_ != nullptr) load_->control.SetPaused(paused);
+  for (Work* const work : {load_.get(), copy_.get()}) {
+    if (work != nullptr) work->control.SetPaused(paused);
+  }
   TakeSnapshot();
 }
 
+void MemoryNode::SetNewestEpoch(TableVersion version, Epoch epoch) {
+  store_.SetNewestEpoch(version, epoch);
+}
+
+void MemoryNode::SetCopyRateMax(uint64_t bytes_per_s) { copier_.SetRateMax(bytes_per_s); }
+
 Status MemoryNode::FlipByte(TableVersion version, SlotIndex slot, uint32_t row, uint32_t byte) {
   return store_.FlipByte(version, slot, row, byte);
+}
+
+void MemoryNode::ArmTick() {
+  if (tick_armed_ || (copy_ == nullptr && !store_.NeedsReclaim())) return;
+  tick_armed_ = true;
+  tick_timer_.expires_after(kTick);
+  tick_timer_.async_wait([this, alive = std::weak_ptr<int>(alive_)](boost::system::error_code ec) {
+    if (ec || alive.expired()) return;
+    tick_armed_ = false;
+    Tick();
+  });
+}
+
+void MemoryNode::Tick() {
+  if (store_.Reclaim()) {
+    for (auto& [number, version] : versions_) Changed(&version);
+    StartWork();
+  }
+  const SlotStoreFigures memory = store_.figures();
+  for (auto& [number, version] : versions_) {
+    if (!version.placed || store_.UnplacedCount(number) == 0) continue;
+    if (memory.leaving_bytes + memory.waiting_bytes > 0) continue;
+    // All is free that was about to be, and it is not enough, or in too small pieces.
+    version.placed = false;
+    Fail(&version, {StatusCode::kResourceExhausted,
+                    std::to_string(store_.UnplacedCount(number)) +
+                        " slots found no memory although nothing else waits for readers: raise "
+                        "--memory, or add memory nodes"});
+    Changed(&version);
+  }
+  TakeSnapshot();
+  ArmTick();
 }
 
 void MemoryNode::Changed(Version* version) {
@@ -254,6 +230,7 @@ void MemoryNode::TakeSnapshot() {
       told.slots_assigned = version.assignment.slots.size();
       told.bytes_total = store_.HeldBytes(number);
       told.bytes_ready = store_.ReadyBytes(number);
+      told.slots_unplaced = store_.UnplacedCount(number);
       told.ready = std::make_shared<const std::vector<AssignedSlot>>(store_.ReadySlots(number));
       told.error = version.error;
       version.changed = false;
@@ -261,9 +238,17 @@ void MemoryNode::TakeSnapshot() {
     taken->versions.push_back(version.told);
   }
   taken->memory = store_.figures();
-  taken->loading = load_ != nullptr;
+  taken->loading = load_ != nullptr || copy_ != nullptr;
   taken->loading_paused = loading_paused_;
   taken->loads_failed = loads_failed_;
+  taken->bytes_copied = bytes_copied_;
+  if (copy_ != nullptr) {
+    taken->copy_bytes_per_s = copier_.bytes_per_s();
+    taken->bytes_copied += copy_->control.bytes_done();
+  }
+  taken->copy_bytes_per_s_max = copier_.rate_max();
+  taken->slots_copied = slots_copied_;
+  taken->slots_not_copied = slots_not_copied_;
   const std::lock_guard lock(snapshot_mutex_);
   snapshot_ = std::move(taken);
 }

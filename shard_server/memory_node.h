@@ -1,4 +1,4 @@
-// A memory node's state: takes assignments, loads what is missing, says what it holds.
+// A memory node's state: takes assignments, loads or copies what is missing, says what it holds.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,6 +18,7 @@
 #include "engram/base/status.h"
 #include "engram/transport/row_server.h"
 #include "shard_server/slot_assignment.h"
+#include "shard_server/slot_copier.h"
 #include "shard_server/slot_loader.h"
 #include "shard_server/slot_store.h"
 
@@ -30,6 +32,7 @@ struct HeldVersion {
   uint64_t slots_assigned = 0;
   uint64_t bytes_total = 0;  // stored bytes of the assigned slots
   uint64_t bytes_ready = 0;
+  uint64_t slots_unplaced = 0;  // wait for memory that slots which moved away still have
   std::shared_ptr<const std::vector<AssignedSlot>> ready;  // ascending, with digests; never null
   // Why slots are missing; stays until a later try succeeds.
   Status error;
@@ -39,20 +42,35 @@ struct HeldVersion {
 struct NodeSnapshot {
   std::vector<HeldVersion> versions;  // ascending
   SlotStoreFigures memory;
-  bool loading = false;
-  bool loading_paused = false;  // by the test hook
-  uint64_t loads_failed = 0;    // since start
+  bool loading = false;               // from a checkpoint or another node
+  bool loading_paused = false;        // by the test hook
+  uint64_t loads_failed = 0;          // since start
+  uint64_t copy_bytes_per_s = 0;      // at which slots arrive from other nodes; 0 = none do
+  uint64_t copy_bytes_per_s_max = 0;  // 0 = no bound
+  uint64_t bytes_copied = 0;          // from other nodes since start, complete slots or not
+  uint64_t slots_copied = 0;          // since start
+  uint64_t slots_not_copied = 0;      // since start: the source failed
   uint64_t corrupt_rows_found = 0;
 };
 
 // Everything runs on the executor given (a strand, or an io_context with one thread): the "store
 // thread", which owns the slot store and is not the thread that talks to the coordinator, because
-// taking memory may take seconds. Only snapshot() is thread-safe. One load runs at a time, on a
-// thread of its own; a change of the assignment does not interrupt it (what was added is loaded
-// after it, what was taken away is not published), a dropped version does.
+// taking memory may take seconds. Only snapshot() and SetCopyRateMax are thread-safe.
 //
-// A load that failed keeps the slots that were complete, tells why, and is tried again after a
-// while (retry_min, doubling up to retry_max): a folder that was not mounted yet heals by itself.
+// Two kinds of work fill slots, each on a thread of its own, one job of each kind at a time, lowest
+// rank first: a load from a checkpoint, and a copy from other nodes, of at most copy_slots_max
+// slots. Nothing of a higher rank is started while slots of rank 0 are loaded, and a job that is
+// under way gives way to one of a lower rank of its kind. A change of the assignment does not
+// interrupt a job: what was added comes after it, what was taken away is not published (and copied
+// no further); a dropped version ends its jobs.
+//
+// Slots that are assigned no longer are served until readers know (slot_store.h); a node that is
+// full but for them has slots wait for their memory.
+//
+// A slot that its source does not give is loaded from the checkpoint. A load that failed keeps the
+// slots that were complete, tells why, and is tried again after a while (retry_min, doubling up to
+// retry_max): a folder that was not mounted yet heals by itself. Then the sources are tried again
+// too.
 class MemoryNode {
  public:
   using LoadFunction =
@@ -62,12 +80,15 @@ class MemoryNode {
     LoadOptions load;
     Duration retry_min = std::chrono::seconds(5);
     Duration retry_max = std::chrono::seconds(60);
-    LoadFunction load_function;  // empty: LoadSlots
+    LoadFunction load_function;                // empty: LoadSlots
+    SlotCopier::MakeTransport make_transport;  // empty: every slot comes from the checkpoint
+    SlotCopier::Options copy;
+    size_t copy_slots_max = 64;  // in one job: between jobs the most urgent is chosen anew
   };
   // `server` must outlive the node.
   MemoryNode(boost::asio::any_io_executor executor, RowServer* server, Options options);
-  // Cancels a load and waits for its thread. Call on the executor, or when it no longer runs; a
-  // handler that is still queued does nothing then.
+  // Cancels what is under way and waits for its threads. Call on the executor, or when it no longer
+  // runs; a handler that is still queued does nothing then.
   ~MemoryNode();
   MemoryNode(const MemoryNode&) = delete;
   MemoryNode& operator=(const MemoryNode&) = delete;
@@ -78,6 +99,10 @@ class MemoryNode {
   void Apply(SlotAssignment assignment);
   // Holds nothing of this version any more.
   void Drop(TableVersion version);
+  // A newer shard map of a version was published.
+  void SetNewestEpoch(TableVersion version, Epoch epoch);
+  // Bytes a second from other nodes, all slots together; 0 = no bound. Thread-safe.
+  void SetCopyRateMax(uint64_t bytes_per_s);
 
   // TEST HOOKS.
   void SetLoadingPaused(bool paused);
@@ -86,6 +111,8 @@ class MemoryNode {
   // What there was at most kSnapshotDelay ago. Thread-safe; never null.
   [[nodiscard]] std::shared_ptr<const NodeSnapshot> snapshot() const;
   static constexpr auto kSnapshotDelay = std::chrono::milliseconds(50);
+  // How often figures that change by themselves are looked at while there are any.
+  static constexpr auto kTick = std::chrono::milliseconds(100);
 
  private:
   struct Version {
@@ -94,43 +121,82 @@ class MemoryNode {
     Status error;
     uint32_t failures = 0;
     MonotonicTime retry_at;
+    // Slots whose source failed, and which: they come from the checkpoint, until another source is
+    // named or the checkpoint fails too.
+    std::map<SlotIndex, Incarnation> failed_sources;
     HeldVersion told;     // in the last snapshot
     bool changed = true;  // since then
   };
-  // The one load that may run.
-  struct Load {
+  // Fills pinned slots of one version on a thread of its own.
+  struct Work {
     TableVersion version;
+    uint32_t rank = 0;             // of all its slots
+    std::vector<EmptySlot> slots;  // pinned
     LoadControl control;
     std::thread thread;
-    bool dropped = false;  // its version is held no longer
+    bool dropped = false;    // its version is held no longer
+    bool preempted = false;  // cancelled for something more urgent
+  };
+  enum class WorkKind : uint8_t { kLoad, kCopy };
+  // What a kind of work should do next.
+  struct Choice {
+    Version* version = nullptr;
+    uint32_t rank = 0;
+    std::vector<EmptySlot> slots;
   };
 
+  // memory_node.cc
   void Place(Version* version);
   [[nodiscard]] Status PlaceSlots(const SlotAssignment& assignment);
   // Sets the error that remains when no load is at work: refused slots.
   void NoteRefused(Version* version);
   void Fail(Version* version, Status error);
-  void StartNextLoad();
-  void OnLoaded(TableVersion version, SlotIndex slot, const std::byte* rows, SlotDigest digest);
-  void OnLoadEnd(const Status& status);
   void ArmRetry();
   void Retry();
+  void ArmTick();
+  void Tick();
   void Changed(Version* version);
   void TakeSnapshot();
+
+  // memory_node_work.cc
+  [[nodiscard]] std::optional<Choice> Choose(WorkKind kind);
+  [[nodiscard]] const SourceNode* SourceOf(const Version& version, size_t position) const;
+  void StartWork();
+  void StartLoad();
+  void StartCopy();
+  [[nodiscard]] std::unique_ptr<Work> MakeWork(const Choice& choice);
+  // Runs `work` on the thread of `to`; `end` on the store thread afterwards.
+  void Run(Work* to, std::function<Status()> work, void (MemoryNode::*end)(const Status&));
+  [[nodiscard]] OnSlotLoaded WhenLoaded(TableVersion version, WorkKind kind);
+  void OnLoaded(TableVersion version, WorkKind kind, const EmptySlot& slot, SlotDigest digest);
+  void OnCopyFailed(TableVersion version, const EmptySlot& slot, Incarnation source);
+  void SourceFailed(Version* version, SlotIndex slot);
+  void OnLoadEnd(const Status& status);
+  void OnCopyEnd(const Status& status);
+  // Lets go of work that has ended; null when its version is held no longer.
+  [[nodiscard]] Version* EndWork(std::unique_ptr<Work>* work);
+  // After an assignment: slots on their way that are wanted no longer, and work that something more
+  // urgent waits for.
+  void Redirect();
 
   boost::asio::any_io_executor executor_;
   Options options_;
   SlotStore store_;
   std::map<TableVersion, Version> versions_;
-  // An assignment of a version whose dropped predecessor is still being loaded.
-  std::map<TableVersion, SlotAssignment> after_load_;
-  std::unique_ptr<Load> load_;
+  SlotCopier copier_;  // its copying thread is that of copy_
+  std::unique_ptr<Work> load_;
+  std::unique_ptr<Work> copy_;
   bool loading_paused_ = false;
   uint64_t loads_failed_ = 0;
+  uint64_t bytes_copied_ = 0;  // by copies that have ended
+  uint64_t slots_copied_ = 0;
+  uint64_t slots_not_copied_ = 0;
   uint64_t changes_ = 0;
   boost::asio::steady_timer retry_timer_;
   boost::asio::steady_timer snapshot_timer_;
   bool snapshot_armed_ = false;
+  boost::asio::steady_timer tick_timer_;
+  bool tick_armed_ = false;
 
   mutable std::mutex snapshot_mutex_;
   std::shared_ptr<const NodeSnapshot> snapshot_;  // guarded by snapshot_mutex_

@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint32_t kGatherThreadsMax = 64;
 constexpr uint32_t kLeaseMsMax = 60000;
+constexpr uint32_t kReleasePatienceMsMax = 3'600'000;
 constexpr uint64_t kMemoryBytesMin = 1u << 20;
 
 bool IsLoopback(const std::string& host) {
@@ -79,6 +80,12 @@ void AddOptions(CLI::App* app, NodeOptions* options) {
                   "asks again; 0 = such readers gather instead")
       ->capture_default_str()
       ->check(CLI::Range(0u, kLeaseMsMax))
+      ->group("Reads");
+  app->add_option("--release-patience-ms", options->release_patience_ms,
+                  "How long a slot that moved away is served on for readers that did not take the "
+                  "newer shard map")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, kReleasePatienceMsMax))
       ->group("Reads");
   app->add_option("--log-level", options->log_level, "What goes to standard error")
       ->capture_default_str()

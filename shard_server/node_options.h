@@ -21,6 +21,7 @@ struct NodeOptions {
   std::string transport = "auto";
   std::string one_sided = "off";
   uint32_t lease_ms = 2000;
+  uint32_t release_patience_ms = 30000;
   std::string announce_file;
   std::string log_level = "info";
   bool enable_test_hooks = false;

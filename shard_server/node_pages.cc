@@ -70,16 +70,20 @@ void WriteMemory(const SlotStoreFigures& memory, FamilyWriter* out) {
              static_cast<double>(memory.region_bytes));
   const std::string name = "engram_node_memory_used_bytes";
   const std::string help =
-      "Allocated memory by use: ready and loading slots, slots withdrawn but kept until their "
-      "version is dropped, dropped versions waiting for the last lease, and free.";
+      "Allocated memory by use: ready and loading slots, slots that moved away and that readers "
+      "may "
+      "still use, dropped versions likewise, and free.";
   const auto use = [&](const char* what, uint64_t bytes) {
     out->Gauge(name, help, static_cast<double>(bytes), {{"use", what}});
   };
   use("ready", memory.ready_bytes);
   use("loading", memory.held_bytes - memory.ready_bytes);
-  use("withdrawn", memory.withdrawn_bytes);
+  use("leaving", memory.leaving_bytes);
   use("waiting", memory.waiting_bytes);
   use("free", memory.free_bytes);
+  out->Gauge("engram_node_memory_wanted_bytes",
+             "Of assigned slots that wait for memory that others leave.",
+             static_cast<double>(memory.unplaced_bytes));
   const std::string regions = "engram_node_memory_regions";
   const std::string regions_help = "Memory regions by page size; each is one key for every reader.";
   out->Gauge(regions, regions_help, memory.huge_regions, {{"pages", "huge"}});
@@ -112,6 +116,21 @@ void WriteVersions(const NodeSnapshot& snapshot, FamilyWriter* out) {
                snapshot.loads_failed);
   out->Counter("engram_node_corrupt_rows_found_total",
                "Stored rows found damaged by this node itself.", snapshot.corrupt_rows_found);
+}
+
+void WriteCopies(const NodeSnapshot& snapshot, FamilyWriter* out) {
+  out->Counter("engram_node_copied_bytes_total", "Rows that came from other memory nodes.",
+               snapshot.bytes_copied);
+  out->Gauge("engram_node_copy_bytes_per_second", "At which rows come from other memory nodes now.",
+             static_cast<double>(snapshot.copy_bytes_per_s));
+  out->Gauge("engram_node_copy_limit_bytes_per_second",
+             "What the coordinator allows of that; 0 = no bound.",
+             static_cast<double>(snapshot.copy_bytes_per_s_max));
+  const std::string slots = "engram_node_slot_copies_total";
+  const std::string help =
+      "Slots copied from other memory nodes; failed ones are loaded from the checkpoint.";
+  out->Counter(slots, help, snapshot.slots_copied, {{"result", "ok"}});
+  out->Counter(slots, help, snapshot.slots_not_copied, {{"result", "failed"}});
 }
 
 void WriteConversation(const AgentFigures& agent, FamilyWriter* out) {
@@ -221,12 +240,17 @@ Readiness NodeReadiness(const NodeSources& sources) {
       reason = "version " + std::to_string(held.version.value()) + ": " +
                std::to_string(held.ready->size()) + " of " + std::to_string(held.slots_assigned) +
                " slots are ready";
+      if (held.slots_unplaced > 0) {
+        reason += ", " + std::to_string(held.slots_unplaced) +
+                  " wait for memory of slots that moved away and that readers may still use";
+      }
       if (!held.error.ok()) reason += ": " + held.error.ToString();
     }
     versions.push_back({{"version", held.version.value()},
                         {"revision", held.revision},
                         {"slots_assigned", held.slots_assigned},
                         {"slots_ready", held.ready->size()},
+                        {"slots_waiting_for_memory", held.slots_unplaced},
                         {"bytes_assigned", held.bytes_total},
                         {"bytes_ready", held.bytes_ready},
                         {"error", held.error.ok() ? "" : held.error.ToString()}});
@@ -238,6 +262,8 @@ Readiness NodeReadiness(const NodeSources& sources) {
                                  {"registered", agent.registered},
                                  {"coordinator_connected", agent.connected},
                                  {"loading", snapshot->loading},
+                                 {"copy_bytes_per_s", snapshot->copy_bytes_per_s},
+                                 {"bytes_copied", snapshot->bytes_copied},
                                  {"versions", std::move(versions)}};
   // Messages may quote a file's bytes: whatever is not UTF-8 is replaced, not thrown at.
   return {reason.empty(), detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
@@ -256,6 +282,7 @@ std::vector<prometheus::MetricFamily> NodeMetrics::Collect() const {
   WriteReads(sources_.server->stats(), &out);
   WriteMemory(snapshot->memory, &out);
   WriteVersions(*snapshot, &out);
+  WriteCopies(*snapshot, &out);
   WriteConversation(sources_.agent->figures(), &out);
   return families;
 }

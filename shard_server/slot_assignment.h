@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "engram/base/status.h"
@@ -13,6 +14,23 @@
 
 namespace engram {
 
+// A node that a slot can be copied from.
+struct SourceNode {
+  std::string id;
+  std::string data_address;  // "host:port"
+  Incarnation incarnation;
+  friend bool operator==(const SourceNode&, const SourceNode&) = default;
+};
+
+inline constexpr uint32_t kFromCheckpoint = 0xffffffff;
+
+// Where an assigned slot comes from while it is not held, and how urgent it is.
+struct SlotOrigin {
+  uint32_t source = kFromCheckpoint;  // an index into `sources`
+  uint32_t rank = 0;                  // lower first: 0 = no replica has it, 1 = repair, 2 = balance
+  friend bool operator==(const SlotOrigin&, const SlotOrigin&) = default;
+};
+
 // A value: the whole of what a node should hold, not a change.
 struct SlotAssignment {
   TableVersion version;
@@ -22,7 +40,17 @@ struct SlotAssignment {
   ModelIdentity identity{};
   std::filesystem::path checkpoint;
   std::vector<AssignedSlot> slots;  // ascending
+  std::vector<SourceNode> sources;
+  std::vector<SlotOrigin> origins;  // [slots], or empty: every slot from the checkpoint, at rank 0
+  std::vector<SlotIndex> damaged;   // held, but to be replaced: ascending, each in `slots`
+
+  // Of slots[i].
+  [[nodiscard]] SlotOrigin origin(size_t i) const {
+    return origins.empty() ? SlotOrigin{} : origins[i];
+  }
 };
+
+inline constexpr int kSourcesMax = 4096;
 
 // Checks everything but that the slots are in the layout's range (SlotStore::SetSlots does).
 // ERRORS: kMalformed naming the field.

@@ -1,7 +1,6 @@
 #include "shard_server/slot_loader.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cinttypes>
 #include <condition_variable>
 #include <cstdio>
@@ -14,14 +13,13 @@
 #include <utility>
 
 #include <spdlog/spdlog.h>
-#include <sys/mman.h>
-#include <unistd.h>
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "engram/table/stored_row.h"
 #include "shard_server/byte_text.h"
 #include "shard_server/load_plan.h"
+#include "shard_server/slot_memory.h"
 
 namespace engram {
 namespace {
@@ -141,31 +139,14 @@ class ChunkReader {
   std::map<int32_t, Layer> layers_;
 };
 
-// Has the system give the pages that a chunk's rows go to. Fresh shared memory in small pages costs
-// more than reading and sealing what goes in, so the reading thread takes that from the other. And
-// where there are none left (a small /dev/shm, a container's limit), this is an error; touching
-// them would be a SIGBUS. A kernel without the call faults them in later. ERRORS:
-// kResourceExhausted.
-Status PopulatePages(const LoadJob& job, const LoadChunk& chunk) {
-#ifdef MADV_POPULATE_WRITE
+// So that the reading thread takes the cost of fresh pages from the one that seals.
+Status PopulateChunk(const LoadJob& job, const LoadChunk& chunk) {
   const uint64_t row_stride = job.layout->row_stride();
-  static const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
   for (const LoadPart& part : chunk.parts) {
-    const auto rows = reinterpret_cast<uintptr_t>(job.slots[part.slot_position].rows);
-    const uintptr_t begin = (rows + part.row_in_slot * row_stride) / page_bytes * page_bytes;
-    const uintptr_t end = rows + (uint64_t{part.row_in_slot} + part.row_count) * row_stride;
-    if (::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE) == 0) continue;
-    if (errno != EFAULT && errno != ENOMEM) continue;
-    return {StatusCode::kResourceExhausted,
-            "the system has no memory left for slot " +
-                std::to_string(job.slots[part.slot_position].slot.value()) + ": " +
-                std::strerror(errno) +
-                "; look at the size of /dev/shm and at the container's limits, or lower --memory"};
+    const EmptySlot& slot = job.slots[part.slot_position];
+    ENGRAM_RETURN_IF_ERROR(PopulatePages(
+        slot.slot, {slot.rows + part.row_in_slot * row_stride, part.row_count * row_stride}));
   }
-#else
-  (void)job;
-  (void)chunk;
-#endif
   return {};
 }
 
@@ -336,7 +317,7 @@ Status LoadSlotsFrom(const std::vector<TableTensors>& tensors, const LoadJob& jo
     for (const LoadChunk& chunk : chunks) {
       const std::span<std::byte> buffer = pipe.AwaitEmpty();
       if (buffer.empty()) return;
-      Status status = PopulatePages(job, chunk);
+      Status status = PopulateChunk(job, chunk);
       if (status.ok()) status = chunk_reader.Read(chunk, buffer);
       const bool failed = !status.ok();
       pipe.Filled(std::move(status));

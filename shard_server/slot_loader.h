@@ -3,10 +3,8 @@
 // while the bytes are in the processor's cache. Nothing is mapped and no byte is touched twice.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <vector>
 
@@ -14,6 +12,7 @@
 #include "engram/base/status.h"
 #include "engram/checkpoint/model_files.h"
 #include "engram/table/table_layout.h"
+#include "shard_server/load_control.h"
 #include "shard_server/slot_store.h"
 
 namespace engram {
@@ -33,28 +32,6 @@ struct LoadOptions {
   uint32_t buffer_count = 4;
   Duration log_interval = std::chrono::seconds(2);
 };
-
-// How others watch and steer a load. Thread-safe.
-class LoadControl {
- public:
-  // The load ends with kCancelled soon (one buffer's work at most).
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  [[nodiscard]] bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
-  // TEST HOOK: no more rows are worked on until it is called with false, or Cancel.
-  void SetPaused(bool paused) { paused_.store(paused, std::memory_order_relaxed); }
-  [[nodiscard]] bool paused() const { return paused_.load(std::memory_order_relaxed); }
-  // Stored bytes of the rows worked on so far.
-  [[nodiscard]] uint64_t bytes_done() const { return bytes_done_.load(std::memory_order_relaxed); }
-  void AddBytesDone(uint64_t bytes) { bytes_done_.fetch_add(bytes, std::memory_order_relaxed); }
-
- private:
-  std::atomic<bool> cancelled_{false};
-  std::atomic<bool> paused_{false};
-  std::atomic<uint64_t> bytes_done_{0};
-};
-
-// A slot's rows are complete and hash to the digest wanted, if one was. On the loading thread.
-using OnSlotLoaded = std::function<void(const EmptySlot& slot, SlotDigest digest)>;
 
 // Opens the checkpoint, checks that it is the job's model, and loads the job's slots in table
 // order. Blocks; runs one more thread, which reads ahead. Logs progress, rate and time left.

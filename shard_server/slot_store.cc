@@ -1,5 +1,6 @@
 #include "shard_server/slot_store.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -11,7 +12,7 @@ namespace engram {
 SlotStore::SlotStore(RowServer* server, const Clock* clock, const Options& options)
     : server_(server),
       clock_(clock),
-      lease_(options.lease),
+      release_patience_(options.release_patience),
       arena_(server, {options.memory_bytes_max, options.region_bytes_max}) {}
 
 Status SlotStore::AddVersion(TableVersion version, const ModelIdentity& identity,
@@ -74,28 +75,51 @@ Status SlotStore::SetSlots(TableVersion version, std::span<const AssignedSlot> s
     sizes.push_back(held.layout->slot_bytes(wanted.slot));
   }
   auto pieces = arena_.Take(sizes);
-  if (!pieces.has_value()) {
-    std::string context = "version " + std::to_string(version.value()) + ": no room for " +
-                          std::to_string(sizes.size()) + " more slots";
-    const SlotStoreFigures now = figures();
-    if (now.waiting_bytes > 0) {
-      context +=
-          " (" + ByteText(now.waiting_bytes) + " of a dropped version waits for its readers)";
-    }
-    return pieces.error().WithContext(context);
+  if (pieces.has_value()) {
+    for (size_t i = 0; i < needing.size(); ++i) held.slots[needing[i]].piece = (*pieces)[i];
+  } else if (const Status room = CheckRoom(version, held, slots); !room.ok()) {
+    return pieces.error().WithContext(room.message());
   }
-  for (size_t i = 0; i < needing.size(); ++i) held.slots[needing[i]].piece = (*pieces)[i];
 
+  Departure departure{held.served->newest_epoch(), clock_->Now(), {}, {}};
+  const uint64_t number = ++departures_;
   size_t next = 0;
   for (uint32_t slot = 0; slot < slot_count; ++slot) {
     if (next < slots.size() && slots[next].slot.value() == slot) {
       Assign(held, slot, slots[next].digest);
       ++next;
     } else if (held.slots[slot].assigned) {
-      Unassign(held, slot);
+      Unassign(held, slot, &departure, number);
     }
   }
+  if (!departure.slots.empty()) held.departures.emplace(number, std::move(departure));
+  PlaceUnplaced(held);
   return {};
+}
+
+Status SlotStore::CheckRoom(TableVersion number, const Version& version,
+                            std::span<const AssignedSlot> slots) const {
+  const std::string name =
+      "version " + std::to_string(number.value()) + ": no room for all of its slots";
+  uint64_t assigned_bytes = 0;
+  uint64_t kept_bytes = 0;
+  for (const AssignedSlot& wanted : slots) {
+    const uint64_t bytes = version.layout->slot_bytes(wanted.slot);
+    assigned_bytes += bytes;
+    if (version.slots[wanted.slot.value()].piece.data != nullptr) kept_bytes += bytes;
+  }
+  uint64_t placed_bytes = 0;  // of this version, whatever becomes of it
+  for (const Slot& slot : version.slots) placed_bytes += slot.piece.bytes;
+  uint64_t all_bytes = assigned_bytes;
+  for (const auto& [other, held] : versions_) {
+    if (other != number) all_bytes += HeldBytes(other);
+  }
+  if (all_bytes > arena_.memory_bytes_max()) return {StatusCode::kResourceExhausted, name};
+  // What leaves by this assignment, or is leaving already; a slot that comes back does not.
+  const uint64_t others = ReleasingBytes() - Bytes(version, SlotState::kLeaving) -
+                          Bytes(version, SlotState::kWithdrawn);
+  if (others + placed_bytes - kept_bytes > 0) return {};
+  return {StatusCode::kResourceExhausted, name};
 }
 
 void SlotStore::Assign(Version& version, uint32_t slot, SlotDigest recorded) {
@@ -106,15 +130,22 @@ void SlotStore::Assign(Version& version, uint32_t slot, SlotDigest recorded) {
   const bool differs = loaded && recorded != 0 && recorded != entry.digest;
   switch (entry.state) {
     case SlotState::kNone:
-      SetState(version, slot, SlotState::kEmpty);
+    case SlotState::kUnplaced:
+      SetState(version, slot,
+               entry.piece.data != nullptr ? SlotState::kEmpty : SlotState::kUnplaced);
       break;
     case SlotState::kWithdrawn:
+      entry.departure = 0;
       if (differs) {
         SetState(version, slot, SlotState::kRefused);
       } else {
         Serve(version, slot);
       }
       break;
+    case SlotState::kLeaving:
+      entry.departure = 0;
+      SetState(version, slot, SlotState::kReady);
+      [[fallthrough]];
     case SlotState::kReady:
       if (differs) {
         version.served->Withdraw(SlotIndex(slot));
@@ -130,57 +161,74 @@ void SlotStore::Assign(Version& version, uint32_t slot, SlotDigest recorded) {
   }
 }
 
-void SlotStore::Unassign(Version& version, uint32_t slot) {
+void SlotStore::Unassign(Version& version, uint32_t slot, Departure* departure, uint64_t number) {
   Slot& entry = version.slots[slot];
   entry.assigned = false;
   switch (entry.state) {
     case SlotState::kReady:
-      version.served->Withdraw(SlotIndex(slot));
-      SetState(version, slot, SlotState::kWithdrawn);
-      break;
-    case SlotState::kRefused:
-      SetState(version, slot, SlotState::kWithdrawn);
+    case SlotState::kRefused:  // it was served once, perhaps
+      SetState(version, slot,
+               entry.state == SlotState::kReady ? SlotState::kLeaving : SlotState::kWithdrawn);
+      entry.departure = number;
+      departure->slots.push_back(slot);
       break;
     case SlotState::kEmpty:
-      // Never served, so no reader can be in it; a load may be.
-      if (version.pinned) {
-        version.lost.push_back(entry.piece);
-      } else {
-        arena_.GiveBack(entry.piece);
-      }
+      LetGo(entry.piece);  // never served, so no reader can be in it
       entry.piece = {};
       SetState(version, slot, SlotState::kNone);
       break;
+    case SlotState::kUnplaced:
+      SetState(version, slot, SlotState::kNone);
+      break;
+    case SlotState::kLeaving:
     case SlotState::kWithdrawn:
     case SlotState::kNone:
       break;
   }
 }
 
-std::vector<EmptySlot> SlotStore::PinEmptySlots(TableVersion version) {
-  std::vector<EmptySlot> empty;
+std::vector<EmptySlot> SlotStore::IdleSlots(TableVersion version) const {
+  std::vector<EmptySlot> idle;
   const auto found = versions_.find(version);
-  if (found == versions_.end()) return empty;
-  Version& held = found->second;
-  ENGRAM_CHECK(!held.pinned);
+  if (found == versions_.end()) return idle;
+  const Version& held = found->second;
+  if (held.counts[static_cast<size_t>(SlotState::kEmpty)] == 0) return idle;
   for (uint32_t slot = 0; slot < held.slots.size(); ++slot) {
     const Slot& entry = held.slots[slot];
-    if (entry.state != SlotState::kEmpty) continue;
-    empty.push_back({SlotIndex(slot), entry.piece.data, entry.recorded});
+    if (entry.state != SlotState::kEmpty || pins_.contains(entry.piece.data)) continue;
+    idle.push_back({SlotIndex(slot), entry.piece.data, entry.recorded});
   }
-  held.pinned = true;
-  return empty;
+  return idle;
 }
 
-void SlotStore::UnpinSlots(TableVersion version) {
-  if (const auto found = versions_.find(version); found != versions_.end()) {
-    Version& held = found->second;
-    held.pinned = false;
-    for (const ArenaPiece& piece : held.lost) arena_.GiveBack(piece);
-    held.lost.clear();
+bool SlotStore::IsWanted(TableVersion version, const EmptySlot& slot) const {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return false;
+  const Slot& entry = found->second.slots[slot.slot.value()];
+  return entry.assigned && entry.piece.data == slot.rows;
+}
+
+void SlotStore::Pin(std::span<const EmptySlot> slots) {
+  for (const EmptySlot& slot : slots) ++pins_[slot.rows].count;
+}
+
+void SlotStore::Unpin(std::span<const EmptySlot> slots) {
+  for (const EmptySlot& slot : slots) {
+    const auto found = pins_.find(slot.rows);
+    ENGRAM_CHECK(found != pins_.end());
+    if (--found->second.count > 0) continue;
+    const ArenaPiece let_go = found->second.let_go;
+    pins_.erase(found);
+    if (let_go.data != nullptr) arena_.GiveBack(let_go);
   }
-  for (Waiting& waiting : waiting_) {
-    if (waiting.version == version) waiting.pinned = false;
+}
+
+void SlotStore::LetGo(const ArenaPiece& piece) {
+  const auto pinned = pins_.find(piece.data);
+  if (pinned == pins_.end()) {
+    arena_.GiveBack(piece);
+  } else {
+    pinned->second.let_go = piece;
   }
 }
 
@@ -205,7 +253,9 @@ Status SlotStore::Publish(TableVersion version, SlotIndex slot, const std::byte*
 
 void SlotStore::SetNewestEpoch(TableVersion version, Epoch epoch) {
   const auto found = versions_.find(version);
-  if (found != versions_.end()) found->second.served->set_newest_epoch(epoch);
+  if (found == versions_.end()) return;
+  ServedSlots& served = *found->second.served;
+  served.set_newest_epoch(std::max(served.newest_epoch(), epoch));
 }
 
 void SlotStore::DropVersion(TableVersion version) {
@@ -215,10 +265,9 @@ void SlotStore::DropVersion(TableVersion version) {
   server_->Drop(version);
   Waiting waiting;
   waiting.version = version;
-  waiting.pinned = held.pinned;
   waiting.readers = held.served;
-  waiting.reusable_from = clock_->Now() + lease_;
-  waiting.pieces = std::move(held.lost);
+  // No reader of it is given a lease any more; those that run must end.
+  waiting.release = server_->StartRelease(version, Epoch(kNeverRead), kNeverRead);
   for (const Slot& entry : held.slots) {
     if (entry.piece.data != nullptr) waiting.pieces.push_back(entry.piece);
   }
@@ -227,13 +276,104 @@ void SlotStore::DropVersion(TableVersion version) {
   Reclaim();
 }
 
-void SlotStore::Reclaim() {
-  const MonotonicTime now = clock_->Now();
-  std::erase_if(waiting_, [&](const Waiting& waiting) {
-    if (waiting.pinned || now < waiting.reusable_from || !waiting.readers.expired()) return false;
-    for (const ArenaPiece& piece : waiting.pieces) arena_.GiveBack(piece);
-    return true;
+bool SlotStore::Reclaim() {
+  bool changed = std::erase_if(waiting_, [&](const Waiting& waiting) {
+                   if (!waiting.readers.expired() || !server_->MayReuse(waiting.release)) {
+                     return false;
+                   }
+                   for (const ArenaPiece& piece : waiting.pieces) LetGo(piece);
+                   return true;
+                 }) > 0;
+  for (auto& [number, version] : versions_) {
+    for (auto at = version.departures.begin(); at != version.departures.end();) {
+      changed |= AdvanceDeparture(number, version, at->first, at->second);
+      at = at->second.slots.empty() ? version.departures.erase(at) : std::next(at);
+    }
+  }
+  for (auto& [number, version] : versions_) changed |= PlaceUnplaced(version);
+  return changed;
+}
+
+// A departure that is over has no slots.
+bool SlotStore::AdvanceDeparture(TableVersion number, Version& version, uint64_t departure_number,
+                                 Departure& departure) {
+  // Those that came back are somebody else's.
+  std::erase_if(departure.slots,
+                [&](uint32_t slot) { return version.slots[slot].departure != departure_number; });
+  if (departure.slots.empty()) return false;
+  bool changed = false;
+  if (!departure.release.has_value()) {
+    const bool patient = clock_->Now() - departure.since < release_patience_;
+    if (patient && !server_->AllAcknowledged(number, departure.epoch)) return false;
+    Withdraw(number, version, departure);
+    changed = true;
+  }
+  if (!server_->MayReuse(*departure.release)) return changed;
+  for (const uint32_t slot : departure.slots) {
+    Slot& entry = version.slots[slot];
+    ENGRAM_CHECK(entry.state == SlotState::kWithdrawn);
+    LetGo(entry.piece);
+    SetState(version, slot, SlotState::kNone);
+    entry = {};
+  }
+  departure.slots.clear();
+  return true;
+}
+
+void SlotStore::Withdraw(TableVersion number, Version& version, Departure& departure) {
+  for (const uint32_t slot : departure.slots) {
+    if (version.slots[slot].state != SlotState::kLeaving) continue;
+    version.served->Withdraw(SlotIndex(slot));
+    SetState(version, slot, SlotState::kWithdrawn);
+  }
+  // After the withdrawal: whoever is given a slot directory from here on is not given these places.
+  departure.release = server_->StartRelease(number, departure.epoch, version.served->generation());
+}
+
+bool SlotStore::PlaceUnplaced(Version& version) {
+  if (Count(version, SlotState::kUnplaced) == 0) return false;
+  std::vector<uint32_t> unplaced;
+  std::vector<uint64_t> sizes;
+  for (uint32_t slot = 0; slot < version.slots.size(); ++slot) {
+    if (version.slots[slot].state != SlotState::kUnplaced) continue;
+    unplaced.push_back(slot);
+    sizes.push_back(version.layout->slot_bytes(SlotIndex(slot)));
+  }
+  // As many at once as there is memory for, so that regions stay few.
+  size_t placed = 0;
+  for (size_t count = unplaced.size(); count > 0;) {
+    const auto pieces = arena_.Take(std::span(sizes).subspan(placed, count));
+    if (!pieces.has_value()) {
+      count /= 2;
+      continue;
+    }
+    for (size_t i = 0; i < count; ++i) {
+      version.slots[unplaced[placed + i]].piece = (*pieces)[i];
+      SetState(version, unplaced[placed + i], SlotState::kEmpty);
+    }
+    placed += count;
+    count = std::min(count, unplaced.size() - placed);
+  }
+  return placed > 0;
+}
+
+bool SlotStore::NeedsReclaim() const {
+  if (!waiting_.empty()) return true;
+  return std::any_of(versions_.begin(), versions_.end(), [](const auto& entry) {
+    return !entry.second.departures.empty() || Count(entry.second, SlotState::kUnplaced) > 0;
   });
+}
+
+uint64_t SlotStore::ReleasingBytes() const {
+  uint64_t bytes = 0;
+  for (const auto& [version, held] : versions_) {
+    bytes += Bytes(held, SlotState::kLeaving) + Bytes(held, SlotState::kWithdrawn);
+  }
+  for (const Waiting& waiting : waiting_) {
+    for (const ArenaPiece& piece : waiting.pieces) bytes += piece.bytes;
+  }
+  for (const auto& [rows, pinned] : pins_) bytes += pinned.let_go.bytes;
+  return bytes;
 }
 
 std::shared_ptr<const TableLayout> SlotStore::layout(TableVersion version) const {
@@ -268,22 +408,25 @@ std::vector<SlotIndex> SlotStore::RefusedSlots(TableVersion version) const {
 
 uint64_t SlotStore::EmptyCount(TableVersion version) const {
   const auto found = versions_.find(version);
-  if (found == versions_.end()) return 0;
-  return found->second.counts[static_cast<size_t>(SlotState::kEmpty)];
+  return found == versions_.end() ? 0 : Count(found->second, SlotState::kEmpty);
+}
+
+uint64_t SlotStore::UnplacedCount(TableVersion version) const {
+  const auto found = versions_.find(version);
+  return found == versions_.end() ? 0 : Count(found->second, SlotState::kUnplaced);
 }
 
 uint64_t SlotStore::HeldBytes(TableVersion version) const {
   const auto found = versions_.find(version);
   if (found == versions_.end()) return 0;
-  const auto& bytes = found->second.bytes;
-  return bytes[static_cast<size_t>(SlotState::kEmpty)] +
-         bytes[static_cast<size_t>(SlotState::kReady)] +
-         bytes[static_cast<size_t>(SlotState::kRefused)];
+  const Version& held = found->second;
+  return Bytes(held, SlotState::kUnplaced) + Bytes(held, SlotState::kEmpty) +
+         Bytes(held, SlotState::kReady) + Bytes(held, SlotState::kRefused);
 }
 
 uint64_t SlotStore::ReadyBytes(TableVersion version) const {
   const auto found = versions_.find(version);
-  return found == versions_.end() ? 0 : found->second.bytes[static_cast<size_t>(SlotState::kReady)];
+  return found == versions_.end() ? 0 : Bytes(found->second, SlotState::kReady);
 }
 
 SlotStoreFigures SlotStore::figures() const {
@@ -294,13 +437,13 @@ SlotStoreFigures SlotStore::figures() const {
   figures.regions = static_cast<uint32_t>(arena_.region_count());
   figures.huge_regions = static_cast<uint32_t>(arena_.huge_region_count());
   for (const auto& [version, held] : versions_) {
-    figures.held_bytes += HeldBytes(version);
+    const uint64_t unplaced = Bytes(held, SlotState::kUnplaced);
+    figures.held_bytes += HeldBytes(version) - unplaced;
     figures.ready_bytes += ReadyBytes(version);
-    figures.withdrawn_bytes += held.bytes[static_cast<size_t>(SlotState::kWithdrawn)];
+    figures.unplaced_bytes += unplaced;
+    figures.leaving_bytes += Bytes(held, SlotState::kLeaving) + Bytes(held, SlotState::kWithdrawn);
   }
-  for (const Waiting& waiting : waiting_) {
-    for (const ArenaPiece& piece : waiting.pieces) figures.waiting_bytes += piece.bytes;
-  }
+  figures.waiting_bytes = ReleasingBytes() - figures.leaving_bytes;
   return figures;
 }
 

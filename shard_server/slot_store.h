@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "engram/base/clock.h"
@@ -39,12 +41,13 @@ struct EmptySlot {
 
 struct SlotStoreFigures {
   uint64_t memory_bytes_max = 0;
-  uint64_t region_bytes = 0;     // allocated from the transport: what --memory limits
-  uint64_t free_bytes = 0;       // of region_bytes: in no slot
-  uint64_t held_bytes = 0;       // stored rows of assigned slots, loaded or not
-  uint64_t ready_bytes = 0;      // of held_bytes: loaded, checked and served
-  uint64_t withdrawn_bytes = 0;  // slots no longer assigned, kept until their version is dropped
-  uint64_t waiting_bytes = 0;    // of dropped versions: waits for the last lease to end
+  uint64_t region_bytes = 0;    // allocated from the transport: what --memory limits
+  uint64_t free_bytes = 0;      // of region_bytes: in no slot
+  uint64_t held_bytes = 0;      // of assigned slots that have memory, loaded or not
+  uint64_t ready_bytes = 0;     // of held_bytes: loaded, checked and served
+  uint64_t unplaced_bytes = 0;  // of assigned slots that wait for memory: not of region_bytes
+  uint64_t leaving_bytes = 0;   // of slots assigned no longer, which readers may still use
+  uint64_t waiting_bytes = 0;   // of dropped versions and ended loads, likewise
   uint32_t regions = 0;
   uint32_t huge_regions = 0;
 };
@@ -53,23 +56,29 @@ struct SlotStoreFigures {
 // only read the ServedSlots that it publishes into; the loader's threads only write the rows of
 // EmptySlots, which nobody reads yet.
 //
-// A slot of a version goes  (none) -> empty -> ready -> withdrawn -> ready ...
-//                                       \-> refused <-/
+// A slot of a version goes  (none) -> unplaced -> empty -> ready -> leaving -> withdrawn -> (none)
+//   unplaced   assigned, and waits for memory that leaving slots or dropped versions still have
 //   empty      has memory, rows not there
 //   ready      rows loaded, checked, served; its memory does not change any more
-//   withdrawn  was ready, is assigned no longer: not served, rows and memory kept, so that a slot
-//              that comes back is served again at once. Its memory is NOT reused while the version
-//              lives, because mapped reads may still be in it. (A slot that was empty when it was
-//              taken away gives its memory back, unless a load may be writing to it: see PinSlots.)
-//   refused    its digest is not the recorded one: never served by this process
-// Memory of a dropped version is reused once no gather thread holds the version (the ServedSlots
-// have no owner left) and `lease` has passed, so that no mapped or one-sided read can be in it.
+//   leaving    assigned no longer, and served on: a reader may still ask here for it under an older
+//              map. Ends when every reader has acknowledged the epoch that took it away, or when
+//              release_patience has passed.
+//   withdrawn  served no longer, but a gather thread or a reader's own read may still be in its
+//              memory. Ends when RowServer::MayReuse: then the memory is anyone's.
+//   refused    its digest is not the recorded one: never served by this process while it says so
+// A slot that comes back while it is leaving or withdrawn is served on, or again, from where it is.
+// One that is unassigned while it is unplaced or empty is gone at once: no reader knew it. (While
+// it is pinned, its memory stays the loader's.) A refused one that is unassigned is withdrawn.
+//
+// Memory of a dropped version goes by the rule of withdrawn slots. Whatever becomes free serves the
+// unplaced slots of any version: Reclaim.
 class SlotStore {
  public:
   struct Options {
     uint64_t memory_bytes_max = 0;
     uint64_t region_bytes_max = 16ull << 30;
-    Duration lease{};  // the longest lease that the RowServer grants
+    // How long a slot that left is served for readers that do not acknowledge the newer map.
+    Duration release_patience = std::chrono::seconds(30);
   };
   // `server` and `clock` must outlive the store.
   SlotStore(RowServer* server, const Clock* clock, const Options& options);
@@ -78,38 +87,55 @@ class SlotStore {
   [[nodiscard]] Status AddVersion(TableVersion version, const ModelIdentity& identity,
                                   std::shared_ptr<const TableLayout> layout);
 
-  // Makes `slots` (ascending) what the node holds of a version: takes memory for new ones,
-  // withdraws those that are not in it. All or nothing: after an error the slots are as before.
+  // Makes `slots` (ascending) what the node holds of a version: takes memory for new ones, has
+  // those that are not in it leave, at the version's newest epoch (SetNewestEpoch first). Where
+  // there is no memory, but some is about to be free, slots stay unplaced until Reclaim places
+  // them. All or nothing: after an error the slots are as before.
   // ERRORS: kNotFound (no such version), kInvalidArgument (not ascending, or out of range),
   // kResourceExhausted with the figures: nothing was allocated past the limit.
   [[nodiscard]] Status SetSlots(TableVersion version, std::span<const AssignedSlot> slots);
 
-  // Empty slots, ascending. A loader that was given them may write to their rows until UnpinSlots,
-  // and their memory stays theirs as long, whatever SetSlots and DropVersion do.
-  [[nodiscard]] std::vector<EmptySlot> PinEmptySlots(TableVersion version);
-  void UnpinSlots(TableVersion version);
+  // Empty slots that are not pinned, ascending: what a loader or copier may be given.
+  [[nodiscard]] std::vector<EmptySlot> IdleSlots(TableVersion version) const;
+  // True while a slot that IdleSlots gave is still wanted, or is filled already, at these rows.
+  [[nodiscard]] bool IsWanted(TableVersion version, const EmptySlot& slot) const;
+  // Pins a slot's memory: whoever was given it may write to its rows until Unpin, and it is nobody
+  // else's as long, whatever SetSlots and DropVersion do. Precondition: IdleSlots gave it, and
+  // nothing was called since that could have changed that.
+  void Pin(std::span<const EmptySlot> slots);
+  void Unpin(std::span<const EmptySlot> slots);
 
-  // The rows of an empty slot are there, at the `rows` that PinEmptySlots gave, and hash to
+  // The rows of an empty slot are there, at the `rows` that IdleSlots gave, and hash to
   // `digest`: serves it. A slot that was taken away or dropped meanwhile (even if it came back,
   // with other memory) is not served: no error. ERRORS: kCorrupt when another digest was recorded
   // meanwhile (the slot is refused).
   [[nodiscard]] Status Publish(TableVersion version, SlotIndex slot, const std::byte* rows,
                                SlotDigest digest);
 
+  // Never goes back.
   void SetNewestEpoch(TableVersion version, Epoch epoch);
   // Stops serving a version and lets its memory go, when that is safe. No effect if unknown.
   void DropVersion(TableVersion version);
-  // Takes back what dropped versions no longer need. SetSlots does it too.
-  void Reclaim();
+  // Looks how far readers are: withdraws, takes memory back, and places unplaced slots. SetSlots
+  // does it too; call it now and then while NeedsReclaim. True if anything changed.
+  bool Reclaim();
+  // True while something waits for readers or for memory.
+  [[nodiscard]] bool NeedsReclaim() const;
 
   [[nodiscard]] bool Has(TableVersion version) const { return versions_.contains(version); }
   // Null for an unknown version.
   [[nodiscard]] std::shared_ptr<const TableLayout> layout(TableVersion version) const;
   // Ready slots, ascending, with the digest of their rows. Empty for an unknown version.
   [[nodiscard]] std::vector<AssignedSlot> ReadySlots(TableVersion version) const;
+  // True while readers are given the slot's rows: it is ready or leaving.
+  [[nodiscard]] bool IsServed(TableVersion version, SlotIndex slot) const {
+    const auto found = versions_.find(version);
+    return found != versions_.end() && found->second.served->Rows(slot) != nullptr;
+  }
   // Refused slots, ascending.
   [[nodiscard]] std::vector<SlotIndex> RefusedSlots(TableVersion version) const;
   [[nodiscard]] uint64_t EmptyCount(TableVersion version) const;
+  [[nodiscard]] uint64_t UnplacedCount(TableVersion version) const;
   // Stored bytes of the assigned slots of one version, and of those of them that are ready.
   [[nodiscard]] uint64_t HeldBytes(TableVersion version) const;
   [[nodiscard]] uint64_t ReadyBytes(TableVersion version) const;
@@ -119,45 +145,83 @@ class SlotStore {
   [[nodiscard]] Status FlipByte(TableVersion version, SlotIndex slot, uint32_t row, uint32_t byte);
 
  private:
-  enum class SlotState : uint8_t { kNone, kEmpty, kReady, kWithdrawn, kRefused };
-  static constexpr size_t kSlotStates = 5;
+  enum class SlotState : uint8_t {
+    kNone,
+    kUnplaced,
+    kEmpty,
+    kReady,
+    kLeaving,
+    kWithdrawn,
+    kRefused
+  };
+  static constexpr size_t kSlotStates = 7;
   struct Slot {
     SlotState state = SlotState::kNone;
     bool assigned = false;
     SlotDigest recorded = 0;  // by the coordinator
     SlotDigest digest = 0;    // of the rows here, once they were loaded
     ArenaPiece piece;         // data == nullptr: none
+    uint64_t departure = 0;   // leaving or withdrawn: the number of the one it is in
+  };
+  // Slots that left together. One that came back has another state, or is in another departure.
+  struct Departure {
+    Epoch epoch;  // the newest when they left
+    MonotonicTime since;
+    std::vector<uint32_t> slots;
+    std::optional<MemoryRelease> release;  // once they are withdrawn
   };
   struct Version {
     std::shared_ptr<const TableLayout> layout;
     std::shared_ptr<ServedSlots> served;
     std::vector<Slot> slots;                     // [slot_count]
-    std::vector<ArenaPiece> lost;                // empty slots taken away while a load was writing
     std::array<uint64_t, kSlotStates> bytes{};   // stored bytes of slots by state
     std::array<uint32_t, kSlotStates> counts{};  // slots by state
-    bool pinned = false;
+    std::map<uint64_t, Departure> departures;    // by number
+  };
+  // Memory that somebody's thread may write to, by its rows.
+  struct PinnedPiece {
+    uint32_t count = 0;
+    ArenaPiece let_go;  // data == nullptr: its slot still has it
   };
   // Memory of a dropped version.
   struct Waiting {
     TableVersion version;
     std::vector<ArenaPiece> pieces;
     std::weak_ptr<const ServedSlots> readers;
-    MonotonicTime reusable_from;
-    bool pinned = false;
+    MemoryRelease release;
   };
 
+  [[nodiscard]] static uint64_t Bytes(const Version& version, SlotState state) {
+    return version.bytes[static_cast<size_t>(state)];
+  }
+  [[nodiscard]] static uint32_t Count(const Version& version, SlotState state) {
+    return version.counts[static_cast<size_t>(state)];
+  }
   void SetState(Version& version, uint32_t slot, SlotState state);
   void Serve(Version& version, uint32_t slot);
   // What becomes of one slot under a new assignment, its memory already there if it needs any.
   void Assign(Version& version, uint32_t slot, SlotDigest recorded);
-  void Unassign(Version& version, uint32_t slot);
+  void Unassign(Version& version, uint32_t slot, Departure* departure, uint64_t number);
+  // OK: memory for what is assigned with `slots` there is, or will be.
+  [[nodiscard]] Status CheckRoom(TableVersion number, const Version& version,
+                                 std::span<const AssignedSlot> slots) const;
+  // Bytes that are about to be free.
+  [[nodiscard]] uint64_t ReleasingBytes() const;
+  bool AdvanceDeparture(TableVersion number, Version& version, uint64_t departure_number,
+                        Departure& departure);
+  void Withdraw(TableVersion number, Version& version, Departure& departure);
+  bool PlaceUnplaced(Version& version);
+  // No reader can reach the piece: gives it back, now or when it is pinned no longer.
+  void LetGo(const ArenaPiece& piece);
 
   RowServer* server_;
   const Clock* clock_;
-  Duration lease_;
+  Duration release_patience_;
   SlotArena arena_;
   std::map<TableVersion, Version> versions_;
   std::vector<Waiting> waiting_;
+  std::unordered_map<const std::byte*, PinnedPiece> pins_;
+  uint64_t departures_ = 0;  // so far: numbers start at 1
 };
 
 }  // namespace engram

@@ -21,10 +21,10 @@ enum class GatherMessageId : uint32_t {
   kLeaseGrant = 4,    // node -> reader
 };
 
-// The first word of every header: format 1 of each message.
+// The first word of every header; its last character is the format's number.
 inline constexpr uint32_t kGatherRequestMagic = 0x31515247;  // "GRQ1"
 inline constexpr uint32_t kGatherReplyMagic = 0x31505247;    // "GRP1"
-inline constexpr uint32_t kLeaseRequestMagic = 0x3151524c;   // "LRQ1"
+inline constexpr uint32_t kLeaseRequestMagic = 0x3251524c;   // "LRQ2"
 inline constexpr uint32_t kLeaseGrantMagic = 0x3154474c;     // "LGT1"
 
 // Body: row_count RowAddress values of 8 bytes.
@@ -66,9 +66,13 @@ struct LeaseRequest {
   uint64_t incarnation = 0;
   uint64_t acknowledged_epoch = 0;  // no read under an older map is in flight
   uint64_t sequence = 0;            // from 1; comes back in the grant
+  // No read by an older slot directory is in flight; kNoDirectory = this reader takes no rows by
+  // itself.
+  uint64_t directory_generation = 0;
 };
-static_assert(sizeof(LeaseRequest) == 48);
-static_assert(offsetof(LeaseRequest, session) == 8 && offsetof(LeaseRequest, sequence) == 40);
+static_assert(sizeof(LeaseRequest) == 56);
+static_assert(offsetof(LeaseRequest, session) == 8 && offsetof(LeaseRequest, sequence) == 40 &&
+              offsetof(LeaseRequest, directory_generation) == 48);
 
 // No body. With sequence 0 it answers no request: the node ends the session with `status`.
 struct LeaseGrant {

@@ -21,32 +21,69 @@ bool HeldLease::Accept(uint64_t sequence, std::chrono::milliseconds lease) {
   return true;
 }
 
-void LeaseBook::Grant(uint64_t session, TableVersion version, Epoch epoch, MonotonicTime end) {
+void LeaseBook::Open(uint64_t session, TableVersion version) {
   const std::lock_guard lock(mutex_);
-  Lease& lease = leases_[session];
-  lease.version = version;
-  lease.acknowledged = std::max(lease.acknowledged, epoch);
-  lease.end = std::max(lease.end, end);
+  Entry& entry = entries_[session];
+  entry = {};
+  entry.version = version;
+  entry.number = ++opened_;
 }
 
-void LeaseBook::Acknowledge(uint64_t session, Epoch epoch) {
+void LeaseBook::Close(uint64_t session) {
   const std::lock_guard lock(mutex_);
-  const auto found = leases_.find(session);
-  if (found == leases_.end()) return;
-  found->second.acknowledged = std::max(found->second.acknowledged, epoch);
+  const auto found = entries_.find(session);
+  if (found != entries_.end()) found->second.open = false;
+}
+
+bool LeaseBook::Renew(uint64_t session, const ReaderProgress& progress, MonotonicTime end) {
+  const std::lock_guard lock(mutex_);
+  const auto found = entries_.find(session);
+  if (found == entries_.end() || !found->second.open) return false;
+  Entry& entry = found->second;
+  entry.progress.acknowledged = std::max(entry.progress.acknowledged, progress.acknowledged);
+  entry.progress.directory = std::max(entry.progress.directory, progress.directory);
+  if (end == MonotonicTime::min() || !entry.Has(entry.least)) return false;
+  entry.end = std::max(entry.end, end);
+  return true;
+}
+
+void LeaseBook::Forget(MonotonicTime now) {
+  std::erase_if(entries_,
+                [now](const auto& item) { return !item.second.open && item.second.end <= now; });
 }
 
 bool LeaseBook::AllAcknowledged(TableVersion version, Epoch epoch, MonotonicTime now) {
   const std::lock_guard lock(mutex_);
-  std::erase_if(leases_, [now](const auto& entry) { return entry.second.end <= now; });
-  return std::all_of(leases_.begin(), leases_.end(), [&](const auto& entry) {
-    return entry.second.version != version || entry.second.acknowledged >= epoch;
+  Forget(now);
+  return std::all_of(entries_.begin(), entries_.end(), [&](const auto& item) {
+    return item.second.version != version || item.second.progress.acknowledged >= epoch;
+  });
+}
+
+uint64_t LeaseBook::Require(TableVersion version, const ReaderProgress& least) {
+  const std::lock_guard lock(mutex_);
+  for (auto& [session, entry] : entries_) {
+    if (entry.version != version) continue;
+    entry.least.acknowledged = std::max(entry.least.acknowledged, least.acknowledged);
+    entry.least.directory = std::max(entry.least.directory, least.directory);
+  }
+  return opened_;
+}
+
+bool LeaseBook::NoneBehind(TableVersion version, uint64_t required, const ReaderProgress& least,
+                           MonotonicTime now) {
+  const std::lock_guard lock(mutex_);
+  Forget(now);
+  return std::none_of(entries_.begin(), entries_.end(), [&](const auto& item) {
+    const Entry& entry = item.second;
+    return entry.version == version && entry.number <= required && entry.end > now &&
+           !entry.Has(least);
   });
 }
 
 size_t LeaseBook::size() const {
   const std::lock_guard lock(mutex_);
-  return leases_.size();
+  return entries_.size();
 }
 
 }  // namespace engram

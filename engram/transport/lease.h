@@ -32,29 +32,61 @@ class HeldLease {
   MonotonicTime end_ = MonotonicTime::min();
 };
 
-// The node's side: every lease that it granted and that has not ended. A lease outlives its
-// session's connection: the reader may still be reading. Thread-safe.
+// What a reader without a slot directory tells of it: newer than any.
+inline constexpr uint64_t kNoDirectory = ~uint64_t{0};
+
+// What a reader says with a lease request. Neither ever goes back.
+struct ReaderProgress {
+  Epoch acknowledged;      // no read under an older shard map is in flight
+  uint64_t directory = 0;  // nor one by an older slot directory: its generation
+};
+
+// The node's side: its sessions, what they said last, and every lease that it granted and that has
+// not ended. A lease outlives its session: the reader may still be reading. Thread-safe.
 class LeaseBook {
  public:
-  // A lease until `end`, for a reader that acknowledged `epoch`. Replaces the session's last one;
-  // an acknowledged epoch never goes back.
-  void Grant(uint64_t session, TableVersion version, Epoch epoch, MonotonicTime end);
-  // The session acknowledged an epoch without a new lease.
-  void Acknowledge(uint64_t session, Epoch epoch);
+  // From now on the session counts: before it is given a slot directory.
+  void Open(uint64_t session, TableVersion version);
+  // It asks no more; its lease runs on.
+  void Close(uint64_t session);
 
-  // True when no reader may still read under a map of `version` older than `epoch`: every lease has
-  // ended or is acknowledged at `epoch` or later. Forgets leases that have ended.
+  // A lease request came. True: a lease until `end` is granted. False: none is, because Require
+  // asks for more progress, or `end` is MonotonicTime::min() (this node grants none); the
+  // session's last lease runs on.
+  [[nodiscard]] bool Renew(uint64_t session, const ReaderProgress& progress, MonotonicTime end);
+
+  // True when no reader may still read, or ask here, under a map of `version` older than `epoch`:
+  // every open session and every running lease has acknowledged it.
   [[nodiscard]] bool AllAcknowledged(TableVersion version, Epoch epoch, MonotonicTime now);
+
+  // From now on the sessions of `version` that are in the book get leases only with this progress
+  // at least. Those that open later were given a later directory. Returns a number for NoneBehind.
+  [[nodiscard]] uint64_t Require(TableVersion version, const ReaderProgress& least);
+  // True when of the sessions that Require asked, none has a lease that runs and less progress.
+  [[nodiscard]] bool NoneBehind(TableVersion version, uint64_t required,
+                                const ReaderProgress& least, MonotonicTime now);
+  // Sessions, and running leases of sessions that have ended.
   [[nodiscard]] size_t size() const;
 
  private:
-  struct Lease {
+  struct Entry {
     TableVersion version;
-    Epoch acknowledged;
-    MonotonicTime end;
+    uint64_t number = 0;  // in the order of Open
+    bool open = true;
+    ReaderProgress progress;
+    ReaderProgress least;                      // that Require asks of it
+    MonotonicTime end = MonotonicTime::min();  // of its lease
+
+    [[nodiscard]] bool Has(const ReaderProgress& wanted) const {
+      return progress.acknowledged >= wanted.acknowledged && progress.directory >= wanted.directory;
+    }
   };
+  // Precondition: mutex_ is held.
+  void Forget(MonotonicTime now);
+
   mutable std::mutex mutex_;
-  std::map<uint64_t, Lease> leases_;
+  std::map<uint64_t, Entry> entries_;  // by session; guarded by mutex_
+  uint64_t opened_ = 0;                // guarded by mutex_
 };
 
 }  // namespace engram

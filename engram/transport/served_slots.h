@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "engram/base/check.h"
 #include "engram/base/strong_id.h"
 #include "engram/table/table_layout.h"
 
@@ -36,12 +37,14 @@ class ServedSlots {
 
   // `rows` [row_count][row_stride] are complete, verified, and stay put until Withdraw.
   void Publish(SlotIndex slot, const std::byte* rows, SlotPlace place) {
-    places_[slot.value()] = place;
+    ENGRAM_CHECK(place.region < 1u << kRegionBits && place.offset >> kOffsetBits == 0);
+    places_[slot.value()].store(uint64_t{place.region} << kOffsetBits | place.offset,
+                                std::memory_order_relaxed);
     rows_[slot.value()].store(rows, std::memory_order_release);
     generation_.fetch_add(1, std::memory_order_release);
   }
-  // After this no new read finds the slot; reads in progress may still use its memory: who frees it
-  // waits for leases and for the transport's threads (issue of moving slots).
+  // After this no new read finds the slot; reads in progress may still use its memory: who reuses
+  // it waits until RowServer::MayReuse.
   void Withdraw(SlotIndex slot) {
     rows_[slot.value()].store(nullptr, std::memory_order_release);
     generation_.fetch_add(1, std::memory_order_release);
@@ -51,8 +54,12 @@ class ServedSlots {
   [[nodiscard]] const std::byte* Rows(SlotIndex slot) const {
     return rows_[slot.value()].load(std::memory_order_acquire);
   }
-  // Precondition: Rows(slot) was not null.
-  [[nodiscard]] SlotPlace Place(SlotIndex slot) const { return places_[slot.value()]; }
+  // Where the slot lies now, or lay last. Precondition: Rows(slot) was not null.
+  [[nodiscard]] SlotPlace Place(SlotIndex slot) const {
+    const uint64_t place = places_[slot.value()].load(std::memory_order_relaxed);
+    return {static_cast<uint32_t>(place >> kOffsetBits),
+            place & ((uint64_t{1} << kOffsetBits) - 1)};
+  }
   // Changes with every Publish and Withdraw: a fetched slot directory of another one is out of
   // date.
   [[nodiscard]] uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
@@ -66,11 +73,16 @@ class ServedSlots {
   }
 
  private:
+  static constexpr uint32_t kOffsetBits = 44;  // regions of up to 16 TiB
+  static constexpr uint32_t kRegionBits = 64 - kOffsetBits;
+
   const TableVersion version_;
   const ModelIdentity identity_;
   const std::shared_ptr<const TableLayout> layout_;
   std::vector<std::atomic<const std::byte*>> rows_;  // [slots]
-  std::vector<SlotPlace> places_;                    // [slots], written before rows_
+  // [slots], written before rows_: region << kOffsetBits | offset, for a slot may be published at a
+  // new place while a directory is listed.
+  std::vector<std::atomic<uint64_t>> places_;
   std::atomic<uint64_t> generation_{1};
   std::atomic<uint64_t> newest_epoch_{0};
 };

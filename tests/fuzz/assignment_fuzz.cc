@@ -1,4 +1,5 @@
 // What a memory node takes from whoever answers as its coordinator: a slot assignment.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -35,6 +36,16 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!assignment.has_value()) return 0;
   ENGRAM_CHECK(assignment->version.value() != 0);
   ENGRAM_CHECK(ValidateTableSpec(assignment->spec).ok());
+  ENGRAM_CHECK(assignment->origins.empty() ||
+               assignment->origins.size() == assignment->slots.size());
+  for (size_t i = 0; i < assignment->slots.size(); ++i) {
+    const SlotOrigin origin = assignment->origin(i);
+    ENGRAM_CHECK(origin.source == kFromCheckpoint || origin.source < assignment->sources.size());
+  }
+  for (const SlotIndex damaged : assignment->damaged) {
+    ENGRAM_CHECK(std::any_of(assignment->slots.begin(), assignment->slots.end(),
+                             [&](const AssignedSlot& slot) { return slot.slot == damaged; }));
+  }
   if (!IsSmall(assignment->spec.hash)) return 0;
   auto layout = TableLayout::Create(assignment->spec);
   if (!layout.has_value()) return 0;

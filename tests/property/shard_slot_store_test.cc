@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -17,7 +19,7 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr Duration kLease = milliseconds(100);
+constexpr Duration kPatience = milliseconds(100);
 
 // Bytes [begin, end) of memory in somebody's hands.
 struct Extent {
@@ -27,13 +29,39 @@ struct Extent {
 
 // What a node should serve, kept the simple way.
 struct ModelVersion {
+  struct Left {
+    Epoch epoch;
+    MonotonicTime since;
+  };
   std::map<uint32_t, SlotDigest> assigned;      // slot -> recorded digest
-  std::map<uint32_t, const std::byte*> loaded;  // ever published: where its rows lie for good
+  std::map<uint32_t, const std::byte*> loaded;  // where the rows of a slot lie, served or withdrawn
+  std::map<uint32_t, Left> left;                // loaded, assigned no longer, served on
+  std::map<uint32_t, uint64_t> withdrawn;       // loaded, served no longer -> releases by then
   std::vector<EmptySlot> loading;
 };
 
 struct History {
-  History() : layout(test::SmallLayout(300)) {}
+  History() : layout(test::SmallLayout(300)) {
+    server.acknowledged = Epoch(0);
+    server.reusable = 0;
+  }
+
+  // What the store's Reclaim does, told from outside.
+  void Reclaimed() {
+    for (auto& [number, version] : versions) {
+      for (auto at = version.withdrawn.begin(); at != version.withdrawn.end();) {
+        const bool gone = at->second <= server.reusable;
+        if (gone) version.loaded.erase(at->first);
+        at = gone ? version.withdrawn.erase(at) : std::next(at);
+      }
+      for (auto at = version.left.begin(); at != version.left.end();) {
+        const bool over = at->second.epoch <= server.acknowledged.load() ||
+                          clock.Now() - at->second.since >= kPatience;
+        if (over) version.withdrawn[at->first] = server.releases.size();
+        at = over ? version.left.erase(at) : std::next(at);
+      }
+    }
+  }
 
   void Check(const SlotStore& store) const {
     std::vector<Extent> owned;
@@ -41,10 +69,10 @@ struct History {
       const auto served = server.served.at(TableVersion(number));
       for (uint32_t slot = 0; slot < layout->slot_count(); ++slot) {
         const auto loaded = version.loaded.find(slot);
-        const bool wanted = version.assigned.contains(slot) && loaded != version.loaded.end();
+        const bool wanted = loaded != version.loaded.end() && !version.withdrawn.contains(slot);
         RC_ASSERT(served->Rows(SlotIndex(slot)) == (wanted ? loaded->second : nullptr));
       }
-      // Rows that a mapped reader may still look at, and rows that a load writes.
+      // Rows that a reader may still look at, and rows that a load writes.
       for (const auto& [slot, rows] : version.loaded) Own(rows, slot, &owned);
       for (const EmptySlot& slot : version.loading) {
         if (!version.loaded.contains(slot.slot.value()) ||
@@ -52,16 +80,20 @@ struct History {
           Own(slot.rows, slot.slot.value(), &owned);
         }
       }
+      const TableVersion held(number);
+      RC_ASSERT(store.ReadySlots(held).size() + store.EmptyCount(held) +
+                    store.UnplacedCount(held) ==
+                version.assigned.size());
     }
-    for (const auto& [until, rows, slot] : leased) {
-      if (until > clock.Now()) Own(rows, slot, &owned);
+    for (const auto& [releases, rows, slot] : dropped) {
+      if (releases > server.reusable) Own(rows, slot, &owned);
     }
     std::sort(owned.begin(), owned.end(),
               [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
     for (size_t i = 1; i < owned.size(); ++i) RC_ASSERT(owned[i - 1].end <= owned[i].begin);
     const SlotStoreFigures figures = store.figures();
     RC_ASSERT(figures.region_bytes <= figures.memory_bytes_max);
-    RC_ASSERT(figures.free_bytes + figures.held_bytes + figures.withdrawn_bytes +
+    RC_ASSERT(figures.free_bytes + figures.held_bytes + figures.leaving_bytes +
                   figures.waiting_bytes <=
               figures.region_bytes);
   }
@@ -73,9 +105,10 @@ struct History {
   mutable test::RecordingRowServer server;
   ManualClock clock;
   std::shared_ptr<const TableLayout> layout;
+  uint64_t epoch = 0;  // newest, of every version
   std::map<uint64_t, ModelVersion> versions;
-  // Memory of dropped versions that a lease may still point at.
-  std::vector<std::tuple<MonotonicTime, const std::byte*, uint32_t>> leased;
+  // Memory of dropped versions that a reader may still look at, and the releases by then.
+  std::vector<std::tuple<uint64_t, const std::byte*, uint32_t>> dropped;
 };
 
 void Assign(History* history, SlotStore* store) {
@@ -88,20 +121,30 @@ void Assign(History* history, SlotStore* store) {
   const uint32_t first = *rc::gen::inRange(0u, history->layout->slot_count());
   const uint32_t end = *rc::gen::inRange(first, history->layout->slot_count() + 1);
   const auto slots = test::SlotList(first, end, *rc::gen::inRange(1u, 4u));
+  store->SetNewestEpoch(version, Epoch(++history->epoch));
   const Status status = store->SetSlots(version, slots);
+  history->Reclaimed();
   if (!status.ok()) {
     RC_ASSERT(status.code() == StatusCode::kResourceExhausted);
     return;
   }
   ModelVersion& model = history->versions[number];
-  model.assigned.clear();
-  for (const AssignedSlot& slot : slots) model.assigned[slot.slot.value()] = slot.digest;
+  const auto before = std::exchange(model.assigned, {});
+  for (const AssignedSlot& slot : slots) {
+    model.assigned[slot.slot.value()] = slot.digest;
+    model.left.erase(slot.slot.value());
+    model.withdrawn.erase(slot.slot.value());
+  }
+  for (const auto& [slot, digest] : before) {
+    if (model.assigned.contains(slot) || !model.loaded.contains(slot)) continue;
+    model.left[slot] = {Epoch(history->epoch), history->clock.Now()};
+  }
 }
 
 void StartLoad(History* history, SlotStore* store) {
   for (auto& [number, version] : history->versions) {
     if (!version.loading.empty() || store->EmptyCount(TableVersion(number)) == 0) continue;
-    version.loading = store->PinEmptySlots(TableVersion(number));
+    version.loading = test::PinIdle(store, TableVersion(number));
     return;
   }
 }
@@ -117,8 +160,8 @@ void EndLoad(History* history, SlotStore* store) {
       const auto served = history->server.served.at(TableVersion(number));
       if (served->Rows(slot.slot) == slot.rows) version.loaded[index] = slot.rows;
     }
+    store->Unpin(version.loading);
     version.loading.clear();
-    store->UnpinSlots(TableVersion(number));
     return;
   }
 }
@@ -127,11 +170,12 @@ void DropOne(History* history, SlotStore* store) {
   if (history->versions.empty()) return;
   const auto victim = history->versions.begin();
   if (!victim->second.loading.empty()) return;
-  for (const auto& [slot, rows] : victim->second.loaded) {
-    history->leased.emplace_back(history->clock.Now() + kLease, rows, slot);
-  }
   store->DropVersion(TableVersion(victim->first));
+  for (const auto& [slot, rows] : victim->second.loaded) {
+    history->dropped.emplace_back(history->server.releases.size(), rows, slot);
+  }
   history->versions.erase(victim);
+  history->Reclaimed();
 }
 
 RC_GTEST_PROP(SlotStoreProperty, ServesWhatWasAssignedAndLoadedAndNeverSharesMemory, ()) {
@@ -139,11 +183,11 @@ RC_GTEST_PROP(SlotStoreProperty, ServesWhatWasAssignedAndLoadedAndNeverSharesMem
   SlotStore::Options options;
   options.memory_bytes_max = history.layout->total_bytes() * *rc::gen::inRange<uint64_t>(1, 8) / 2;
   options.region_bytes_max = *rc::gen::element<uint64_t>(8192, 1 << 20);
-  options.lease = kLease;
+  options.release_patience = kPatience;
   SlotStore store(&history.server, &history.clock, options);
-  const int steps = *rc::gen::inRange(1, 60);
+  const int steps = *rc::gen::inRange(1, 80);
   for (int i = 0; i < steps; ++i) {
-    switch (*rc::gen::inRange(0, 6)) {
+    switch (*rc::gen::inRange(0, 8)) {
       case 0:
       case 1:
         Assign(&history, &store);
@@ -157,9 +201,16 @@ RC_GTEST_PROP(SlotStoreProperty, ServesWhatWasAssignedAndLoadedAndNeverSharesMem
       case 4:
         DropOne(&history, &store);
         break;
+      case 5:
+        history.server.acknowledged = Epoch(*rc::gen::inRange<uint64_t>(0, history.epoch + 1));
+        break;
+      case 6:
+        history.server.reusable = history.server.releases.size();
+        break;
       default:
         history.clock.Advance(milliseconds(*rc::gen::inRange(1, 150)));
-        store.Reclaim();
+        (void)store.Reclaim();
+        history.Reclaimed();
     }
     history.Check(store);
   }

@@ -17,6 +17,15 @@ class LoopbackServer final : public RowServer {
   [[nodiscard]] Result<Region> AllocateRegion(uint64_t bytes) override;
   void Serve(std::shared_ptr<const ServedSlots> slots) override;
   void Drop(TableVersion version) override;
+  // Loopback readers copy rows under the wire's mutex and take none by themselves.
+  [[nodiscard]] bool AllAcknowledged(TableVersion /*version*/, Epoch /*epoch*/) override {
+    return true;
+  }
+  [[nodiscard]] MemoryRelease StartRelease(TableVersion version, Epoch epoch,
+                                           uint64_t generation) override {
+    return {version, epoch, generation, 0, 0};
+  }
+  [[nodiscard]] bool MayReuse(const MemoryRelease& /*release*/) override { return true; }
   [[nodiscard]] std::string address() const override { return address_; }
   [[nodiscard]] RowServerStats stats() const override;
 

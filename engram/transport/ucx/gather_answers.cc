@@ -234,14 +234,14 @@ void GatherThread::OnLeaseRequest(const UcxMessage& message) {
     grant.status = static_cast<uint32_t>(StatusCode::kWrongVersion);
   } else {
     const ServedSlots& slots = session->finder->slots();
-    const Epoch acknowledged(request.acknowledged_epoch);
     grant.newest_epoch = slots.newest_epoch().value();
     grant.generation = slots.generation();
-    if (options_.lease.count() > 0 && !hooks_->withhold_leases.load(std::memory_order_relaxed)) {
+    const bool grants =
+        options_.lease.count() > 0 && !hooks_->withhold_leases.load(std::memory_order_relaxed);
+    const ReaderProgress progress{Epoch(request.acknowledged_epoch), request.directory_generation};
+    if (leases_->Renew(session->id, progress,
+                       grants ? now + options_.lease : MonotonicTime::min())) {
       grant.lease_ms = static_cast<uint32_t>(options_.lease.count());
-      leases_->Grant(session->id, session->version, acknowledged, now + options_.lease);
-    } else {
-      leases_->Acknowledge(session->id, acknowledged);
     }
   }
   SendGrant(*session, grant);

@@ -154,7 +154,9 @@ void GatherThread::KeepHouse(MonotonicTime now) {
 }
 
 void GatherThread::EndSession(uint64_t id) {
-  if (sessions_.erase(id) > 0) --session_count_;
+  if (sessions_.erase(id) == 0) return;
+  leases_->Close(id);
+  --session_count_;
 }
 
 void GatherThread::ShutDown() {
@@ -193,6 +195,7 @@ void GatherThread::AddSession(ServedSession served, std::function<void(Status)> 
     session->version = served.version;
     session->last_sign_of_life = std::chrono::steady_clock::now();
     ENGRAM_CHECK(sessions_.emplace(served.id, std::move(session)).second);
+    leases_->Open(served.id, served.version);  // before the reader can ask for a directory
     ++session_count_;
     done({});
   });

@@ -91,6 +91,7 @@ bool UcxRowReader::StartBlock(ReaderSession& session, PendingRead& read,
   block.first = read.next;
   block.count = count;
   block.failed = false;
+  block.directory = session.memory.generation();
   ++read.holds;
   for (uint32_t i = 0; i < count; ++i) {
     const RemoteRow row = session.memory.FindRemote(read.rows[read.next + i]);

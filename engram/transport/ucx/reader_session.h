@@ -75,6 +75,7 @@ struct OneSidedWindow {
     PendingRead* read = nullptr;  // null: free
     uint32_t first = 0;
     uint32_t count = 0;
+    uint64_t directory = 0;  // generation that its rows' places come from
     uint32_t outstanding = 0;
     bool failed = false;
     std::byte* rows = nullptr;  // [kBlockRows][row_stride]

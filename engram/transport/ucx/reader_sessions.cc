@@ -9,6 +9,18 @@
 namespace engram {
 namespace {
 constexpr uint32_t kLeaseMsMax = 60'000;
+
+// The oldest slot directory that a read of the session may still use. Mapped reads look a place up
+// and copy from it in one step; one-sided ones are on their way for a while.
+uint64_t DirectoryInUse(const ReaderSession& session, bool by_itself) {
+  if (!by_itself) return kNoDirectory;
+  uint64_t oldest = session.memory.generation();
+  if (session.window == nullptr) return oldest;
+  for (const OneSidedWindow::Block& block : session.window->blocks) {
+    if (block.read != nullptr) oldest = std::min(oldest, block.directory);
+  }
+  return oldest;
+}
 }  // namespace
 
 SessionId UcxRowReader::Open(const NodeTarget& target) {
@@ -156,6 +168,8 @@ void UcxRowReader::SendLeaseRequest(ReaderSession& session, MonotonicTime now) {
   send.request.version = session.target.version.value();
   send.request.incarnation = session.incarnation.value();
   send.request.acknowledged_epoch = session.acknowledged.value();
+  send.request.directory_generation =
+      DirectoryInUse(session, session.lease_ms > 0 && options_.way != ReadWay::kGather);
   send.request.sequence = session.lease.StartRequest(now);
   const UcxStarted started =
       session.endpoint->Send(static_cast<uint32_t>(GatherMessageId::kLeaseRequest),

@@ -1,5 +1,7 @@
 #include "engram/transport/ucx/ucx_row_server.h"
 
+#include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -57,6 +59,9 @@ class UcxRowServerImpl final : public UcxRowServer {
   [[nodiscard]] bool AllAcknowledged(TableVersion version, Epoch epoch) override {
     return leases_.AllAcknowledged(version, epoch, std::chrono::steady_clock::now());
   }
+  [[nodiscard]] MemoryRelease StartRelease(TableVersion version, Epoch epoch,
+                                           uint64_t generation) override;
+  [[nodiscard]] bool MayReuse(const MemoryRelease& release) override;
   [[nodiscard]] std::string ways_off() const override { return ways_off_; }
 
  private:
@@ -81,6 +86,10 @@ class UcxRowServerImpl final : public UcxRowServer {
   std::string address_;
   LeaseBook leases_;
   ServedState state_;
+  // A gather copies rows within one step of its thread, between which it knows no place: a task
+  // that ran on a thread after places were withdrawn has outlasted every copy from them.
+  std::atomic<uint64_t> sweeps_started_{0};
+  std::vector<std::atomic<uint64_t>> swept_;  // [threads] the last sweep that each has seen
   std::mutex regions_mutex_;
   std::vector<OwnedRegion> regions_;  // guarded by regions_mutex_
 
@@ -155,6 +164,7 @@ Status UcxRowServerImpl::CheckOneSided() {
 }
 
 Status UcxRowServerImpl::StartThreads() {
+  swept_ = std::vector<std::atomic<uint64_t>>(options_.gather_threads);
   for (uint32_t i = 0; i < options_.gather_threads; ++i) {
     GatherThread::Options options;
     options.incarnation = options_.incarnation;
@@ -216,6 +226,27 @@ void UcxRowServerImpl::Serve(std::shared_ptr<const ServedSlots> slots) {
 void UcxRowServerImpl::Drop(TableVersion version) {
   state_.SetFinder(version, nullptr);
   for (const auto& thread : threads_) thread->ReplaceFinder(version, nullptr);
+}
+
+MemoryRelease UcxRowServerImpl::StartRelease(TableVersion version, Epoch epoch,
+                                             uint64_t generation) {
+  MemoryRelease release{version, epoch, generation, 0, ++sweeps_started_};
+  release.sessions = leases_.Require(version, {epoch, generation});
+  for (size_t i = 0; i < threads_.size(); ++i) {
+    threads_[i]->Run([swept = &swept_[i], sweep = release.sweep] {
+      if (swept->load() < sweep) swept->store(sweep);  // its thread alone stores
+    });
+  }
+  return release;
+}
+
+bool UcxRowServerImpl::MayReuse(const MemoryRelease& release) {
+  const bool swept = std::all_of(swept_.begin(), swept_.end(), [&](const auto& thread) {
+    return thread.load() >= release.sweep;
+  });
+  return swept &&
+         leases_.NoneBehind(release.version, release.sessions, {release.epoch, release.generation},
+                            std::chrono::steady_clock::now());
 }
 
 RowServerStats UcxRowServerImpl::stats() const {

@@ -40,9 +40,6 @@ class UcxRowServer : public RowServer {
   [[nodiscard]] static Result<std::unique_ptr<UcxRowServer>> Create(
       const UcxRowServerOptions& options);
 
-  // True when no reader may still use rows under a map of `version` older than `epoch`: memory of
-  // slots that moved away by then may be reused.
-  [[nodiscard]] virtual bool AllAcknowledged(TableVersion version, Epoch epoch) = 0;
   // Why one-sided or mapped reads are off, for the log; empty = neither is.
   [[nodiscard]] virtual std::string ways_off() const = 0;
 };

@@ -294,6 +294,45 @@ TEST_F(CoordinatorAgentTest, DroppedVersionIsHeldNoLonger) {
   EXPECT_EQ(server_.Served(5), nullptr);
 }
 
+TEST_F(CoordinatorAgentTest, NewestEpochsAndTheCopyBoundAreTakenFromEveryReply) {
+  Assign(Assignment(1, {4}));
+  agent_->Start();
+  ASSERT_TRUE(RunUntil([&] { return LastHeld(1) != nullptr; }));
+  coordinator_->on_heartbeat = [](const proto::HeartbeatRequest&) {
+    proto::HeartbeatReply reply;
+    reply.add_versions(5);
+    reply.add_newest_epochs(8);
+    reply.set_copy_bytes_per_s_max(1234);
+    return Result<proto::HeartbeatReply>(reply);
+  };
+  ASSERT_TRUE(RunUntil([&] { return server_.Served(5)->newest_epoch() == Epoch(8); }));
+  coordinator_->on_heartbeat = [](const proto::HeartbeatRequest&) {
+    proto::HeartbeatReply reply;
+    reply.add_versions(5);
+    return Result<proto::HeartbeatReply>(reply);
+  };
+  ASSERT_TRUE(RunUntil([&] { return agent_->figures().replies_refused > 0; }));
+  EXPECT_EQ(server_.Served(5)->newest_epoch(), Epoch(8));
+}
+
+TEST_F(CoordinatorAgentTest, BytesThatWaitForReadersAreTold) {
+  Assign(Assignment(1, {4, 6}));
+  agent_->Start();
+  ASSERT_TRUE(RunUntil([&] {
+    const proto::HeldVersion* held = LastHeld(1);
+    return held != nullptr && held->ready_slots_size() == 2;
+  }));
+  server_.acknowledged = Epoch(0);
+  Assign(Assignment(2, {4}));
+  const uint64_t slot_bytes = test::SmallLayout()->slot_bytes(SlotIndex(6));
+  ASSERT_TRUE(
+      RunUntil([&] { return coordinator_->heartbeats.back().releasing_bytes() == slot_bytes; }));
+  EXPECT_NE(server_.Served(5)->Rows(SlotIndex(6)), nullptr);
+  server_.acknowledged = Epoch(3);
+  ASSERT_TRUE(RunUntil([&] { return coordinator_->heartbeats.back().releasing_bytes() == 0; }));
+  EXPECT_EQ(server_.Served(5)->Rows(SlotIndex(6)), nullptr);
+}
+
 TEST_F(CoordinatorAgentTest, MalformedAssignmentIsRefusedToldOnceKnownAndHealedByAGoodOne) {
   proto::SlotAssignment bad = Assignment(1, {4, 4});
   Assign(bad);

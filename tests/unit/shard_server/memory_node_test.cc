@@ -159,6 +159,28 @@ TEST_F(MemoryNodeTest, AssignmentThatDoesNotFitIsRefusedBeforeAnythingIsLoaded) 
   EXPECT_TRUE(RunUntilComplete(2));
 }
 
+TEST_F(MemoryNodeTest, NodeThatIsFullButForLeavingSlotsWaitsForThemAndSaysSo) {
+  const uint64_t slot_bytes = (test::SmallLayout()->slot_bytes(SlotIndex(0)) + 63) / 64 * 64;
+  Make(4 * slot_bytes + 4096);
+  node_->Apply(Assignment(1, SlotList(0, 4)));
+  ASSERT_TRUE(RunUntilComplete(1));
+  server_.acknowledged = Epoch(10);  // the second assignment is of epoch 20
+  node_->Apply(Assignment(2, SlotList(3, 7)));
+  ASSERT_TRUE(RunUntil([&] {
+    const auto snapshot = node_->snapshot();
+    return snapshot->versions[0].revision == 2 && snapshot->versions[0].slots_unplaced > 0;
+  }));
+  const auto snapshot = node_->snapshot();
+  EXPECT_TRUE(snapshot->versions[0].error.ok());
+  EXPECT_FALSE(snapshot->versions[0].complete());
+  EXPECT_GT(snapshot->memory.leaving_bytes, 0u);
+  EXPECT_NE(server_.Served(3)->Rows(SlotIndex(0)), nullptr);
+  server_.acknowledged = Epoch(20);
+  ASSERT_TRUE(RunUntilComplete(2));
+  EXPECT_EQ(node_->snapshot()->versions[0].slots_unplaced, 0u);
+  EXPECT_EQ(server_.Served(3)->Rows(SlotIndex(0)), nullptr);
+}
+
 TEST_F(MemoryNodeTest, DroppedVersionEndsItsLoadAndIsServedNoLonger) {
   load_ = WaitForCancel;
   node_->Apply(Assignment(1, SlotList(0, 4)));

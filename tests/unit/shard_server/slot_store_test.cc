@@ -20,7 +20,7 @@ class SlotStoreTest : public testing::Test {
   SlotStore MakeStore(uint64_t memory_bytes_max) {
     SlotStore::Options options;
     options.memory_bytes_max = memory_bytes_max;
-    options.lease = milliseconds(2000);
+    options.release_patience = milliseconds(30000);
     return SlotStore(&server_, &clock_, options);
   }
   SlotStore StoreWithVersion(uint64_t memory_bytes_max = 64 << 20) {
@@ -30,10 +30,9 @@ class SlotStoreTest : public testing::Test {
   }
   // Publishes every empty slot with a digest of 100 + its number.
   static void LoadAll(SlotStore* store, TableVersion version = kVersion) {
-    for (const EmptySlot& slot : store->PinEmptySlots(version)) {
+    for (const EmptySlot& slot : store->IdleSlots(version)) {
       EXPECT_TRUE(store->Publish(version, slot.slot, slot.rows, 100 + slot.slot.value()).ok());
     }
-    store->UnpinSlots(version);
   }
 
   RecordingRowServer server_;
@@ -47,7 +46,7 @@ TEST_F(SlotStoreTest, SlotIsServedOnlyOncePublished) {
   const auto served = server_.Served(7);
   ASSERT_NE(served, nullptr);
   EXPECT_EQ(served->Rows(SlotIndex(3)), nullptr);
-  const auto empty = store.PinEmptySlots(kVersion);
+  const auto empty = store.IdleSlots(kVersion);
   ASSERT_EQ(empty.size(), 2u);
   ASSERT_TRUE(store.Publish(kVersion, SlotIndex(3), empty[0].rows, 9).ok());
   EXPECT_EQ(served->Rows(SlotIndex(3)), empty[0].rows);
@@ -95,21 +94,106 @@ TEST_F(SlotStoreTest, GrownAssignmentKeepsReadySlotsInPlace) {
   EXPECT_EQ(store.EmptyCount(kVersion), 4u);
 }
 
-TEST_F(SlotStoreTest, WithdrawnSlotKeepsItsMemoryAndIsServedAgainWhenItComesBack) {
+TEST_F(SlotStoreTest, LeavingSlotIsServedUntilEveryReaderAcknowledgedTheEpochThatTookIt) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
   LoadAll(&store);
-  const std::byte* rows = server_.Served(7)->Rows(SlotIndex(1));
+  server_.acknowledged = Epoch(4);
+  server_.reusable = 0;
+  store.SetNewestEpoch(kVersion, Epoch(5));
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
+  store.Reclaim();
+  EXPECT_NE(server_.Served(7)->Rows(SlotIndex(1)), nullptr);
+  EXPECT_EQ(store.ReadySlots(kVersion).size(), 1u);
+  EXPECT_EQ(store.figures().leaving_bytes, 3 * layout_->slot_bytes(SlotIndex(1)));
+  EXPECT_TRUE(server_.releases.empty());
+
+  server_.acknowledged = Epoch(5);
+  EXPECT_TRUE(store.Reclaim());
   EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(1)), nullptr);
-  EXPECT_EQ(store.figures().withdrawn_bytes, 3 * layout_->slot_bytes(SlotIndex(1)));
-  // New slots do not get the withdrawn ones' memory: mapped reads may still be in it.
-  ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 8, 4)).ok());
-  EXPECT_NE(store.PinEmptySlots(kVersion).at(0).rows, rows);
-  store.UnpinSlots(kVersion);
+  ASSERT_EQ(server_.releases.size(), 1u);
+  EXPECT_EQ(server_.releases[0].epoch, Epoch(5));
+  EXPECT_EQ(server_.releases[0].generation, server_.Served(7)->generation());
+  EXPECT_EQ(store.figures().leaving_bytes, 3 * layout_->slot_bytes(SlotIndex(1)));
+  EXPECT_FALSE(store.Reclaim());
+
+  const uint64_t free_before = store.figures().free_bytes;
+  server_.reusable = 1;
+  EXPECT_TRUE(store.Reclaim());
+  EXPECT_EQ(store.figures().leaving_bytes, 0u);
+  EXPECT_GT(store.figures().free_bytes, free_before);
+  EXPECT_FALSE(store.NeedsReclaim());
+}
+
+TEST_F(SlotStoreTest, LeavingSlotIsWithdrawnWhenPatienceEnds) {
+  SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 2)).ok());
-  EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(1)), rows);
-  EXPECT_EQ(store.ReadySlots(kVersion).size(), 2u);
+  LoadAll(&store);
+  server_.acknowledged = Epoch(0);
+  server_.reusable = 0;
+  store.SetNewestEpoch(kVersion, Epoch(5));
+  ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
+  clock_.Advance(milliseconds(29999));
+  EXPECT_FALSE(store.Reclaim());
+  EXPECT_NE(server_.Served(7)->Rows(SlotIndex(1)), nullptr);
+  clock_.Advance(milliseconds(1));
+  EXPECT_TRUE(store.Reclaim());
+  EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(1)), nullptr);
+  EXPECT_GT(store.figures().leaving_bytes, 0u);
+}
+
+TEST_F(SlotStoreTest, SlotThatComesBackWhileItLeavesOrIsWithdrawnIsKeptWhereItIs) {
+  SlotStore store = StoreWithVersion();
+  ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 2)).ok());
+  LoadAll(&store);
+  const std::byte* rows = server_.Served(7)->Rows(SlotIndex(1));
+  for (const uint64_t acknowledged : {4u, 5u}) {
+    server_.acknowledged = Epoch(acknowledged);
+    server_.reusable = 0;
+    store.SetNewestEpoch(kVersion, Epoch(5));
+    ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
+    store.Reclaim();
+    EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(1)), acknowledged == 4 ? rows : nullptr);
+    ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 2)).ok());
+    server_.acknowledged = Epoch(9);
+    server_.reusable = 99;
+    store.Reclaim();
+    EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(1)), rows);
+    EXPECT_EQ(store.ReadySlots(kVersion).size(), 2u);
+    EXPECT_FALSE(store.NeedsReclaim());
+  }
+}
+
+TEST_F(SlotStoreTest, FullNodeHasNewSlotsOfAnyVersionWaitForThoseThatLeave) {
+  const uint64_t slot_bytes = layout_->slot_bytes(SlotIndex(0));
+  SlotStore store = StoreWithVersion(4 * ((slot_bytes + 63) / 64 * 64) + 4096);
+  ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
+  LoadAll(&store);
+  server_.reusable = 0;
+  ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
+  const TableVersion next(8);
+  ASSERT_TRUE(store.AddVersion(next, test::SmallIdentity(), layout_).ok());
+  ASSERT_TRUE(store.SetSlots(next, SlotList(0, 3)).ok());
+  const uint64_t unplaced = store.UnplacedCount(next);
+  EXPECT_GE(unplaced, 2u);
+  EXPECT_EQ(store.HeldBytes(next), 3 * slot_bytes);
+  EXPECT_EQ(store.figures().unplaced_bytes, unplaced * slot_bytes);
+  store.Reclaim();
+  EXPECT_EQ(store.UnplacedCount(next), unplaced);
+  server_.reusable = 1;
+  EXPECT_TRUE(store.Reclaim());
+  EXPECT_EQ(store.UnplacedCount(next), 0u);
+  EXPECT_EQ(store.EmptyCount(next), 3u);
+  EXPECT_EQ(server_.region_sizes.size(), 1u);
+  // More than can ever fit is refused at once.
+  EXPECT_EQ(store.SetSlots(next, SlotList(0, 5)).code(), StatusCode::kResourceExhausted);
+}
+
+TEST_F(SlotStoreTest, EpochNeverGoesBack) {
+  SlotStore store = StoreWithVersion();
+  store.SetNewestEpoch(kVersion, Epoch(5));
+  store.SetNewestEpoch(kVersion, Epoch(4));
+  EXPECT_EQ(server_.Served(7)->newest_epoch(), Epoch(5));
 }
 
 TEST_F(SlotStoreTest, EmptySlotTakenAwayGivesItsMemoryBack) {
@@ -123,13 +207,18 @@ TEST_F(SlotStoreTest, EmptySlotTakenAwayGivesItsMemoryBack) {
 TEST_F(SlotStoreTest, MemoryThatALoadMayWriteToStaysItsOwnUntilUnpinned) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
-  const EmptySlot loading = store.PinEmptySlots(kVersion).at(0);
+  const std::vector<EmptySlot> pinned = test::PinIdle(&store, kVersion);
+  const EmptySlot loading = pinned.at(0);
+  EXPECT_TRUE(store.IsWanted(kVersion, loading));
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(1, 2)).ok());  // taken away...
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 2)).ok());  // ...and back, with other memory
   EXPECT_TRUE(store.Publish(kVersion, loading.slot, loading.rows, 5).ok());
   EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(0)), nullptr);
-  store.UnpinSlots(kVersion);
-  for (const EmptySlot& slot : store.PinEmptySlots(kVersion)) EXPECT_NE(slot.rows, loading.rows);
+  EXPECT_FALSE(store.IsWanted(kVersion, loading));
+  for (const EmptySlot& slot : store.IdleSlots(kVersion)) EXPECT_NE(slot.rows, loading.rows);
+  const uint64_t free_before = store.figures().free_bytes;
+  store.Unpin(pinned);
+  EXPECT_GT(store.figures().free_bytes, free_before);
 }
 
 TEST_F(SlotStoreTest, ReadySlotWhoseRecordedDigestDiffersIsRefused) {
@@ -147,7 +236,7 @@ TEST_F(SlotStoreTest, ReadySlotWhoseRecordedDigestDiffersIsRefused) {
 TEST_F(SlotStoreTest, DigestRecordedDuringTheLoadRefusesAnotherOne) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1)).ok());
-  const EmptySlot slot = store.PinEmptySlots(kVersion).at(0);
+  const EmptySlot slot = store.IdleSlots(kVersion).at(0);
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 1, 1, 77)).ok());
   EXPECT_EQ(store.Publish(kVersion, slot.slot, slot.rows, 78).code(), StatusCode::kCorrupt);
   EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(0)), nullptr);
@@ -170,31 +259,35 @@ TEST_F(SlotStoreTest, DroppedVersionsMemoryWaitsForTheLastReaderAndTheLastLease)
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, layout_->slot_count())).ok());
   LoadAll(&store);
   auto gather_thread = server_.Served(7);
+  server_.reusable = 0;
   store.DropVersion(kVersion);
   EXPECT_EQ(server_.Served(7), nullptr);
+  EXPECT_EQ(server_.releases.at(0).generation, kNeverRead);
 
   const TableVersion next(8);
   ASSERT_TRUE(store.AddVersion(next, test::SmallIdentity(), layout_).ok());
-  const auto all = SlotList(0, layout_->slot_count());
-  EXPECT_THAT(store.SetSlots(next, all).message(), HasSubstr("of a dropped version waits"));
-  clock_.Advance(milliseconds(2000));
-  EXPECT_EQ(store.SetSlots(next, all).code(), StatusCode::kResourceExhausted);
+  ASSERT_TRUE(store.SetSlots(next, SlotList(0, layout_->slot_count())).ok());
+  EXPECT_GT(store.UnplacedCount(next), 0u);
+  server_.reusable = 1;
+  store.Reclaim();
+  EXPECT_GT(store.UnplacedCount(next), 0u);
   gather_thread.reset();
-  EXPECT_TRUE(store.SetSlots(next, all).ok());
+  EXPECT_TRUE(store.Reclaim());
+  EXPECT_EQ(store.UnplacedCount(next), 0u);
   EXPECT_EQ(store.figures().waiting_bytes, 0u);
-  EXPECT_EQ(server_.region_sizes.size(), 1u);
+  EXPECT_LE(store.figures().region_bytes, limit);
 }
 
 TEST_F(SlotStoreTest, DroppedVersionsMemoryIsNotReusedWhileALoadWritesToIt) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
-  ASSERT_EQ(store.PinEmptySlots(kVersion).size(), 4u);
+  const std::vector<EmptySlot> pinned = test::PinIdle(&store, kVersion);
+  ASSERT_EQ(pinned.size(), 4u);
+  EXPECT_TRUE(store.IdleSlots(kVersion).empty());
   store.DropVersion(kVersion);
-  clock_.Advance(milliseconds(5000));
   store.Reclaim();
   EXPECT_GT(store.figures().waiting_bytes, 0u);
-  store.UnpinSlots(kVersion);
-  store.Reclaim();
+  store.Unpin(pinned);
   EXPECT_EQ(store.figures().waiting_bytes, 0u);
 }
 

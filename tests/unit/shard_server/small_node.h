@@ -1,6 +1,7 @@
 // A row server that only lends memory and remembers what it was told, and a small version.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -37,6 +38,15 @@ class RecordingRowServer final : public RowServer {
     const std::lock_guard lock(mutex_);
     served.erase(version);
   }
+  bool AllAcknowledged(TableVersion /*version*/, Epoch epoch) override {
+    return epoch <= acknowledged;
+  }
+  MemoryRelease StartRelease(TableVersion version, Epoch epoch, uint64_t generation) override {
+    const std::lock_guard lock(mutex_);
+    releases.push_back({version, epoch, generation, 0, releases.size() + 1});
+    return releases.back();
+  }
+  bool MayReuse(const MemoryRelease& release) override { return release.sweep <= reusable; }
   std::string address() const override { return "recorded:1"; }
   RowServerStats stats() const override { return {}; }
 
@@ -49,6 +59,10 @@ class RecordingRowServer final : public RowServer {
   uint64_t system_bytes = std::numeric_limits<uint64_t>::max();
   std::vector<uint64_t> region_sizes;
   std::map<TableVersion, std::shared_ptr<const ServedSlots>> served;
+  std::vector<MemoryRelease> releases;  // started
+  // What readers are said to have done: by default all, at once.
+  std::atomic<Epoch> acknowledged{Epoch(~uint64_t{0})};
+  std::atomic<uint64_t> reusable{~uint64_t{0}};  // of `releases`, so many
 
  private:
   std::mutex mutex_;
@@ -77,6 +91,13 @@ inline ModelIdentity SmallIdentity() {
   ModelIdentity identity{};
   identity.fill(0x5a);
   return identity;
+}
+
+// The slots that a load may be given, pinned.
+inline std::vector<EmptySlot> PinIdle(SlotStore* store, TableVersion version) {
+  std::vector<EmptySlot> slots = store->IdleSlots(version);
+  store->Pin(slots);
+  return slots;
 }
 
 // Slots first, first + step, ... below end, with one recorded digest for all.

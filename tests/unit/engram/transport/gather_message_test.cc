@@ -89,6 +89,10 @@ TEST(GatherMessageTest, LeaseMessagesHaveNoBodyAndNamedNumbers) {
   EXPECT_EQ(DecodeLeaseRequest(Bytes(request), 1).status, StatusCode::kMalformed);
   request.sequence = 0;
   EXPECT_EQ(DecodeLeaseRequest(Bytes(request), 0).status, StatusCode::kMalformed);
+  // Without its last field, as format 1 was.
+  request.sequence = 1;
+  const std::vector<std::byte> older = Bytes(request);
+  EXPECT_EQ(DecodeLeaseRequest(std::span(older).first(48), 0).status, StatusCode::kMalformed);
   LeaseGrant grant;
   EXPECT_EQ(DecodeLeaseGrant(Bytes(grant), 0).status, StatusCode::kOk);
   grant.status = kStatusCodeCount;

@@ -39,28 +39,82 @@ TEST(HeldLeaseTest, GrantsOutOfOrderUnaskedOrTooOldChangeNothing) {
   EXPECT_FALSE(lease.Accept(second + 1, milliseconds(1000)));
 }
 
-TEST(LeaseBookTest, OldMapIsInUseUntilAcknowledgedOrEnded) {
-  LeaseBook book;
-  const TableVersion version(3);
-  EXPECT_TRUE(book.AllAcknowledged(version, Epoch(2), kStart));
-  book.Grant(1, version, Epoch(1), kStart + milliseconds(100));
-  book.Grant(2, version, Epoch(2), kStart + milliseconds(500));
-  EXPECT_FALSE(book.AllAcknowledged(version, Epoch(2), kStart + milliseconds(99)));
-  EXPECT_TRUE(book.AllAcknowledged(TableVersion(4), Epoch(9), kStart));
-  EXPECT_TRUE(book.AllAcknowledged(version, Epoch(2), kStart + milliseconds(100)));
-  EXPECT_EQ(book.size(), 1u);
+constexpr TableVersion kVersion(3);
+
+class LeaseBookTest : public testing::Test {
+ protected:
+  void Open(uint64_t session) { book_.Open(session, kVersion); }
+  bool Renew(uint64_t session, uint64_t epoch, uint64_t directory, MonotonicTime end) {
+    return book_.Renew(session, {Epoch(epoch), directory}, end);
+  }
+  LeaseBook book_;
+};
+
+TEST_F(LeaseBookTest, OldMapIsInUseUntilAcknowledgedOrTheSessionAndItsLeaseHaveEnded) {
+  EXPECT_TRUE(book_.AllAcknowledged(kVersion, Epoch(2), kStart));
+  Open(1);
+  Open(2);
+  EXPECT_TRUE(Renew(1, 1, 0, kStart + milliseconds(100)));
+  EXPECT_TRUE(Renew(2, 2, 0, kStart + milliseconds(500)));
+  EXPECT_FALSE(book_.AllAcknowledged(kVersion, Epoch(2), kStart + milliseconds(99)));
+  EXPECT_TRUE(book_.AllAcknowledged(TableVersion(4), Epoch(9), kStart));
+  book_.Close(1);
+  EXPECT_FALSE(book_.AllAcknowledged(kVersion, Epoch(2), kStart + milliseconds(99)));
+  EXPECT_TRUE(book_.AllAcknowledged(kVersion, Epoch(2), kStart + milliseconds(100)));
+  EXPECT_EQ(book_.size(), 1u);
 }
 
-TEST(LeaseBookTest, AcknowledgementNeverGoesBack) {
-  LeaseBook book;
-  const TableVersion version(3);
-  book.Grant(1, version, Epoch(5), kStart + milliseconds(100));
-  book.Grant(1, version, Epoch(4), kStart + milliseconds(200));
-  EXPECT_TRUE(book.AllAcknowledged(version, Epoch(5), kStart));
-  book.Acknowledge(1, Epoch(6));
-  book.Acknowledge(9, Epoch(6));
-  EXPECT_TRUE(book.AllAcknowledged(version, Epoch(6), kStart));
-  EXPECT_FALSE(book.AllAcknowledged(version, Epoch(7), kStart + milliseconds(199)));
+TEST_F(LeaseBookTest, SessionThatOnlyGathersCountsUntilItAcknowledgesOrEnds) {
+  Open(1);
+  EXPECT_FALSE(Renew(1, 1, kNoDirectory, MonotonicTime::min()));
+  EXPECT_FALSE(book_.AllAcknowledged(kVersion, Epoch(2), kStart + std::chrono::hours(1)));
+  EXPECT_FALSE(Renew(1, 2, kNoDirectory, MonotonicTime::min()));
+  EXPECT_TRUE(book_.AllAcknowledged(kVersion, Epoch(2), kStart));
+  EXPECT_FALSE(book_.AllAcknowledged(kVersion, Epoch(3), kStart));
+  book_.Close(1);
+  EXPECT_TRUE(book_.AllAcknowledged(kVersion, Epoch(3), kStart));
+  EXPECT_EQ(book_.size(), 0u);
+}
+
+TEST_F(LeaseBookTest, ProgressNeverGoesBack) {
+  Open(1);
+  EXPECT_TRUE(Renew(1, 5, 8, kStart + milliseconds(100)));
+  EXPECT_TRUE(Renew(1, 4, 7, kStart + milliseconds(200)));
+  EXPECT_TRUE(book_.AllAcknowledged(kVersion, Epoch(5), kStart));
+  EXPECT_TRUE(book_.NoneBehind(kVersion, 9, {Epoch(5), 8}, kStart));
+}
+
+TEST_F(LeaseBookTest, LeaseIsRenewedOnlyWithTheProgressRequiredAndRunsOnWithout) {
+  Open(1);
+  EXPECT_TRUE(Renew(1, 1, 5, kStart + milliseconds(100)));
+  const ReaderProgress least{Epoch(2), 6};
+  const uint64_t required = book_.Require(kVersion, least);
+  EXPECT_FALSE(Renew(1, 1, 5, kStart + milliseconds(200)));
+  EXPECT_FALSE(Renew(1, 2, 5, kStart + milliseconds(200)));
+  EXPECT_FALSE(book_.NoneBehind(kVersion, required, least, kStart + milliseconds(99)));
+  EXPECT_TRUE(book_.NoneBehind(kVersion, required, least, kStart + milliseconds(100)));
+  EXPECT_TRUE(Renew(1, 2, 6, kStart + milliseconds(200)));
+  EXPECT_TRUE(book_.NoneBehind(kVersion, required, least, kStart + milliseconds(150)));
+}
+
+TEST_F(LeaseBookTest, SessionOpenedAfterTheRequirementIsNotHeldToIt) {
+  Open(1);
+  const ReaderProgress least{Epoch(2), 6};
+  const uint64_t required = book_.Require(kVersion, least);
+  Open(2);
+  EXPECT_TRUE(Renew(2, 0, 0, kStart + milliseconds(100)));
+  EXPECT_TRUE(book_.NoneBehind(kVersion, required, least, kStart));
+}
+
+TEST_F(LeaseBookTest, LeaseOfAnEndedSessionIsWaitedForAndASessionThatIsNotThereGetsNone) {
+  Open(1);
+  EXPECT_TRUE(Renew(1, 1, 5, kStart + milliseconds(100)));
+  book_.Close(1);
+  const uint64_t required = book_.Require(kVersion, {Epoch(2), 6});
+  EXPECT_FALSE(Renew(1, 9, 9, kStart + milliseconds(300)));
+  EXPECT_FALSE(Renew(7, 9, 9, kStart + milliseconds(300)));
+  EXPECT_FALSE(book_.NoneBehind(kVersion, required, {Epoch(2), 6}, kStart + milliseconds(99)));
+  EXPECT_TRUE(book_.NoneBehind(kVersion, required, {Epoch(2), 6}, kStart + milliseconds(100)));
 }
 
 }  // namespace
