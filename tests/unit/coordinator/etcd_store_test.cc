@@ -35,7 +35,7 @@ class EtcdStoreTest : public testing::Test {
   }
 
   std::unique_ptr<EtcdStore> Open(const std::string& address, milliseconds poll = milliseconds(20),
-                                  seconds lease = seconds(2)) {
+                                  seconds lease = seconds(10)) {
     EtcdStore::Options options;
     options.address = {etcd_->endpoints(), "test"};
     options.lease = lease;
@@ -125,7 +125,7 @@ TEST_F(EtcdStoreTest, ALeaderWhoseKeyIsRemovedSeesThatItsTermIsOver) {
 }
 
 TEST_F(EtcdStoreTest, ATermIsOverHereWhenEtcdIsNotReachedForTheLease) {
-  auto store = Open("here:1");
+  auto store = Open("here:1", milliseconds(20), seconds(2));
   const uint64_t term = AwaitTerm(*store);
   etcd_->member(0).Signal(SIGSTOP);
   const auto stopped = SteadyClock().Now();

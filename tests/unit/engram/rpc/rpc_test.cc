@@ -12,6 +12,7 @@
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
 
+#include "engram/rpc/coordinator_choice.h"
 #include "engram/rpc/host_port.h"
 #include "engram/rpc/rpc_client.h"
 #include "engram/rpc/rpc_server.h"
@@ -197,6 +198,97 @@ TEST(RpcCallOnceTest, AnAddressWithoutPortIsInvalid) {
   auto reply = RpcCallOnce({"localhost"}, "test.Echo", "", milliseconds(2000));
   ASSERT_FALSE(reply.has_value());
   EXPECT_EQ(reply.error().code(), StatusCode::kInvalidArgument);
+}
+
+// A server on a thread of its own that follows, or leads where `leader` is empty.
+class RoleServer {
+ public:
+  explicit RoleServer(std::string leader, StatusCode code = StatusCode::kOk) {
+    RpcServer::Options options;
+    options.listen_address = "127.0.0.1:0";
+    options.leader = [leader = std::move(leader)] { return leader; };
+    server_ = RpcServer::Create(io_.get_executor(), options,
+                                [this, code](const RpcPeer&, std::string_view,
+                                             std::string) -> awaitable<Result<std::string>> {
+                                  if (code != StatusCode::kOk) co_return Error(code, "not here");
+                                  co_return server_->address();
+                                })
+                  .value();
+    thread_ = std::thread([this] { io_.run(); });
+  }
+  ~RoleServer() {
+    io_.stop();
+    thread_.join();
+  }
+  [[nodiscard]] std::string address() const { return server_->address(); }
+
+ private:
+  boost::asio::io_context io_{1};
+  std::unique_ptr<RpcServer> server_;
+  std::thread thread_;
+};
+
+TEST(RpcCallOnceTest, TheLeaderThatAFollowerNamesIsAsked) {
+  const RoleServer leader("");
+  const RoleServer refuses(leader.address(), StatusCode::kUnavailable);
+  const RoleServer answers(leader.address());
+  for (const RoleServer* follower : {&refuses, &answers}) {
+    const auto reply =
+        RpcCallOnce({"127.0.0.1:1", follower->address()}, "test.Who", "", milliseconds(5000));
+    ASSERT_TRUE(reply.has_value()) << reply.error().ToString();
+    EXPECT_EQ(*reply, leader.address());
+  }
+}
+
+TEST(RpcCallOnceTest, AFollowersAnswerStandsWhereItsLeaderIsGone) {
+  const RoleServer follower("127.0.0.1:1");
+  EXPECT_EQ(RpcCallOnce({follower.address()}, "test.Who", "", milliseconds(5000)).value(),
+            follower.address());
+}
+
+TEST(RpcCallOnceTest, WhatTheLeaderRefusesIsRefused) {
+  const RoleServer leader("", StatusCode::kNotFound);
+  const RoleServer follower(leader.address());
+  const auto reply = RpcCallOnce({follower.address()}, "test.Who", "", milliseconds(5000));
+  ASSERT_FALSE(reply.has_value());
+  EXPECT_EQ(reply.error().code(), StatusCode::kNotFound);
+}
+
+TEST(RpcCallOnceTest, EveryAddressThatFailedIsNamed) {
+  const auto reply =
+      RpcCallOnce({"127.0.0.1:1", "127.0.0.1:2"}, "test.Who", "", milliseconds(5000));
+  ASSERT_FALSE(reply.has_value());
+  EXPECT_NE(reply.error().message().find("127.0.0.1:1"), std::string::npos);
+  EXPECT_NE(reply.error().message().find("127.0.0.1:2"), std::string::npos);
+}
+
+TEST(CoordinatorChoiceTest, AddressesHaveTheirTurnsAndALeaderIsAskedAtOnce) {
+  CoordinatorChoice choice({"a:1", "b:1"});
+  EXPECT_EQ(choice.current(), "a:1");
+  EXPECT_FALSE(choice.Failed(""));
+  EXPECT_EQ(choice.current(), "b:1");
+  EXPECT_TRUE(choice.Failed("c:1"));
+  EXPECT_EQ(choice.current(), "c:1");
+  choice.Answered();
+  EXPECT_FALSE(choice.Failed(""));
+  EXPECT_EQ(choice.current(), "a:1");
+  // What is no address, or the one that just failed, is nobody.
+  EXPECT_FALSE(choice.Failed("nowhere"));
+  EXPECT_FALSE(choice.Failed("b:1"));
+}
+
+TEST(CoordinatorChoiceTest, FollowersThatNameEachOtherEndInAPause) {
+  CoordinatorChoice choice({"a:1", "b:1"});
+  uint32_t redirects = 0;
+  while (choice.Failed(choice.current() == "a:1" ? "b:1" : "a:1")) ++redirects;
+  EXPECT_EQ(redirects, CoordinatorChoice::kRedirectsMax);
+}
+
+TEST(HostPortTest, ListsOfAddressesAreSplitAndChecked) {
+  EXPECT_EQ(SplitAddresses("a:1,,b:2,").size(), 2u);
+  EXPECT_EQ(ParseAddresses("a:1,[::1]:2").value().back(), "[::1]:2");
+  EXPECT_EQ(ParseAddresses("a:1,b").error().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(ParseAddresses(",").error().code(), StatusCode::kInvalidArgument);
 }
 
 }  // namespace
