@@ -35,6 +35,10 @@ class ScriptedCoordinator {
     map_.owners.assign(layout_->slot_count(), NodeIndex(0));
     RpcServer::Options options;
     options.listen_address = address;
+    options.leader = [this] {
+      const std::lock_guard lock(mutex_);
+      return leader_;
+    };
     auto server =
         RpcServer::Create(io_.get_executor(), options,
                           [this](const RpcPeer&, std::string_view method, std::string body) {
@@ -76,6 +80,12 @@ class ScriptedCoordinator {
     const std::lock_guard lock(mutex_);
     damaged_ = damaged;
   }
+  // It follows: it takes no reports, and gives no maps either where `refuse_maps`.
+  void SetLeader(const std::string& leader, bool refuse_maps) {
+    const std::lock_guard lock(mutex_);
+    leader_ = leader;
+    refuse_maps_ = refuse_maps;
+  }
   [[nodiscard]] std::vector<uint32_t> reports() const {
     const std::lock_guard lock(mutex_);
     return reports_;
@@ -83,6 +93,12 @@ class ScriptedCoordinator {
 
  private:
   boost::asio::awaitable<Result<std::string>> Handle(std::string method, std::string body) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!leader_.empty() && (refuse_maps_ || method == "directory.ReportSlot")) {
+        co_return Error(StatusCode::kUnavailable, "this coordinator follows");
+      }
+    }
     if (method == "directory.ReportSlot") {
       proto::ReportSlotRequest request;
       EXPECT_TRUE(request.ParseFromString(body));
@@ -136,6 +152,8 @@ class ScriptedCoordinator {
   bool ready_ = true;              // guarded by mutex_
   bool damaged_ = false;           // guarded by mutex_
   std::vector<uint32_t> reports_;  // guarded by mutex_
+  std::string leader_;             // guarded by mutex_; empty = it leads
+  bool refuse_maps_ = false;       // guarded by mutex_
 };
 
 }  // namespace engram::test

@@ -149,5 +149,25 @@ TEST(ShardDirectoryTest, DamagedSlotIsReportedOnce) {
   EXPECT_THAT(coordinator.reports(), ::testing::UnorderedElementsAre(3u, 4u));
 }
 
+TEST(ShardDirectoryTest, MapsMayComeFromAFollowerReportsGoToItsLeader) {
+  ScriptedCoordinator leader;
+  ScriptedCoordinator follower;
+  follower.SetLeader(leader.address(), false);
+  const auto directory = *ShardDirectory::Connect(OptionsFor({follower.address()}));
+  directory->ReportSlot(SlotIndex(3), directory->Current()->nodes[0]);
+  EXPECT_TRUE(Eventually([&] { return leader.reports().size() == 1; }));
+  EXPECT_TRUE(follower.reports().empty());
+}
+
+TEST(ShardDirectoryTest, AFollowerWithoutAMapSendsItToTheLeader) {
+  ScriptedCoordinator leader;
+  leader.SetEpoch(5);
+  ScriptedCoordinator follower;
+  follower.SetLeader(leader.address(), true);
+  const auto directory = ShardDirectory::Connect(OptionsFor({follower.address()}));
+  ASSERT_TRUE(directory.has_value()) << directory.error().ToString();
+  EXPECT_EQ((*directory)->Current()->epoch, Epoch(5));
+}
+
 }  // namespace
 }  // namespace engram

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -322,6 +324,171 @@ TEST_F(CoordinatorServiceTest, WhatIsNotDurableIsNotAnsweredAndEndsTheCoordinato
   End();
   Start();
   EXPECT_EQ(CreateVersion(), 1u);  // nobody ever saw the first one
+}
+
+// A store that several processes share, as the test says who leads.
+class SharedStore final : public MetadataStore {
+ public:
+  struct World {
+    Leadership leadership;
+    std::function<void()> on_change;
+    std::vector<MetadataRecord> records;
+    Status commit;
+    uint64_t resigned = 0;
+  };
+  explicit SharedStore(World* world) : world_(world) {}
+  Status Campaign(std::string /*address*/, std::function<void()> on_change) override {
+    world_->on_change = std::move(on_change);
+    return Status();
+  }
+  Leadership leadership() const override { return world_->leadership; }
+  void Resign(uint64_t term) override {
+    world_->resigned = term;
+    if (world_->leadership.term == term) world_->leadership.term = 0;
+  }
+  bool shared() const override { return true; }
+  Result<std::vector<MetadataRecord>> ReadAll() override { return world_->records; }
+  Status Commit(uint64_t term, const std::vector<MetadataRecord>& records) override {
+    if (!world_->commit.ok()) return world_->commit;
+    if (term != world_->leadership.term) return Status(StatusCode::kFailedPrecondition, "deposed");
+    std::map<std::string, MetadataRecord> all;
+    for (const MetadataRecord& record : world_->records) all[record.key] = record;
+    for (const MetadataRecord& record : records) all[record.key] = record;
+    world_->records.clear();
+    for (const auto& [key, record] : all) world_->records.push_back(record);
+    return Status();
+  }
+
+ private:
+  World* const world_;
+};
+
+class FollowingServiceTest : public CoordinatorServiceTest {
+ protected:
+  void SetUp() override {
+    WriteCheckpoint();
+    CoordinatorService::Options options;
+    options.cluster.heartbeat_interval = std::chrono::milliseconds(kForeverMs);
+    options.cluster.down_after = std::chrono::milliseconds(3 * kForeverMs);
+    options.wait_ms_max = kForeverMs;
+    service_ = std::make_unique<CoordinatorService>(
+        io_.get_executor(), std::make_unique<SharedStore>(&world_), options,
+        [this](const Status& status) { fatal_ = status; });
+    ASSERT_TRUE(service_->Start("here:1").ok());
+  }
+  void BecomeLeader(uint64_t term) {
+    world_.leadership = {term, "here:1", nullptr, {}};
+    Changed();
+  }
+  void BecomeFollower(const std::string& leader) {
+    world_.leadership = {0, leader,
+                         std::make_shared<const std::vector<MetadataRecord>>(world_.records),
+                         SteadyClock().Now()};
+    Changed();
+  }
+  void Changed() {
+    world_.on_change();
+    io_.restart();
+    io_.poll();
+  }
+  SharedStore::World world_;
+};
+
+TEST_F(FollowingServiceTest, WhatItHasNotReadItDoesNotInvent) {
+  EXPECT_EQ(Call("directory.GetShardMap", MapBody(0, 0, 0)).error().code(),
+            StatusCode::kUnavailable);
+  EXPECT_EQ(Call("admin.GetStatus", "").error().code(), StatusCode::kUnavailable);
+}
+
+TEST_F(FollowingServiceTest, AFollowerAnswersReadsAndRefusesTheRestNamingTheLeader) {
+  BecomeLeader(5);
+  EXPECT_EQ(service_->leader(), "");
+  ASSERT_TRUE(Register("a", 11).has_value());
+  const uint64_t version = CreateVersion();
+  const auto published = Map(version);
+  EXPECT_FALSE(published.ready());
+
+  BecomeFollower("there:1");
+  EXPECT_EQ(service_->leader(), "there:1");
+  const auto followed = Map(version);
+  EXPECT_EQ(followed.SerializeAsString(), published.SerializeAsString());
+  const auto status = Parse<proto::GetStatusReply>(Call("admin.GetStatus", ""));
+  EXPECT_TRUE(status.follower());
+  EXPECT_EQ(status.leader(), "there:1");
+  EXPECT_EQ(status.nodes_size(), 1);
+  const auto records = world_.records;
+  for (const auto& reply :
+       {Register("b", 22), Call("node.Heartbeat", HeartbeatBody("a", 11, 0)),
+        Call("directory.ReportSlot", ""), Call("admin.CreateVersion", CreateVersionBody())}) {
+    ASSERT_FALSE(reply.has_value());
+    EXPECT_EQ(reply.error().code(), StatusCode::kUnavailable) << reply.error().ToString();
+    EXPECT_THAT(reply.error().message(), HasSubstr("there:1"));
+  }
+  EXPECT_EQ(world_.records, records);
+  // The leader may know it.
+  EXPECT_EQ(Call("directory.GetShardMap", MapBody(9, 0, 0)).error().code(),
+            StatusCode::kUnavailable);
+}
+
+TEST_F(FollowingServiceTest, AHeldMapRequestIsAnsweredWhenTheLeadersMapIsRead) {
+  BecomeLeader(5);
+  ASSERT_TRUE(Register("a", 11).has_value());
+  const uint64_t version = CreateVersion();
+  const auto records = world_.records;
+  const uint64_t epoch = Map(version).map().epoch();
+  ASSERT_TRUE(Register("a", 12).has_value());
+  auto newer = std::exchange(world_.records, records);
+  BecomeFollower("there:1");  // it has not read the newest yet
+  const Reply held = BeginCall("directory.GetShardMap", MapBody(version, epoch, kForeverMs));
+  EXPECT_FALSE(held->has_value());
+  world_.records = std::move(newer);
+  BecomeFollower("there:1");
+  EXPECT_EQ(Parse<proto::GetShardMapReply>(Await(held)).map().nodes(0).incarnation(), 12u);
+}
+
+TEST_F(FollowingServiceTest, ClientsWithAMapAreSentAwayFromAFollowerThatIsCutOff) {
+  BecomeLeader(5);
+  ASSERT_TRUE(Register("a", 11).has_value());
+  const uint64_t version = CreateVersion();
+  BecomeFollower("there:1");
+  world_.leadership.followed_at -= std::chrono::seconds(60);
+  EXPECT_EQ(Call("directory.GetShardMap", MapBody(version, 1, kForeverMs)).error().code(),
+            StatusCode::kUnavailable);
+  EXPECT_EQ(Map(version).map().version(), version);  // a newcomer has nothing better
+}
+
+TEST_F(FollowingServiceTest, ALeaderThatCannotWriteStepsDownAndForgetsWhatItHad) {
+  BecomeLeader(5);
+  ASSERT_TRUE(Register("a", 11).has_value());
+  const Reply held = BeginCall("node.Heartbeat", HeartbeatBody("a", 11, kForeverMs));
+  world_.commit = Status(StatusCode::kUnavailable, "etcd is away");
+  // It may have been written: whoever asked must not simply ask again.
+  EXPECT_EQ(Call("admin.CreateVersion", CreateVersionBody()).error().code(),
+            StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(world_.resigned, 5u);
+  EXPECT_EQ(fatal_, Status());
+  EXPECT_EQ(Await(held).error().code(), StatusCode::kUnavailable);
+  world_.commit = Status();
+  BecomeLeader(6);
+  const auto status = Parse<proto::GetStatusReply>(Call("admin.GetStatus", ""));
+  EXPECT_EQ(status.term(), 6u);
+  EXPECT_EQ(status.versions_size(), 0);
+  EXPECT_EQ(CreateVersion(), 1u);  // nobody ever saw the first one
+}
+
+TEST_F(FollowingServiceTest, ATermThatEndedUnseenIsNoticedBeforeAnythingIsDone) {
+  BecomeLeader(5);
+  ASSERT_TRUE(Register("a", 11).has_value());
+  const auto records = world_.records;
+  world_.leadership = {0, "", nullptr, {}};  // the process was stopped past its lease
+  EXPECT_EQ(Register("b", 22).error().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(world_.records, records);
+}
+
+TEST_F(FollowingServiceTest, DamagedRecordsEndALeader) {
+  world_.records = {{"version/1", "rubbish"}};
+  BecomeLeader(5);
+  EXPECT_EQ(fatal_.code(), StatusCode::kCorrupt);
 }
 
 }  // namespace

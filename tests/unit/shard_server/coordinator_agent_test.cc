@@ -30,6 +30,7 @@ class ScriptedCoordinator {
   ScriptedCoordinator(boost::asio::io_context* io, const std::string& listen) : io_(io) {
     RpcServer::Options options;
     options.listen_address = listen;
+    options.leader = [this] { return leader; };
     server_ = RpcServer::Create(io->get_executor(), options,
                                 [this](const RpcPeer&, std::string_view method, std::string body) {
                                   return Answer(std::string(method), std::move(body));
@@ -41,11 +42,17 @@ class ScriptedCoordinator {
   // What a heartbeat is answered with; unset = an empty reply after `wait_ms`.
   std::function<Result<proto::HeartbeatReply>(const proto::HeartbeatRequest&)> on_heartbeat;
   uint64_t term = 1;
+  std::string leader;  // not empty: it follows, and refuses everything
   std::vector<proto::RegisterNodeRequest> registrations;
   std::vector<proto::HeartbeatRequest> heartbeats;
+  int refusals = 0;
 
  private:
   boost::asio::awaitable<Result<std::string>> Answer(std::string method, std::string body) {
+    if (!leader.empty()) {
+      ++refusals;
+      co_return Error(StatusCode::kUnavailable, "this coordinator follows");
+    }
     if (method == "node.Register") {
       EXPECT_TRUE(registrations.emplace_back().ParseFromString(body));
       proto::RegisterNodeReply reply;
@@ -279,6 +286,27 @@ TEST_F(CoordinatorAgentTest, CoordinatorThatIsDownChangesNothingAndIsFoundAgain)
   EXPECT_TRUE(coordinator_->registrations.empty());
   ASSERT_EQ(coordinator_->heartbeats[0].held_size(), 1);
   EXPECT_EQ(coordinator_->heartbeats[0].held(0).ready_slots_size(), 1);
+}
+
+TEST_F(CoordinatorAgentTest, FollowerNamesTheLeaderAndAllIsToldThere) {
+  Assign(Assignment(1, {4}));
+  agent_->Start();
+  ASSERT_TRUE(RunUntil([&] {
+    const proto::HeldVersion* held = LastHeld(1);
+    return held != nullptr && held->ready_slots_size() == 1;
+  }));
+  // Its coordinator is deposed: the new leader has a higher term and has not heard of this node.
+  ScriptedCoordinator leader(&io_, "127.0.0.1:0");
+  leader.term = 9;
+  coordinator_->leader = leader.address();
+  ASSERT_TRUE(RunUntil([&] { return !leader.heartbeats.empty(); }));
+  EXPECT_EQ(coordinator_->refusals, 1);
+  ASSERT_EQ(leader.heartbeats[0].held_size(), 1);
+  EXPECT_EQ(leader.heartbeats[0].held(0).ready_slots_size(), 1);
+  ASSERT_TRUE(RunUntil([&] { return agent_->figures().term == 9; }));
+  agent_->Stop();
+  io_.restart();
+  io_.run_for(milliseconds(50));
 }
 
 TEST_F(CoordinatorAgentTest, DroppedVersionIsHeldNoLonger) {
