@@ -34,9 +34,14 @@ Status Run(const Options& options, bool json) {
   request.set_version(options.version);
   const auto reply = CallGetShardMap(options.coordinator, request);
   if (!reply.has_value()) return reply.error();
-  ENGRAM_ASSIGN_OR_RETURN(const TableSpec spec, TableSpecFromProto(reply->spec()));
-  ENGRAM_ASSIGN_OR_RETURN(const TableLayout layout, TableLayout::Create(spec));
-  ENGRAM_ASSIGN_OR_RETURN(const ShardMap map, ShardMapFromProto(reply->map(), layout.slot_count()));
+  const auto spec = TableSpecFromProto(reply->spec());
+  if (!spec.has_value()) return spec.error();
+  const auto created = TableLayout::Create(*spec);
+  if (!created.has_value()) return created.error();
+  const TableLayout& layout = *created;
+  const auto told = ShardMapFromProto(reply->map(), layout.slot_count());
+  if (!told.has_value()) return told.error();
+  const ShardMap& map = *told;
   if (options.slot.has_value() && *options.slot >= layout.slot_count()) {
     return Status(StatusCode::kInvalidArgument, "slot " + std::to_string(*options.slot) +
                                                     ": version " +
