@@ -161,11 +161,13 @@ TEST_F(MemoryNodeTest, AssignmentThatDoesNotFitIsRefusedBeforeAnythingIsLoaded) 
 
 TEST_F(MemoryNodeTest, NodeThatIsFullButForLeavingSlotsWaitsForThemAndSaysSo) {
   const uint64_t slot_bytes = (test::SmallLayout()->slot_bytes(SlotIndex(0)) + 63) / 64 * 64;
-  Make(4 * slot_bytes + 4096);
-  node_->Apply(Assignment(1, SlotList(0, 4)));
+  constexpr uint32_t kMemoryBytes = 4 * 4096;
+  const auto full = static_cast<uint32_t>(kMemoryBytes / slot_bytes);
+  Make(kMemoryBytes);
+  node_->Apply(Assignment(1, SlotList(0, full)));
   ASSERT_TRUE(RunUntilComplete(1));
   server_.acknowledged = Epoch(10);  // the second assignment is of epoch 20
-  node_->Apply(Assignment(2, SlotList(3, 7)));
+  node_->Apply(Assignment(2, SlotList(3, full + 3)));
   ASSERT_TRUE(RunUntil([&] {
     const auto snapshot = node_->snapshot();
     return snapshot->versions[0].revision == 2 && snapshot->versions[0].slots_unplaced > 0;
