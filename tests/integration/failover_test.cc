@@ -109,11 +109,14 @@ class FailoverTest : public testing::TestWithParam<int> {
     }
     return -1;
   }
-  bool AwaitFollower(int i) {
+  // It follows, and has read so many versions: what the leader wrote reaches it a moment later.
+  bool AwaitFollower(int i, int versions = 1) {
     const auto began = Clock::now();
     while (Clock::now() - began < seconds(10)) {
       const auto status = StatusOf(i);
-      if (status.has_value() && status->follower()) return true;
+      if (status.has_value() && status->follower() && status->versions_size() >= versions) {
+        return true;
+      }
       std::this_thread::sleep_for(milliseconds(10));
     }
     return false;
