@@ -33,6 +33,9 @@ struct Flags {
   std::string announce_file;
   int heartbeat_ms = 1000;
   int down_after_ms = 3000;
+  int lost_after_ms = 60'000;
+  uint64_t copy_rate = 256ull << 20;
+  uint32_t copies = 64;
 };
 
 void Describe(CLI::App& app, Flags& flags) {
@@ -74,6 +77,19 @@ void Describe(CLI::App& app, Flags& flags) {
   app.add_option("--heartbeat-ms", flags.heartbeat_ms, "How often memory nodes are heard of")
       ->capture_default_str()
       ->check(CLI::Range(50, 60000));
+  app.add_option("--lost-after-ms", flags.lost_after_ms,
+                 "A node that was silent for so long is lost: its slots are copied again elsewhere")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 86'400'000));
+  app.add_option(
+         "--copy-rate", flags.copy_rate,
+         "Bytes a second at which slots may arrive at one node, such as 256MiB; 0 = no bound")
+      ->capture_default_str()
+      ->transform(CLI::AsSizeValue(true));
+  app.add_option("--copies", flags.copies,
+                 "Slots that one node is told to copy at a time; as many again for repairs")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 4096));
   app.add_option("--down-after-ms", flags.down_after_ms,
                  "A memory node that is silent for this long is called down; at least twice "
                  "--heartbeat-ms")
@@ -132,6 +148,11 @@ Result<std::string> Advertised(const Flags& flags, const std::string& listened) 
 }
 
 Status Run(const Flags& flags) {
+  if (flags.lost_after_ms < flags.down_after_ms) {
+    return {StatusCode::kInvalidArgument, "--lost-after-ms must be at least --down-after-ms, " +
+                                              std::to_string(flags.down_after_ms) +
+                                              ": a node is down before it is lost"};
+  }
   if (flags.down_after_ms < 2 * flags.heartbeat_ms) {
     return Status(StatusCode::kInvalidArgument,
                   "--down-after-ms must be at least twice --heartbeat-ms, or one late heartbeat "
@@ -144,6 +165,9 @@ Status Run(const Flags& flags) {
   CoordinatorService::Options options;
   options.cluster.heartbeat_interval = std::chrono::milliseconds(flags.heartbeat_ms);
   options.cluster.down_after = std::chrono::milliseconds(flags.down_after_ms);
+  options.cluster.lost_after = std::chrono::milliseconds(flags.lost_after_ms);
+  options.cluster.copy_bytes_per_s_max = flags.copy_rate;
+  options.cluster.incoming_slots_max = flags.copies;
   CoordinatorService service(io.get_executor(), *std::move(store), options,
                              [](const Status& status) {
                                // Memory may be ahead of the disk now: only what is on disk may be

@@ -1,5 +1,6 @@
 #include "tests/support/test_cluster.h"
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 #include <utility>
@@ -85,9 +86,9 @@ Result<std::unique_ptr<TestCluster>> TestCluster::Start(const ClusterOptions& op
   }
   cluster->nodes_.resize(static_cast<size_t>(options.nodes));
   for (int i = 0; i < options.nodes; ++i) ENGRAM_TRY(cluster->StartNode(i, "127.0.0.1:0"));
-  const CommandOutput created =
-      cluster->Ctl({"create-version", "--model", cluster->model_dir().string(), "--expect-nodes",
-                    std::to_string(options.nodes), "--wait"});
+  const CommandOutput created = cluster->Ctl(
+      {"create-version", "--model", cluster->model_dir().string(), "--expect-nodes",
+       std::to_string(options.nodes), "--replicas", std::to_string(options.replicas), "--wait"});
   if (created.exit_status != 0) {
     return Error(StatusCode::kInternal, "engramctl create-version: " + created.out + created.err +
                                             Tail(cluster->CoordinatorLog()));
@@ -177,6 +178,11 @@ std::string TestCluster::CoordinatorLog(int i) const {
   return ReadFile(scratch_.path() / ("c" + std::to_string(i) + ".log"));
 }
 
+Status TestCluster::AddNode() {
+  nodes_.emplace_back();
+  return StartNode(node_count() - 1, "127.0.0.1:0");
+}
+
 Status TestCluster::RestartNode(int i) {
   return StartNode(i, nodes_[static_cast<size_t>(i)].data_address);
 }
@@ -186,21 +192,32 @@ Status TestCluster::RestartCoordinator(int i) {
 }
 
 Status TestCluster::WaitReady() {
+  return WaitFor("not ready", [](const nlohmann::json& version) {
+    return version.at("ready_slots") == version.at("slot_count");
+  });
+}
+
+Status TestCluster::WaitSettled() {
+  return WaitFor("still moving", [](const nlohmann::json& version) {
+    return version.at("moves_pending") == 0 && version.at("replicas_missing") == 0 &&
+           version.at("ready_slots") == version.at("slot_count");
+  });
+}
+
+Status TestCluster::WaitFor(const std::string& otherwise,
+                            const std::function<bool(const nlohmann::json&)>& holds) {
   const auto until = std::chrono::steady_clock::now() + seconds(60);
   CommandOutput last;
   while (std::chrono::steady_clock::now() < until) {
     last = Ctl({"status", "--json"});
     const auto json = nlohmann::json::parse(last.out, nullptr, false);
     if (last.exit_status == 0 && json.is_object() && json.contains("versions")) {
-      bool ready = !json["versions"].empty();
-      for (const auto& version : json["versions"]) {
-        ready = ready && version.at("ready_slots") == version.at("slot_count");
-      }
-      if (ready) return {};
+      const auto& versions = json["versions"];
+      if (!versions.empty() && std::all_of(versions.begin(), versions.end(), holds)) return {};
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
-  return {StatusCode::kDeadlineExceeded, "not ready: " + last.out + last.err};
+  return {StatusCode::kDeadlineExceeded, otherwise + ": " + last.out + last.err};
 }
 
 CommandOutput TestCluster::Ctl(std::vector<std::string> arguments) const {

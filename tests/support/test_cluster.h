@@ -4,10 +4,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "engram/base/status.h"
 #include "tests/support/child_process.h"
@@ -16,6 +19,7 @@ namespace engram::test {
 
 struct ClusterOptions {
   int nodes = 3;
+  int replicas = 1;
   std::string transport = "tcp";  // of the nodes: tcp, shm or auto
   std::string one_sided = "off";
   std::string variant = "v41";
@@ -53,12 +57,16 @@ class TestCluster {
   [[nodiscard]] std::string NodeLog(int i) const;
   [[nodiscard]] std::string CoordinatorLog(int i = 0) const;
 
+  // One node more, which nobody knew before.
+  [[nodiscard]] Status AddNode();
   // Starts a node again at its old data port, after its process ended.
   [[nodiscard]] Status RestartNode(int i);
   // Starts the coordinator again at its old port and state, after its process ended.
   [[nodiscard]] Status RestartCoordinator(int i = 0);
   // Until engramctl status says that every slot has a ready replica.
   [[nodiscard]] Status WaitReady();
+  // Until nothing is to move any more, and every replica is there.
+  [[nodiscard]] Status WaitSettled();
   // engramctl with these arguments; --coordinator is added.
   [[nodiscard]] CommandOutput Ctl(std::vector<std::string> arguments) const;
 
@@ -75,6 +83,9 @@ class TestCluster {
   };
   [[nodiscard]] Status StartCoordinator(int i, const std::string& listen);
   [[nodiscard]] Status StartNode(int i, const std::string& listen);
+  // Until it holds of every version in engramctl status.
+  [[nodiscard]] Status WaitFor(const std::string& otherwise,
+                               const std::function<bool(const nlohmann::json&)>& holds);
 
   ClusterOptions options_;
   ScratchDir scratch_;
