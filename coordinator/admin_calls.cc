@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "coordinator/coordinator_service.h"
+#include "engram/rpc/parse_message.h"
 
 namespace engram {
 
@@ -15,15 +16,6 @@ namespace {
 
 constexpr size_t kNotesMax = 10'000;
 constexpr int kNotesPerReply = 1'000;
-
-template <typename Message>
-Result<Message> Parse(const std::string& body) {
-  Message message;
-  if (!message.ParseFromString(body)) {
-    return Error(StatusCode::kMalformed, "the body is not a " + message.GetTypeName());
-  }
-  return message;
-}
 
 }  // namespace
 
@@ -36,17 +28,17 @@ bool CoordinatorService::IsChange(std::string_view method) {
 
 Result<std::string> CoordinatorService::Change(const std::string& method, const std::string& body) {
   if (method == "admin.DrainNode") {
-    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::DrainNodeRequest>(body));
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::DrainNodeRequest>(body));
     ENGRAM_TRY(Apply(NodeDrained{request.node_id(), request.undo()}));
     return proto::DrainNodeReply().SerializeAsString();
   }
   if (method == "admin.RemoveNode") {
-    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::RemoveNodeRequest>(body));
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::RemoveNodeRequest>(body));
     ENGRAM_TRY(Apply(NodeRemoved{request.node_id()}));
     return proto::RemoveNodeReply().SerializeAsString();
   }
   if (method == "admin.SwitchVersion") {
-    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::SwitchVersionRequest>(body));
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::SwitchVersionRequest>(body));
     ENGRAM_TRY(Apply(VersionSwitched{TableVersion(request.version())}));
     proto::SwitchVersionReply reply;
     reply.set_current_version(state_->current().value());
@@ -54,12 +46,12 @@ Result<std::string> CoordinatorService::Change(const std::string& method, const 
     return reply.SerializeAsString();
   }
   if (method == "admin.DropVersion") {
-    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::DropVersionRequest>(body));
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::DropVersionRequest>(body));
     ENGRAM_TRY(Apply(VersionDropped{TableVersion(request.version())}));
     return proto::DropVersionReply().SerializeAsString();
   }
   if (method == "admin.GetPlan") {
-    ENGRAM_ASSIGN_OR_RETURN(const auto request, Parse<proto::GetPlanRequest>(body));
+    ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::GetPlanRequest>(body));
     ENGRAM_TRY(CheckLeads());
     ENGRAM_ASSIGN_OR_RETURN(const proto::GetPlanReply reply, state_->Preview(request));
     return reply.SerializeAsString();
@@ -80,7 +72,7 @@ void CoordinatorService::KeepNotes(const std::vector<std::string>& notes) {
 }
 
 awaitable<Result<std::string>> CoordinatorService::GetEvents(std::string body) {
-  const auto request = Parse<proto::GetEventsRequest>(body);
+  const auto request = ParseMessage<proto::GetEventsRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   const MonotonicTime until =
       SteadyClock().Now() + milliseconds(std::min(request->wait_ms(), options_.wait_ms_max));

@@ -12,6 +12,7 @@
 
 #include "engram/checkpoint/model_files.h"
 #include "engram/http/status_json.h"
+#include "engram/rpc/parse_message.h"
 #include "engram/table/table_proto.h"
 
 namespace engram {
@@ -20,19 +21,6 @@ using boost::asio::awaitable;
 using boost::asio::redirect_error;
 using boost::asio::use_awaitable;
 using std::chrono::milliseconds;
-
-namespace {
-
-template <typename Message>
-Result<Message> Parse(const std::string& body) {
-  Message message;
-  if (!message.ParseFromString(body)) {
-    return Error(StatusCode::kMalformed, "the body is not a " + message.GetTypeName());
-  }
-  return message;
-}
-
-}  // namespace
 
 CoordinatorService::CoordinatorService(boost::asio::any_io_executor executor,
                                        std::unique_ptr<MetadataStore> store, const Options& options,
@@ -253,7 +241,7 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& /*peer*
 }
 
 awaitable<Result<std::string>> CoordinatorService::Register(std::string body) {
-  auto request = Parse<proto::RegisterNodeRequest>(body);
+  auto request = ParseMessage<proto::RegisterNodeRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   if (Status status = Apply(NodeRegistered{request->node()}); !status.ok()) {
     co_return Error(std::move(status));
@@ -266,7 +254,7 @@ awaitable<Result<std::string>> CoordinatorService::Register(std::string body) {
 }
 
 awaitable<Result<std::string>> CoordinatorService::Heartbeat(std::string body) {
-  auto request = Parse<proto::HeartbeatRequest>(body);
+  auto request = ParseMessage<proto::HeartbeatRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   if (Status status = Apply(NodeHeartbeat{*request}); !status.ok()) {
     co_return Error(std::move(status));
@@ -307,7 +295,7 @@ Status CoordinatorService::CheckCanRead(const proto::GetShardMapRequest& request
 }
 
 awaitable<Result<std::string>> CoordinatorService::GetShardMap(std::string body) {
-  const auto request = Parse<proto::GetShardMapRequest>(body);
+  const auto request = ParseMessage<proto::GetShardMapRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   const MonotonicTime until =
       SteadyClock().Now() + milliseconds(std::min(request->wait_ms(), options_.wait_ms_max));
@@ -353,7 +341,7 @@ awaitable<Result<std::string>> CoordinatorService::GetShardMap(std::string body)
 }
 
 awaitable<Result<std::string>> CoordinatorService::ReportSlot(std::string body) {
-  const auto request = Parse<proto::ReportSlotRequest>(body);
+  const auto request = ParseMessage<proto::ReportSlotRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   Status status = Apply(SlotReported{TableVersion(request->version()), SlotIndex(request->slot()),
                                      request->node_id(), Incarnation(request->incarnation())});
@@ -363,7 +351,7 @@ awaitable<Result<std::string>> CoordinatorService::ReportSlot(std::string body) 
 }
 
 awaitable<Result<std::string>> CoordinatorService::CreateVersion(std::string body) {
-  const auto request = Parse<proto::CreateVersionRequest>(body);
+  const auto request = ParseMessage<proto::CreateVersionRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   if (Status status = CheckLeads(); !status.ok()) co_return Error(std::move(status));
   // The tokenizer and the headers take a second or so to read: not on this thread.
@@ -390,7 +378,7 @@ awaitable<Result<std::string>> CoordinatorService::CreateVersion(std::string bod
 }
 
 awaitable<Result<std::string>> CoordinatorService::GetStatus(std::string body) {
-  const auto request = Parse<proto::GetStatusRequest>(body);
+  const auto request = ParseMessage<proto::GetStatusRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
   if (state_ == nullptr) co_return Error(CheckCanRead({}));
   co_return ClusterStatus().SerializeAsString();
