@@ -13,7 +13,6 @@
 namespace engram {
 namespace {
 
-constexpr size_t kPartDigits = 4;
 // Beside its key and value, an operation costs its envelope.
 constexpr size_t kOpBytes = 64;
 
