@@ -166,6 +166,7 @@ bool ClusterState::TakeOver(Version& version, std::vector<NodeIndex>* owners, No
 std::vector<PlacementNode> ClusterState::PlacementNodes(TableVersion number,
                                                         const Version& version) const {
   std::vector<PlacementNode> nodes;
+  const std::map<std::string, uint64_t> used = UsedBytes(number);
   const auto add = [&](const std::string& id) {
     PlacementNode node;
     node.id = id;
@@ -173,7 +174,8 @@ std::vector<PlacementNode> ClusterState::PlacementNodes(TableVersion number,
     if (found != nodes_.end()) {
       node.zone = found->second.description.zone();
       node.capacity_bytes = found->second.description.capacity_bytes();
-      node.used_bytes = AssignedBytes(id, number);
+      const auto elsewhere = used.find(id);
+      node.used_bytes = elsewhere == used.end() ? 0 : elsewhere->second;
     }
     node.accepts = found != nodes_.end() && !found->second.draining && !found->second.lost;
     nodes.push_back(std::move(node));

@@ -247,23 +247,27 @@ NodeIndex ClusterState::IndexOf(const Version& version, const std::string& node_
   return NodeIndex(static_cast<uint32_t>(found - version.node_ids.begin()));
 }
 
-uint64_t ClusterState::AssignedBytes(const std::string& node_id, TableVersion except) const {
-  uint64_t bytes = 0;
+std::map<std::string, uint64_t> ClusterState::UsedBytes(TableVersion except) const {
+  std::map<std::string, uint64_t> used;
   for (const auto& [number, version] : versions_) {
-    const NodeIndex index = number == except ? kNoNode : IndexOf(version, node_id);
-    if (index == kNoNode) continue;
+    if (number == except) continue;
+    std::vector<uint64_t> bytes(version.node_ids.size(), 0);
     const uint32_t replicas = version.map->replica_count;
     for (uint32_t slot = 0; slot < version.layout->slot_count(); ++slot) {
-      const auto owns = [&](const std::vector<NodeIndex>& owners) {
-        const auto begin = owners.begin() + static_cast<std::ptrdiff_t>(size_t{slot} * replicas);
-        return std::find(begin, begin + replicas, index) != begin + replicas;
-      };
-      if (owns(version.map->owners) || owns(version.target)) {
-        bytes += version.layout->slot_bytes(SlotIndex(slot));
+      const uint64_t slot_bytes = version.layout->slot_bytes(SlotIndex(slot));
+      const std::span<const NodeIndex> owners = version.map->Replicas(SlotIndex(slot));
+      const auto target = std::span(version.target).subspan(size_t{slot} * replicas, replicas);
+      for (const NodeIndex owner : owners) {
+        if (owner != kNoNode) bytes[owner.value()] += slot_bytes;
+      }
+      for (const NodeIndex owner : target) {
+        const bool counted = std::find(owners.begin(), owners.end(), owner) != owners.end();
+        if (owner != kNoNode && !counted) bytes[owner.value()] += slot_bytes;
       }
     }
+    for (size_t i = 0; i < bytes.size(); ++i) used[version.node_ids[i]] += bytes[i];
   }
-  return bytes;
+  return used;
 }
 
 bool ClusterState::OwnsAny(const std::string& node_id) const {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -164,9 +165,9 @@ class ClusterState {
   void PublishMap(TableVersion number, ClusterEffects* effects);
   void PublishMapsOf(const std::string& node_id, ClusterEffects* effects);
   [[nodiscard]] std::vector<ShardMapNode> MapNodes(const Version& version) const;
-  // Bytes of slots that the node owns, or that the plan wants it to; of all versions but `except`.
-  [[nodiscard]] uint64_t AssignedBytes(const std::string& node_id,
-                                       TableVersion except = TableVersion()) const;
+  // By node: bytes of slots that it owns, or that the plan wants it to; of all versions but
+  // `except`.
+  [[nodiscard]] std::map<std::string, uint64_t> UsedBytes(TableVersion except) const;
   [[nodiscard]] bool OwnsAny(const std::string& node_id) const;
   [[nodiscard]] static NodeIndex IndexOf(const Version& version, const std::string& node_id);
   void ShapeVersion(Version& version, uint32_t replica_count) const;
