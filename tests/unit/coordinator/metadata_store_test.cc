@@ -60,7 +60,7 @@ class EtcdPlace final : public StorePlace {
     if (Etcd() == nullptr) return nullptr;
     EtcdStore::Options options;
     options.address = {Etcd()->endpoints(), prefix_};
-    options.lease = seconds(2);
+    options.lease = seconds(10);  // a machine that is busy loses none by it
     options.poll = milliseconds(20);
     options.try_timeout = milliseconds(5000);  // a busy machine fails none
     return std::make_unique<EtcdStore>(options);
