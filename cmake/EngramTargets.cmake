@@ -22,6 +22,18 @@ function(engram_program name)
 endfunction()
 
 include(GoogleTest)
+# What nearly every test includes, parsed once: half of a test's compile time.
+# (A program, as tests are: a library's code is compiled for another kind of position.)
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/test_precompiled.cc CONTENT "int main() {}\n")
+add_executable(engram_test_precompiled EXCLUDE_FROM_ALL ${CMAKE_BINARY_DIR}/test_precompiled.cc)
+target_link_libraries(engram_test_precompiled PRIVATE engram_options GTest::gmock)
+# A test's own code need not be fast, but should compile fast.
+set(engram_test_options $<$<CONFIG:RelWithDebInfo>:-O1>)
+target_compile_options(engram_test_precompiled PRIVATE ${engram_test_options})
+target_precompile_headers(engram_test_precompiled PRIVATE
+  <algorithm> <chrono> <filesystem> <fstream> <functional> <map> <memory> <mutex> <optional> <random>
+  <span> <string> <thread> <vector> <gmock/gmock.h> <gtest/gtest.h>)
+
 # engram_test(NAME SOURCES ... [DEPS ...] [LABELS ...]): a GoogleTest program, one CTest test each
 # case; LABELS out of unit property sim fuzz integration gpu rdma kubernetes (default unit).
 function(engram_test name)
@@ -34,6 +46,8 @@ function(engram_test name)
   endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE engram_options GTest::gmock GTest::gtest_main ${ARG_DEPS})
+  target_precompile_headers(${name} REUSE_FROM engram_test_precompiled)
+  target_compile_options(${name} PRIVATE ${engram_test_options})
   target_compile_definitions(${name} PRIVATE
     ENGRAM_TEST_DATA="${CMAKE_SOURCE_DIR}/tests/data" ENGRAM_BIN_DIR="${CMAKE_BINARY_DIR}/bin"
     ENGRAM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
