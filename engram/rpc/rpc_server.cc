@@ -130,6 +130,8 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   if (const auto found = calls_in_flight.find(peer.connection_id); found != calls_in_flight.end()) {
     --found->second;
   }
+  // Closed with its server, whose owner, and with it options.leader, may be gone.
+  if (stopped || connection->closed()) co_return;
   proto::Frame reply;
   reply.set_call_id(request.call_id());
   if (body.has_value()) {
@@ -143,7 +145,6 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
       reply.set_leader(ErrorMessageText(leader));
     }
   }
-  if (connection->closed()) co_return;
   if (const Status sent = connection->Send(reply); !sent.ok()) {
     spdlog::warn("closed the connection of {}: {}", peer.address, sent.ToString());
     connection->Close(sent);
