@@ -19,10 +19,10 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <spdlog/spdlog.h>
 
+#include "client/directory_state.h"
 #include "engram/base/clock.h"
 #include "engram/rpc/coordinator_choice.h"
 #include "engram/rpc/rpc_client.h"
-#include "engram/table/table_proto.h"
 #include "proto/directory.pb.h"
 
 namespace engram {
@@ -39,13 +39,20 @@ bool IsFinal(StatusCode code) {
   return code == StatusCode::kWrongModel || code == StatusCode::kInvalidArgument;
 }
 
+DirectoryState::Options StateOptions(const ShardDirectoryOptions& options) {
+  DirectoryState::Options state;
+  state.version = options.version;
+  if (options.identity != nullptr) state.identity = *options.identity;
+  return state;
+}
+
 class ShardDirectoryImpl final : public ShardDirectory {
  public:
   explicit ShardDirectoryImpl(const ShardDirectoryOptions& options)
-      : options_(options), timer_(io_), version_(options.version), random_(std::random_device{}()) {
-    if (options.identity != nullptr) wanted_identity_ = *options.identity;
-    identity_checked_ = options.identity != nullptr;
-  }
+      : options_(options),
+        timer_(io_),
+        state_(StateOptions(options)),
+        random_(std::random_device{}()) {}
 
   ~ShardDirectoryImpl() override {
     io_.stop();
@@ -65,8 +72,8 @@ class ShardDirectoryImpl final : public ShardDirectory {
       const std::string waited = std::to_string(options_.ready_timeout.count()) + " ms";
       if (map_ != nullptr) {
         return Status(StatusCode::kUnavailable,
-                      "table version " + std::to_string(version_.value()) + " is not ready after " +
-                          waited +
+                      "table version " + std::to_string(map_->version.value()) +
+                          " is not ready after " + waited +
                           ": memory nodes are missing or still loading (engramctl status)");
       }
       if (health_.ok()) {
@@ -105,7 +112,7 @@ class ShardDirectoryImpl final : public ShardDirectory {
       if (reports_.size() >= kSlotReportsMax || !reports_.emplace(slot, node.id).second) return;
     }
     proto::ReportSlotRequest request;
-    request.set_version(version_.value());
+    request.set_version(version().value());
     request.set_slot(slot.value());
     request.set_node_id(node.id);
     request.set_incarnation(node.incarnation.value());
@@ -116,11 +123,11 @@ class ShardDirectoryImpl final : public ShardDirectory {
   }
 
   // -- ShardDirectory. What is set before the first map is there never changes after.
-  [[nodiscard]] TableVersion version() const override { return version_; }
+  [[nodiscard]] TableVersion version() const override { return state_.version(); }
   [[nodiscard]] const std::shared_ptr<const TableLayout>& layout() const override {
-    return layout_;
+    return state_.layout();
   }
-  [[nodiscard]] const ModelIdentity& identity() const override { return identity_; }
+  [[nodiscard]] const ModelIdentity& identity() const override { return state_.identity(); }
   [[nodiscard]] bool ready() const override { return ready_.load(); }
   [[nodiscard]] Status Health() const override {
     const std::lock_guard lock(mutex_);
@@ -171,13 +178,9 @@ class ShardDirectoryImpl final : public ShardDirectory {
   // Asks one coordinator for newer maps until it fails.
   asio::awaitable<Status> Poll(std::shared_ptr<RpcClient> client, bool* answered) {
     while (true) {
-      const bool waiting = !ready_.load();
-      proto::GetShardMapRequest request;
-      request.set_version(version_.value());
-      request.set_known_epoch(waiting || map_ == nullptr ? 0 : map_->epoch.value());
-      const Milliseconds wait = waiting ? Milliseconds(0) : options_.poll_wait;
+      const Milliseconds wait = state_.ready() ? options_.poll_wait : Milliseconds(0);
+      proto::GetShardMapRequest request = state_.NextRequest();
       request.set_wait_ms(static_cast<uint32_t>(wait.count()));
-      if (identity_checked_) request.set_model_identity(ModelIdentityToBytes(wanted_identity_));
       auto reply = co_await client->Call<proto::GetShardMapReply>("directory.GetShardMap", request,
                                                                   wait + options_.call_timeout);
       if (!reply.has_value()) co_return reply.error();
@@ -190,49 +193,18 @@ class ShardDirectoryImpl final : public ShardDirectory {
   }
 
   Status Take(const proto::GetShardMapReply& reply) {
-    if (!reply.has_map()) {
-      if (map_ != nullptr) SetReady(reply.ready());
-      return {};
-    }
-    if (layout_ == nullptr) ENGRAM_RETURN_IF_ERROR(TakeModel(reply));
-    auto map = ShardMapFromProto(reply.map(), layout_->slot_count());
-    if (!map.has_value()) return map.error();
-    if (map_ != nullptr && map->version != version_) {
-      return Status(StatusCode::kWrongVersion, "asked for table version " +
-                                                   std::to_string(version_.value()) + ", got " +
-                                                   std::to_string(map->version.value()));
-    }
-    const bool newer = map_ == nullptr || map->epoch > map_->epoch;
-    if (newer) {
-      const std::lock_guard lock(mutex_);
-      version_ = map->version;
-      map_ = std::make_shared<const ShardMap>(*std::move(map));
-    }
+    auto newer = state_.Take(reply);
+    if (!newer.has_value()) return std::move(newer).error();
     // Before Connect returns: who subscribes after it is told of later maps only.
-    if (newer) {
+    if (*newer) {
+      {
+        const std::lock_guard lock(mutex_);
+        map_ = state_.map();
+      }
       const std::lock_guard lock(subscribers_mutex_);
       for (const auto& [id, on_change] : subscribers_) on_change();
     }
-    SetReady(reply.ready());
-    return {};
-  }
-
-  // What the version is; once.
-  Status TakeModel(const proto::GetShardMapReply& reply) {
-    auto spec = TableSpecFromProto(reply.spec());
-    if (!spec.has_value()) return spec.error();
-    auto identity = ModelIdentityFromBytes(reply.model_identity());
-    if (!identity.has_value()) return identity.error();
-    if (identity_checked_ && *identity != wanted_identity_) {
-      return Status(StatusCode::kWrongModel,
-                    "its tables have the model identity " + ModelIdentityHex(*identity) +
-                        ", this model has " + ModelIdentityHex(wanted_identity_) +
-                        ": config.json, tokenizer.json or the row format differ");
-    }
-    auto layout = TableLayout::Create(*spec);
-    if (!layout.has_value()) return layout.error();
-    identity_ = *identity;
-    layout_ = std::make_shared<const TableLayout>(*std::move(layout));
+    if (map_ != nullptr) SetReady(state_.ready());
     return {};
   }
 
@@ -293,17 +265,14 @@ class ShardDirectoryImpl final : public ShardDirectory {
   // The control thread's own.
   asio::steady_timer timer_;
   std::shared_ptr<RpcClient> client_;
-  bool identity_checked_ = false;
-  ModelIdentity wanted_identity_{};
+  // What does not change after the first map may be read on any thread from then on.
+  DirectoryState state_;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::shared_ptr<const ShardMap> map_;  // guarded by mutex_; written by the control thread
-  TableVersion version_;                 // set before map_, then constant
-  std::shared_ptr<const TableLayout> layout_;
-  ModelIdentity identity_{};
-  Status health_;                                        // guarded by mutex_
-  Status final_error_;                                   // guarded by mutex_
+  Status health_;                        // guarded by mutex_
+  Status final_error_;                   // guarded by mutex_
   std::set<std::pair<SlotIndex, std::string>> reports_;  // guarded by mutex_
   MonotonicTime reports_since_;                          // guarded by mutex_
   std::atomic<bool> ready_{false};
