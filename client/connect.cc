@@ -4,6 +4,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "client/following_rows.h"
 #include "client/remote_rows.h"
 #include "engram/transport/ucx/ucx_transport.h"
 
@@ -67,17 +68,23 @@ Result<std::shared_ptr<Transport>> MakeTransport(const ConnectOptions& options) 
   return std::shared_ptr<Transport>(std::move(made));
 }
 
-}  // namespace
+struct VersionRows {
+  OpenedVersion opened;
+  std::shared_ptr<const TableLayout> layout;
+  std::shared_ptr<const NgramHasher> hasher;
+};
 
-Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) {
-  ENGRAM_ASSIGN_OR_RETURN(const OwnModel model, ReadOwnModel(options));
+// `version` 0 = the current one.
+Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& model,
+                             TableVersion version, std::shared_ptr<Transport> transport) {
+  ConnectOptions of_version = options;
+  of_version.version = version;
   ENGRAM_ASSIGN_OR_RETURN(
       auto directory,
-      ConnectDirectory(options, model.row_format_known ? &model.tables.identity : nullptr));
+      ConnectDirectory(of_version, model.row_format_known ? &model.tables.identity : nullptr));
   ENGRAM_TRY(CheckSameModel(model, *directory));
   ENGRAM_ASSIGN_OR_RETURN(
       auto hasher, NgramHasher::Create(directory->layout()->spec().hash, model.tables.compression));
-  ENGRAM_ASSIGN_OR_RETURN(auto transport, MakeTransport(options));
   RemoteRowsOptions rows;
   rows.version = directory->version();
   rows.identity = directory->identity();
@@ -89,10 +96,36 @@ Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) 
   const auto map = directory->Current();
   spdlog::info("rows of table version {} at epoch {} from {} memory nodes, {} I/O thread(s)",
                rows.version.value(), map->epoch.value(), map->nodes.size(), rows.io_threads);
-  const auto layout = directory->layout();
-  return CreateRemoteRows(rows, std::move(transport),
-                          std::make_shared<const NgramHasher>(std::move(hasher)), layout,
-                          std::move(directory));
+  VersionRows opened;
+  opened.layout = directory->layout();
+  opened.hasher = std::make_shared<const NgramHasher>(std::move(hasher));
+  opened.opened.version = rows.version;
+  opened.opened.current = directory;
+  ENGRAM_ASSIGN_OR_RETURN(opened.opened.rows,
+                          CreateRemoteRows(rows, std::move(transport), opened.hasher, opened.layout,
+                                           std::move(directory)));
+  return opened;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(OwnModel own, ReadOwnModel(options));
+  const auto model = std::make_shared<const OwnModel>(std::move(own));
+  ENGRAM_ASSIGN_OR_RETURN(const auto transport, MakeTransport(options));
+  ConnectOptions kept = options;
+  kept.tables = nullptr;  // the caller's; `model` has what is needed of it
+  ENGRAM_ASSIGN_OR_RETURN(VersionRows first, OpenRows(kept, *model, options.version, transport));
+  if (options.version != TableVersion()) return std::move(first.opened.rows);
+  FollowingRowsOptions following;
+  following.batches_max = 2 * options.staging_buffers;  // of two versions at most, usually
+  auto open = [kept = std::move(kept), model,
+               transport](TableVersion version) -> Result<OpenedVersion> {
+    ENGRAM_ASSIGN_OR_RETURN(VersionRows rows, OpenRows(kept, *model, version, transport));
+    return std::move(rows.opened);
+  };
+  return CreateFollowingRows(following, std::move(first.layout), std::move(first.hasher),
+                             std::move(first.opened), std::move(open));
 }
 
 Result<LookupConnection> ConnectLookup(const ConnectOptions& options) {

@@ -21,7 +21,8 @@ struct ConnectOptions {
   std::vector<std::string> coordinators;  // "host:port" each; tried in turn
   std::filesystem::path model_dir;        // with config.json and tokenizer.json; or
   const ModelTables* tables = nullptr;    // what was read of it already: then model_dir is unused
-  TableVersion version;                   // 0 = the current one
+  // 0 = the current one: whichever is, batch by batch (ConnectRemote), or when it connects.
+  TableVersion version;
   ReadWay way = ReadWay::kAuto;
   std::string tls = "auto";       // "auto", "tcp", "shm", or a UCX_TLS list
   std::string one_sided = "off";  // "off", "rdma", "shm" (UcxTransportOptions)

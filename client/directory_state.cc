@@ -11,6 +11,7 @@ proto::GetShardMapRequest DirectoryState::NextRequest() const {
   request.set_version(version_.value());
   // Until it is ready every reply is wanted whole: readiness may come without a newer map.
   request.set_known_epoch(ready_ && map_ != nullptr ? map_->epoch.value() : 0);
+  request.set_known_current(current_version_.value());
   if (identity_wanted_.has_value()) {
     request.set_model_identity(ModelIdentityToBytes(*identity_wanted_));
   }
@@ -19,7 +20,10 @@ proto::GetShardMapRequest DirectoryState::NextRequest() const {
 
 Result<bool> DirectoryState::Take(const proto::GetShardMapReply& reply) {
   if (!reply.has_map()) {
-    if (map_ != nullptr) ready_ = reply.ready();
+    if (map_ != nullptr) {
+      ready_ = reply.ready();
+      current_version_ = TableVersion(reply.current_version());
+    }
     return false;
   }
   if (layout_ == nullptr) ENGRAM_TRY(TakeModel(reply));
@@ -31,6 +35,7 @@ Result<bool> DirectoryState::Take(const proto::GetShardMapReply& reply) {
                                                 std::to_string(map->version.value()));
   }
   ready_ = reply.ready();
+  current_version_ = TableVersion(reply.current_version());
   if (map_ != nullptr && map->epoch <= map_->epoch) return false;
   if (map_ == nullptr) version_ = map->version;
   map_ = std::make_shared<const ShardMap>(*std::move(map));

@@ -36,6 +36,8 @@ class DirectoryState {
   [[nodiscard]] const ModelIdentity& identity() const { return identity_; }
   // As the coordinator said last: every slot has a ready replica.
   [[nodiscard]] bool ready() const { return ready_; }
+  // What clients that name no version read, as the coordinator said last; 0 = it has not yet.
+  [[nodiscard]] TableVersion current_version() const { return current_version_; }
 
  private:
   [[nodiscard]] Status TakeModel(const proto::GetShardMapReply& reply);
@@ -46,6 +48,7 @@ class DirectoryState {
   ModelIdentity identity_{};
   std::shared_ptr<const ShardMap> map_;
   bool ready_ = false;
+  TableVersion current_version_;
 };
 
 }  // namespace engram

@@ -78,6 +78,37 @@ void RowStats::Reset() {
   cpu_ns_ = 0;
 }
 
+void AddStats(const RowSourceStats& from, RowSourceStats* to) {
+  if (to->layers.size() < from.layers.size()) to->layers.resize(from.layers.size());
+  const auto append = [](const std::vector<double>& more, std::vector<double>* samples) {
+    samples->insert(samples->end(), more.begin(), more.end());
+    if (samples->size() <= kLatencySamplesMax) return;
+    samples->erase(samples->begin(),
+                   samples->end() - static_cast<std::ptrdiff_t>(kLatencySamplesMax));
+  };
+  for (size_t i = 0; i < from.layers.size(); ++i) {
+    RowSourceStats::Layer& layer = to->layers[i];
+    layer.batches += from.layers[i].batches;
+    layer.batches_in_time += from.layers[i].batches_in_time;
+    layer.stall_ns += from.layers[i].stall_ns;
+    append(from.layers[i].prefetch_us, &layer.prefetch_us);
+    append(from.layers[i].window_us, &layer.window_us);
+  }
+  to->batches += from.batches;
+  to->tokens += from.tokens;
+  to->rows_asked += from.rows_asked;
+  to->rows_unique += from.rows_unique;
+  to->rows_from_cache += from.rows_from_cache;
+  to->rows_read += from.rows_read;
+  to->rows_verified += from.rows_verified;
+  to->rows_wrong += from.rows_wrong;
+  to->rows_failed += from.rows_failed;
+  to->reads_retried += from.reads_retried;
+  to->reads_hedged += from.reads_hedged;
+  to->hedges_won += from.hedges_won;
+  to->row_path_cpu_ns += from.row_path_cpu_ns;
+}
+
 uint64_t ThreadCpuNanoseconds() {
   timespec time{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);

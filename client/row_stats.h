@@ -71,6 +71,9 @@ class RowStats {
   uint64_t cpu_ns_ = 0;
 };
 
+// Adds one source's figures to another's, as if one source had done both.
+void AddStats(const RowSourceStats& from, RowSourceStats* to);
+
 // CPU time of the calling thread.
 [[nodiscard]] uint64_t ThreadCpuNanoseconds();
 

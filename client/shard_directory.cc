@@ -98,6 +98,17 @@ class ShardDirectoryImpl final : public ShardDirectory {
     const std::lock_guard lock(subscribers_mutex_);
     subscribers_.erase(subscription);
   }
+  // -- CurrentVersionSource
+  [[nodiscard]] TableVersion CurrentVersion() const override { return current_version_.load(); }
+  [[nodiscard]] uint64_t SubscribeCurrent(std::function<void()> on_change) override {
+    const std::lock_guard lock(subscribers_mutex_);
+    current_subscribers_.emplace(++last_subscription_, std::move(on_change));
+    return last_subscription_;
+  }
+  void UnsubscribeCurrent(uint64_t subscription) override {
+    const std::lock_guard lock(subscribers_mutex_);
+    current_subscribers_.erase(subscription);
+  }
   // A poll waits at the coordinator all the time, or the next try to reach one is at most
   // reconnect_delay_max away: there is nothing to hurry.
   void WantNewer() override {}
@@ -201,11 +212,18 @@ class ShardDirectoryImpl final : public ShardDirectory {
         const std::lock_guard lock(mutex_);
         map_ = state_.map();
       }
-      const std::lock_guard lock(subscribers_mutex_);
-      for (const auto& [id, on_change] : subscribers_) on_change();
+      Tell(subscribers_);
+    }
+    if (current_version_.exchange(state_.current_version()) != state_.current_version()) {
+      Tell(current_subscribers_);
     }
     if (map_ != nullptr) SetReady(state_.ready());
     return {};
+  }
+
+  void Tell(const std::map<uint64_t, std::function<void()>>& subscribers) {
+    const std::lock_guard lock(subscribers_mutex_);
+    for (const auto& [id, on_change] : subscribers) on_change();
   }
 
   asio::awaitable<void> Report(std::shared_ptr<RpcClient> client,
@@ -276,9 +294,12 @@ class ShardDirectoryImpl final : public ShardDirectory {
   std::set<std::pair<SlotIndex, std::string>> reports_;  // guarded by mutex_
   MonotonicTime reports_since_;                          // guarded by mutex_
   std::atomic<bool> ready_{false};
+  std::atomic<TableVersion> current_version_{TableVersion()};
   std::mutex subscribers_mutex_;
-  std::map<uint64_t, std::function<void()>> subscribers_;  // guarded by subscribers_mutex_
-  uint64_t last_subscription_ = 0;                         // guarded by subscribers_mutex_
+  using Subscribers = std::map<uint64_t, std::function<void()>>;
+  Subscribers subscribers_;          // guarded by subscribers_mutex_, as the next
+  Subscribers current_subscribers_;  // of the current version
+  uint64_t last_subscription_ = 0;   // guarded by subscribers_mutex_
   std::mt19937_64 random_;
 };
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "client/following_rows.h"
 #include "client/shard_map_source.h"
 #include "engram/base/status.h"
 #include "engram/table/table_layout.h"
@@ -32,7 +33,7 @@ inline constexpr size_t kSlotReportsMax =
 
 // Owns one control thread with a connection to one coordinator. While no coordinator answers the
 // last map stays: reads go on. Maps of one version only. Thread-safe.
-class ShardDirectory : public ShardMapSource {
+class ShardDirectory : public ShardMapSource, public CurrentVersionSource {
  public:
   // Blocks until the first map (and readiness) is there.
   // ERRORS: kInvalidArgument (no or a bad address), kWrongModel naming both identities, kNotFound

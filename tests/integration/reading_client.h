@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <random>
 #include <string>
@@ -16,7 +17,9 @@ namespace engram::test {
 struct ReadTally {
   uint64_t batches_ok = 0;
   uint64_t batches_failed = 0;
-  uint64_t rows_wrong = 0;       // delivered, but not what the checkpoint holds
+  uint64_t rows_wrong = 0;  // delivered, but not what the checkpoint holds
+  // Batches by the checkpoint whose rows they had, all of them: the cluster's, then other_models'.
+  std::vector<uint64_t> batches_of;
   std::vector<Status> failures;  // the first hundred
 };
 
@@ -31,6 +34,8 @@ class ReadingClient {
     uint32_t tokens_per_batch = 16;
     int deadline_ms = 2000;
     uint64_t seed = 1;
+    // Checkpoints of the same shape: a batch may be theirs too, the whole of it.
+    std::vector<std::filesystem::path> other_models;
   };
   [[nodiscard]] static Result<std::unique_ptr<ReadingClient>> Create(const TestCluster& cluster,
                                                                      const Options& options);
@@ -45,7 +50,7 @@ class ReadingClient {
   Options options_;
   std::mt19937_64 random_;
   std::unique_ptr<RowSource> remote_;
-  std::unique_ptr<RowSource> local_;
+  std::vector<std::unique_ptr<RowSource>> locals_;  // the cluster's, then other_models'
   int32_t vocabulary_size_ = 0;
 };
 

@@ -41,8 +41,8 @@ TEST_P(PlantedBugTest, IsFound) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PlantedBugTest, testing::ValuesIn(kPlantedBugs),
-                         [](const testing::TestParamInfo<PlantedBug>& info) {
-                           std::string name(NameOf(info.param));
+                         [](const testing::TestParamInfo<PlantedBug>& planted) {
+                           std::string name(NameOf(planted.param));
                            for (char& letter : name) {
                              if (letter == '-') letter = '_';
                            }
