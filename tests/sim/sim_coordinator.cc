@@ -91,7 +91,13 @@ void SimCoordinator::OnElection(MonotonicTime sent, const SimStore::Election& el
 }
 
 void SimCoordinator::Lead(uint64_t term, const std::vector<MetadataRecord>& records) {
-  if (voted_ != term || world_->Now() >= lease_end_) return;
+  if (voted_ != term) return;
+  if (world_->Now() >= lease_end_) {
+    // The store was out of reach for too long: stand again.
+    term_ = term;
+    StepDown();
+    return;
+  }
   auto state = std::make_shared<std::unique_ptr<ClusterState>>(
       std::make_unique<ClusterState>(options_, term));
   auto effects = (*state)->Restore(records, world_->Now() + milliseconds(500));
