@@ -146,7 +146,9 @@ TEST_F(MemoryNodeScrubTest, AReportDoesNotWaitForASlowScrub) {
 
 TEST_F(MemoryNodeScrubTest, WithoutMemoryItSaysWhatToDoAndRepairsOnceThereIsSome) {
   const uint64_t piece = (layout_->slot_bytes(SlotIndex(0)) + 63) / 64 * 64;
-  Start(1 << 30, milliseconds(0), 8 * piece, 8);
+  constexpr uint64_t kMemoryBytes = 4 * 4096;  // whole pages
+  const auto full = static_cast<uint32_t>(kMemoryBytes / piece);
+  Start(1 << 30, milliseconds(0), kMemoryBytes, full);
   const std::byte* const rows = server_.Served(3)->Rows(kDamaged);
   Damage({5});
   ASSERT_TRUE(RunUntilError(StatusCode::kResourceExhausted));
@@ -154,7 +156,7 @@ TEST_F(MemoryNodeScrubTest, WithoutMemoryItSaysWhatToDoAndRepairsOnceThereIsSome
   EXPECT_THAT(Held().damaged, ElementsAre(kDamaged));
   EXPECT_EQ(server_.Served(3)->Rows(kDamaged), rows);
   // A slot moves away: there is memory.
-  slots_ = SlotList(1, 8);
+  slots_ = SlotList(1, full);
   Name(2, 0);
   ASSERT_TRUE(RunUntilRepaired(1));
   ASSERT_TRUE(RunUntilComplete(2));

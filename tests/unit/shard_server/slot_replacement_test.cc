@@ -12,20 +12,21 @@ using test::SlotList;
 using testing::HasSubstr;
 
 constexpr TableVersion kVersion{7};
-constexpr uint32_t kSlots = 4;
+constexpr uint64_t kMemoryBytes = 4 * 4096;  // whole pages
 constexpr SlotIndex kDamaged{2};
 
 class SlotReplacementTest : public testing::Test {
  protected:
-  // kSlots ready slots, and memory for `spare` more.
+  // As many ready slots as leave memory for `spare` more.
   void Start(uint32_t spare = 2) {
     SlotStore::Options options;
-    options.memory_bytes_max = (kSlots + spare) * piece_bytes_;
+    options.memory_bytes_max = kMemoryBytes;
+    slots_ = static_cast<uint32_t>(kMemoryBytes / piece_bytes_) - spare;
     store_.emplace(&server_, &clock_, options);
     ASSERT_TRUE(store_->AddVersion(kVersion, test::SmallIdentity(), layout_).ok());
-    ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(0, kSlots)).ok());
+    ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(0, slots_)).ok());
     for (const EmptySlot& slot : store_->IdleSlots(kVersion)) Publish(slot);
-    ASSERT_EQ(store_->ReadySlots(kVersion).size(), kSlots);
+    ASSERT_EQ(store_->ReadySlots(kVersion).size(), slots_);
     old_rows_ = Served(kDamaged);
   }
   void Publish(const EmptySlot& slot) {
@@ -57,6 +58,7 @@ class SlotReplacementTest : public testing::Test {
   const uint64_t piece_bytes_ = (layout_->slot_bytes(SlotIndex(0)) + kPieceAlignBytes - 1) /
                                 kPieceAlignBytes * kPieceAlignBytes;
   std::optional<SlotStore> store_;
+  uint32_t slots_ = 0;
   const std::byte* old_rows_ = nullptr;
 };
 
@@ -67,7 +69,7 @@ TEST_F(SlotReplacementTest, SlotIsServedWhereItIsUntilItsReplacementIsThere) {
   EXPECT_EQ(replacement.digest, 102u);  // what the slot held, though none is recorded
   EXPECT_NE(replacement.rows, old_rows_);
   EXPECT_EQ(Served(kDamaged), old_rows_);
-  EXPECT_EQ(store_->ReadySlots(kVersion).size(), kSlots);
+  EXPECT_EQ(store_->ReadySlots(kVersion).size(), slots_);
   EXPECT_EQ(store_->EmptyCount(kVersion), 0u);
   EXPECT_EQ(store_->figures().replacing_bytes, layout_->slot_bytes(kDamaged));
   EXPECT_TRUE(store_->IsWanted(kVersion, replacement));
@@ -98,7 +100,7 @@ TEST_F(SlotReplacementTest, OldMemoryWaitsForReadersOfOlderDirectoriesAndForNoEp
   EXPECT_EQ(store_->figures().waiting_bytes, layout_->slot_bytes(kDamaged));
   server_.reusable = 1;
   EXPECT_TRUE(store_->Reclaim());
-  ExpectNothingLeaked(kSlots);
+  ExpectNothingLeaked(slots_);
 }
 
 TEST_F(SlotReplacementTest, WithoutMemoryTheSlotStaysServedAndTheErrorSaysHowMuchThereIs) {
@@ -109,20 +111,20 @@ TEST_F(SlotReplacementTest, WithoutMemoryTheSlotStaysServedAndTheErrorSaysHowMuc
   EXPECT_EQ(Served(kDamaged), old_rows_);
   EXPECT_EQ(store_->ReplacingCount(kVersion), 0u);
   // What leaves makes room.
-  ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(1, kSlots)).ok());
+  ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(1, slots_)).ok());
   store_->Reclaim();
   store_->Reclaim();
   Publish(Replacing());
-  ExpectNothingLeaked(kSlots - 1);
+  ExpectNothingLeaked(slots_ - 1);
 }
 
 TEST_F(SlotReplacementTest, OnlyReadySlotsAreReplaced) {
   Start();
-  EXPECT_EQ(store_->StartReplacing(kVersion, SlotIndex(kSlots)).code(), StatusCode::kNotFound);
+  EXPECT_EQ(store_->StartReplacing(kVersion, SlotIndex(slots_)).code(), StatusCode::kNotFound);
   EXPECT_EQ(store_->StartReplacing(kVersion, SlotIndex(100000)).code(), StatusCode::kNotFound);
   EXPECT_EQ(store_->StartReplacing(TableVersion(8), kDamaged).code(), StatusCode::kNotFound);
   EXPECT_EQ(store_->NextReady(kVersion, kDamaged), kDamaged);
-  EXPECT_EQ(store_->NextReady(kVersion, SlotIndex(kSlots)), std::nullopt);
+  EXPECT_EQ(store_->NextReady(kVersion, SlotIndex(slots_)), std::nullopt);
   EXPECT_EQ(store_->NextReady(TableVersion(8), kDamaged), std::nullopt);
 }
 
@@ -131,8 +133,8 @@ TEST_F(SlotReplacementTest, OtherDigestLetsTheReplacementGoAndTheSlotStay) {
   const EmptySlot replacement = Replacing();
   EXPECT_EQ(store_->Publish(kVersion, kDamaged, replacement.rows, 55).code(), StatusCode::kCorrupt);
   EXPECT_EQ(Served(kDamaged), old_rows_);
-  EXPECT_EQ(store_->ReadySlots(kVersion).size(), kSlots);
-  ExpectNothingLeaked(kSlots);
+  EXPECT_EQ(store_->ReadySlots(kVersion).size(), slots_);
+  ExpectNothingLeaked(slots_);
 }
 
 TEST_F(SlotReplacementTest, SlotThatLeavesLetsItsReplacementGoAndIsServedOnMeanwhile) {
@@ -152,7 +154,7 @@ TEST_F(SlotReplacementTest, SlotThatLeavesLetsItsReplacementGoAndIsServedOnMeanw
   store_->Unpin({&replacement, 1});
   EXPECT_EQ(store_->figures().waiting_bytes, 0u);
   // It comes back as it was, and may be replaced again.
-  ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(0, kSlots)).ok());
+  ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(0, slots_)).ok());
   Publish(Replacing());
   EXPECT_NE(Served(kDamaged), old_rows_);
 }
@@ -160,7 +162,7 @@ TEST_F(SlotReplacementTest, SlotThatLeavesLetsItsReplacementGoAndIsServedOnMeanw
 TEST_F(SlotReplacementTest, RefusedSlotAndDroppedVersionLetTheReplacementGo) {
   Start();
   const EmptySlot refused = Replacing();
-  std::vector<AssignedSlot> slots = SlotList(0, kSlots);
+  std::vector<AssignedSlot> slots = SlotList(0, slots_);
   slots[2].digest = 999;
   ASSERT_TRUE(store_->SetSlots(kVersion, slots).ok());
   EXPECT_EQ(store_->ReplacingCount(kVersion), 0u);
@@ -191,7 +193,7 @@ TEST_F(SlotReplacementTest, RowsThatAreCheckedAreNobodyElsesUntilTheCheckEnds) {
 TEST_F(SlotReplacementTest, NewSlotsWaitForTheMemoryThatARepairBorrows) {
   Start(1);
   const EmptySlot replacement = Replacing();
-  ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(0, kSlots + 1)).ok());
+  ASSERT_TRUE(store_->SetSlots(kVersion, SlotList(0, slots_ + 1)).ok());
   EXPECT_EQ(store_->UnplacedCount(kVersion), 1u);
   Publish(replacement);
   EXPECT_TRUE(store_->Reclaim());
