@@ -68,7 +68,7 @@ TEST_F(SlotScrubberTest, ARowOfAnotherPlaceOrVersionIsDamage) {
 
 TEST_F(SlotScrubberTest, ABoundedCheckTakesTheTimeThatItsRateAllows) {
   const uint64_t bytes = layout_->slot_bytes(kSlot);
-  ASSERT_GT(bytes, 10 * kScrubStepBytes);
+  ASSERT_GT(bytes, 4 * kScrubStepBytes);
   ByteRate rate;
   rate.SetMax(bytes / 10, clock_.Now());  // ten seconds
   const MonotonicTime start = clock_.Now();
