@@ -30,15 +30,19 @@ class ScrubTest : public testing::TestWithParam<std::string> {
     ASSERT_TRUE(cluster.has_value()) << cluster.error().ToString();
     cluster_ = std::move(*cluster);
   }
-  void StartReading() {
+  void StartReading(int deadline_ms = 2000) {
     ReadingClient::Options reading;
+    reading.deadline_ms = deadline_ms;
     reading.transport = GetParam() == "gather" ? "tcp" : "auto";
     reading.way = GetParam();
     auto client = ReadingClient::Create(*cluster_, reading);
     ASSERT_TRUE(client.has_value()) << client.error().ToString();
     client_ = std::move(*client);
     reader_ = std::thread([this] {
-      while (!stop_.load()) client_->Read(1, &tally_);
+      while (!stop_.load()) {
+        client_->Read(1, &tally_);
+        batches_failed_.store(tally_.batches_failed);
+      }
     });
   }
   void TearDown() override { StopReading(); }
@@ -104,6 +108,7 @@ class ScrubTest : public testing::TestWithParam<std::string> {
   std::unique_ptr<TestCluster> cluster_;
   std::unique_ptr<ReadingClient> client_;
   std::atomic<bool> stop_{false};
+  std::atomic<uint64_t> batches_failed_{0};
   ReadTally tally_;  // the reader's, until it ended
   std::thread reader_;
 };
@@ -156,9 +161,19 @@ TEST_P(ScrubTest, WithOneReplicaDamagedRowsAreErrorsUntilTheCheckpointGaveThemBa
   StartCluster(1, "0");
   ASSERT_NE(cluster_, nullptr);
   const int node = HolderOf(3);
+  ASSERT_EQ(HttpCall(cluster_->node_http(node), "POST", "/test/pause_loading?paused=1").status,
+            200);
   DamageSlot(node, 3, 16);
-  StartReading();
+  StartReading(200);
   ASSERT_NE(client_, nullptr);
+  const auto until = std::chrono::steady_clock::now() + seconds(30);
+  while (batches_failed_.load() == 0) {
+    ASSERT_LT(std::chrono::steady_clock::now(), until);
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_EQ(NodeStatus(node)["rows_repaired"], 0);
+  ASSERT_EQ(HttpCall(cluster_->node_http(node), "POST", "/test/pause_loading?paused=0").status,
+            200);
   AwaitRepair(node, 16);
   const ReadTally& tally = StopReading();
   EXPECT_EQ(tally.rows_wrong, 0u);
