@@ -60,8 +60,31 @@ void ClusterState::TakeHeld(Node& node, const proto::HeldVersion& held, ClusterE
   holding.bytes_loaded = held.bytes_loaded();
   if (held.assignment_revision() == holding.revision) holding.damaged.clear();  // it was told
   TakeReadySlots(number, version, index, held, effects);
+  TakeDamaged(number, version, index, held, effects);
   effects->wake = true;
   BecomeReadyIfComplete(number, effects);
+}
+
+// A node tells a slot until one assignment has named it, and never again: so this makes one
+// revision for each damage that is found, or fewer.
+void ClusterState::TakeDamaged(TableVersion number, Version& version, NodeIndex node,
+                               const proto::HeldVersion& held, ClusterEffects* effects) {
+  Holding& holding = version.holdings[node.value()];
+  size_t found = 0;
+  uint32_t first = 0;
+  for (const uint32_t slot : held.damaged_slots()) {
+    if (slot >= version.layout->slot_count()) continue;
+    const std::span<const NodeIndex> owners = version.map->Replicas(SlotIndex(slot));
+    if (std::find(owners.begin(), owners.end(), node) == owners.end()) continue;  // it is leaving
+    if (!holding.damaged.insert(slot).second) continue;
+    if (found++ == 0) first = slot;
+  }
+  if (found == 0) return;
+  effects->notes.push_back("node " + version.node_ids[node.value()] + " found damaged rows in " +
+                           std::to_string(found) + " of its slots of version " +
+                           std::to_string(number.value()) + ", the first " + std::to_string(first) +
+                           ": it replaces them");
+  NewRevision(holding);
 }
 
 void ClusterState::TakeReadySlots(TableVersion number, Version& version, NodeIndex node,
@@ -347,7 +370,6 @@ proto::SlotAssignment ClusterState::Assignment(TableVersion number, const Versio
     if (!owned && !holding.incoming.contains(slot)) continue;
     assignment.add_slots(slot);
     assignment.add_digests(version.digests[slot]);
-    assignment.add_slot_ranks(static_cast<uint32_t>(RankOf(version, slot)));
     // A replica that is ready; the turn goes round, so that one source does not feed everybody.
     uint32_t source = kFromCheckpoint;
     for (uint32_t i = 0; i < replicas && source == kFromCheckpoint; ++i) {
@@ -357,7 +379,11 @@ proto::SlotAssignment ClusterState::Assignment(TableVersion number, const Versio
       if (owner != node && ready && IsUp(version, owner)) source = source_of(owner);
     }
     assignment.add_slot_sources(source);
-    if (holding.damaged.contains(slot)) assignment.add_damaged_slots(slot);
+    const bool damaged = holding.damaged.contains(slot);
+    if (damaged) assignment.add_damaged_slots(slot);
+    // Rows that only this node has and that are damaged cannot be had anywhere.
+    const Rank repair = source == kFromCheckpoint ? Rank::kNoReplica : Rank::kRepair;
+    assignment.add_slot_ranks(static_cast<uint32_t>(damaged ? repair : RankOf(version, slot)));
   }
   return assignment;
 }

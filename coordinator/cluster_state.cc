@@ -197,6 +197,7 @@ void ClusterState::ForgetHoldings(const std::string& node_id) {
     Holding& holding = version.holdings[index.value()];
     holding.error = Status();
     holding.bytes_loaded = 0;
+    holding.damaged.clear();  // with its memory
     NewRevision(holding);
   }
 }

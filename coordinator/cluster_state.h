@@ -136,6 +136,8 @@ class ClusterState {
   void TakeHeld(Node& node, const proto::HeldVersion& held, ClusterEffects* effects);
   void TakeReadySlots(TableVersion number, Version& version, NodeIndex node,
                       const proto::HeldVersion& held, ClusterEffects* effects);
+  void TakeDamaged(TableVersion number, Version& version, NodeIndex node,
+                   const proto::HeldVersion& held, ClusterEffects* effects);
   // True when the digest is the slot's, or the first.
   [[nodiscard]] bool TakeDigest(Version& version, NodeIndex node, uint32_t slot, uint64_t digest,
                                 std::set<uint32_t>* changed_chunks, ClusterEffects* effects);

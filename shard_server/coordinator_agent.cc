@@ -37,6 +37,7 @@ void FillHeld(const HeldVersion& held, proto::HeldVersion* message) {
   message->set_bytes_total(held.bytes_total);
   message->set_error(static_cast<proto::ErrorCode>(held.error.code()));
   message->set_error_message(held.error.message());
+  for (const SlotIndex slot : held.damaged) message->add_damaged_slots(slot.value());
 }
 
 }  // namespace
@@ -182,6 +183,7 @@ proto::HeartbeatRequest CoordinatorAgent::MakeHeartbeat(const NodeSnapshot& snap
       Busy(snapshot) ? std::min(interval_, options_.loading_interval) : interval_;
   request.set_wait_ms(static_cast<uint32_t>(wait.count()));
   request.set_corrupt_rows_found(snapshot.corrupt_rows_found);
+  request.set_rows_repaired(snapshot.rows_repaired);
   request.set_copy_bytes_per_s(snapshot.copy_bytes_per_s);
   request.set_releasing_bytes(snapshot.memory.leaving_bytes);
   return request;

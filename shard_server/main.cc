@@ -124,6 +124,7 @@ Status Run(const NodeOptions& options) {
   MemoryNode::Options node_options;
   node_options.store.memory_bytes_max = options.memory_bytes;
   node_options.store.release_patience = std::chrono::milliseconds(options.release_patience_ms);
+  node_options.scrub_bytes_per_s_max = options.scrub_bytes_per_s;
   node_options.make_transport = [tls = options.transport] {
     UcxTransportOptions reader;
     reader.way = ReadWay::kGather;

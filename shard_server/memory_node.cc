@@ -17,7 +17,9 @@ MemoryNode::MemoryNode(boost::asio::any_io_executor executor, RowServer* server,
       copier_(options_.make_transport, options_.copy),
       retry_timer_(executor_),
       snapshot_timer_(executor_),
-      tick_timer_(executor_) {
+      tick_timer_(executor_),
+      scrub_timer_(executor_),
+      scrubber_(options_.scrub_bytes_per_s_max) {
   if (!options_.load_function) options_.load_function = LoadSlots;
   TakeSnapshot();
 }
@@ -52,8 +54,10 @@ void MemoryNode::Apply(SlotAssignment assignment) {
   version.assignment = std::move(assignment);
   version.failures = 0;
   Place(&version);
+  TakeReports(&version);
   Redirect();
   StartWork();
+  StartCheck();
   ArmTick();
 }
 
@@ -63,6 +67,7 @@ void MemoryNode::Place(Version* version) {
   if (placed.ok()) {
     version->error = {};
     NoteRefused(version);
+    Repair(version);
     const uint64_t unplaced = store_.UnplacedCount(version->assignment.version);
     if (unplaced > 0) {
       spdlog::info("version {}: {} slots wait for memory that readers may still use",
@@ -123,6 +128,10 @@ void MemoryNode::Drop(TableVersion number) {
     work->dropped = true;
     work->control.Cancel();
   }
+  if (check_.has_value() && check_->version == number) {
+    check_->dropped = true;
+    scrubber_.Hurry();
+  }
   store_.DropVersion(number);
   ArmTick();
   TakeSnapshot();
@@ -132,6 +141,7 @@ void MemoryNode::ArmRetry() {
   MonotonicTime first = MonotonicTime::max();
   for (const auto& [number, version] : versions_) {
     if (version.failures > 0) first = std::min(first, version.retry_at);
+    if (!version.repair_error.ok()) first = std::min(first, version.repair_at);
   }
   if (first == MonotonicTime::max()) return;
   retry_timer_.expires_at(first);
@@ -144,6 +154,7 @@ void MemoryNode::Retry() {
   const MonotonicTime now = SteadyClock().Now();
   for (auto& [number, version] : versions_) {
     if (version.failures > 0 && !version.placed && version.retry_at <= now) Place(&version);
+    if (!version.repair_error.ok() && version.repair_at <= now) Repair(&version);
   }
   StartWork();
   ArmTick();
@@ -175,7 +186,8 @@ Status MemoryNode::FlipByte(TableVersion version, SlotIndex slot, uint32_t row, 
 }
 
 void MemoryNode::ArmTick() {
-  if (tick_armed_ || (copy_ == nullptr && !store_.NeedsReclaim())) return;
+  if (tick_armed_) return;
+  if (copy_ == nullptr && !store_.NeedsReclaim() && !AnyAwaitsSource()) return;
   tick_armed_ = true;
   tick_timer_.expires_after(kTick);
   tick_timer_.async_wait([this, alive = std::weak_ptr<int>(alive_)](boost::system::error_code ec) {
@@ -187,13 +199,16 @@ void MemoryNode::ArmTick() {
 
 void MemoryNode::Tick() {
   if (store_.Reclaim()) {
-    for (auto& [number, version] : versions_) Changed(&version);
-    StartWork();
+    for (auto& [number, version] : versions_) {
+      if (!version.repair_error.ok()) Repair(&version);
+      Changed(&version);
+    }
   }
+  StartWork();
   const SlotStoreFigures memory = store_.figures();
   for (auto& [number, version] : versions_) {
     if (!version.placed || store_.UnplacedCount(number) == 0) continue;
-    if (memory.leaving_bytes + memory.waiting_bytes > 0) continue;
+    if (memory.leaving_bytes + memory.waiting_bytes + memory.replacing_bytes > 0) continue;
     // All is free that was about to be, and it is not enough, or in too small pieces.
     version.placed = false;
     Fail(&version, {StatusCode::kResourceExhausted,
@@ -208,6 +223,10 @@ void MemoryNode::Tick() {
 
 void MemoryNode::Changed(Version* version) {
   version->changed = true;
+  ArmSnapshot();
+}
+
+void MemoryNode::ArmSnapshot() {
   if (snapshot_armed_) return;
   snapshot_armed_ = true;
   snapshot_timer_.expires_after(kSnapshotDelay);
@@ -232,7 +251,12 @@ void MemoryNode::TakeSnapshot() {
       told.bytes_ready = store_.ReadyBytes(number);
       told.slots_unplaced = store_.UnplacedCount(number);
       told.ready = std::make_shared<const std::vector<AssignedSlot>>(store_.ReadySlots(number));
-      told.error = version.error;
+      told.error = version.error.ok() ? version.repair_error : version.error;
+      told.slots_damaged = version.damage.size();
+      told.damaged.clear();
+      for (const auto& [slot, damage] : version.damage) {
+        if (!damage.named) told.damaged.push_back(slot);
+      }
       version.changed = false;
     }
     taken->versions.push_back(version.told);
@@ -249,6 +273,13 @@ void MemoryNode::TakeSnapshot() {
   taken->copy_bytes_per_s_max = copier_.rate_max();
   taken->slots_copied = slots_copied_;
   taken->slots_not_copied = slots_not_copied_;
+  taken->corrupt_rows_found = corrupt_rows_found_;
+  taken->rows_repaired = rows_repaired_;
+  taken->reports_unconfirmed = reports_unconfirmed_;
+  taken->bytes_scrubbed = scrubber_.bytes_checked();
+  taken->scrub_passes = scrub_passes_;
+  taken->scrub_last_pass = scrub_last_pass_;
+  taken->scrub_bytes_per_s_max = options_.scrub_bytes_per_s_max;
   const std::lock_guard lock(snapshot_mutex_);
   snapshot_ = std::move(taken);
 }

@@ -1,4 +1,5 @@
-// A memory node's state: takes assignments, loads or copies what is missing, says what it holds.
+// A memory node's state: takes assignments, loads or copies what is missing, checks and repairs
+// what is there, says what it holds.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -17,41 +19,14 @@
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
 #include "engram/transport/row_server.h"
+#include "shard_server/node_snapshot.h"
 #include "shard_server/slot_assignment.h"
 #include "shard_server/slot_copier.h"
 #include "shard_server/slot_loader.h"
+#include "shard_server/slot_scrubber.h"
 #include "shard_server/slot_store.h"
 
 namespace engram {
-
-// One version, as others are told of it. Immutable.
-struct HeldVersion {
-  TableVersion version;
-  uint64_t revision = 0;  // of the assignment that this answers
-  uint64_t change = 0;    // grows whenever anything else here changed
-  uint64_t slots_assigned = 0;
-  uint64_t bytes_total = 0;  // stored bytes of the assigned slots
-  uint64_t bytes_ready = 0;
-  uint64_t slots_unplaced = 0;  // wait for memory that slots which moved away still have
-  std::shared_ptr<const std::vector<AssignedSlot>> ready;  // ascending, with digests; never null
-  // Why slots are missing; stays until a later try succeeds.
-  Status error;
-  [[nodiscard]] bool complete() const { return error.ok() && ready->size() == slots_assigned; }
-};
-
-struct NodeSnapshot {
-  std::vector<HeldVersion> versions;  // ascending
-  SlotStoreFigures memory;
-  bool loading = false;               // from a checkpoint or another node
-  bool loading_paused = false;        // by the test hook
-  uint64_t loads_failed = 0;          // since start
-  uint64_t copy_bytes_per_s = 0;      // at which slots arrive from other nodes; 0 = none do
-  uint64_t copy_bytes_per_s_max = 0;  // 0 = no bound
-  uint64_t bytes_copied = 0;          // from other nodes since start, complete slots or not
-  uint64_t slots_copied = 0;          // since start
-  uint64_t slots_not_copied = 0;      // since start: the source failed
-  uint64_t corrupt_rows_found = 0;
-};
 
 // Everything runs on the executor given (a strand, or an io_context with one thread): the "store
 // thread", which owns the slot store and is not the thread that talks to the coordinator, because
@@ -66,6 +41,13 @@ struct NodeSnapshot {
 //
 // Slots that are assigned no longer are served until readers know (slot_store.h); a node that is
 // full but for them has slots wait for their memory.
+//
+// A third thread checks the rows of ready slots: at once those that a reader reported (the
+// assignment names them as damaged), and the others one after the other, at a bounded rate. A slot
+// with damaged rows is served on, for its other rows are good, and gets a replacement, which the
+// two kinds of work fill like an empty slot. The coordinator is told, so that an assignment names a
+// source for it; without one it comes from where the old one says after source_wait. A report that
+// the check does not confirm changes nothing.
 //
 // A slot that its source does not give is loaded from the checkpoint. A load that failed keeps the
 // slots that were complete, tells why, and is tried again after a while (retry_min, doubling up to
@@ -83,7 +65,10 @@ class MemoryNode {
     LoadFunction load_function;                // empty: LoadSlots
     SlotCopier::MakeTransport make_transport;  // empty: every slot comes from the checkpoint
     SlotCopier::Options copy;
-    size_t copy_slots_max = 64;  // in one job: between jobs the most urgent is chosen anew
+    size_t copy_slots_max = 64;          // in one job: between jobs the most urgent is chosen anew
+    uint64_t scrub_bytes_per_s_max = 0;  // 0 = no scrub; reports are checked
+    Duration scrub_pass_min = std::chrono::seconds(1);  // a pass starts no sooner after the last
+    Duration source_wait = std::chrono::seconds(2);
   };
   // `server` must outlive the node.
   MemoryNode(boost::asio::any_io_executor executor, RowServer* server, Options options);
@@ -115,6 +100,12 @@ class MemoryNode {
   static constexpr auto kTick = std::chrono::milliseconds(100);
 
  private:
+  // A ready slot with damaged rows, until its replacement is served.
+  struct Damage {
+    uint32_t rows = 0;
+    MonotonicTime found_at;
+    bool named = false;  // by an assignment since: the coordinator knows, and its source is fresh
+  };
   struct Version {
     SlotAssignment assignment;
     bool placed = false;  // the store holds this assignment's slots
@@ -124,6 +115,11 @@ class MemoryNode {
     // Slots whose source failed, and which: they come from the checkpoint, until another source is
     // named or the checkpoint fails too.
     std::map<SlotIndex, Incarnation> failed_sources;
+    std::map<SlotIndex, Damage> damage;  // each slot is ready
+    std::set<SlotIndex> reported;        // by readers, to be checked
+    // Why a damaged slot has no replacement, and when to try again.
+    Status repair_error;
+    MonotonicTime repair_at;
     HeldVersion told;     // in the last snapshot
     bool changed = true;  // since then
   };
@@ -138,6 +134,21 @@ class MemoryNode {
     bool preempted = false;  // cancelled for something more urgent
   };
   enum class WorkKind : uint8_t { kLoad, kCopy };
+  // The slot that the scrubber has now, its rows pinned.
+  struct Check {
+    TableVersion version;
+    SlotIndex slot;
+    const std::byte* rows = nullptr;
+    bool reported = false;
+    bool dropped = false;  // its version is held no longer
+  };
+  // How far the pass over the ready slots is.
+  struct ScrubPass {
+    TableVersion version;  // the next slot is this one, or the first ready one after it
+    SlotIndex slot;
+    MonotonicTime started_at;  // or is to start at
+    uint64_t slots_checked = 0;
+  };
   // What a kind of work should do next.
   struct Choice {
     Version* version = nullptr;
@@ -156,6 +167,7 @@ class MemoryNode {
   void ArmTick();
   void Tick();
   void Changed(Version* version);
+  void ArmSnapshot();
   void TakeSnapshot();
 
   // memory_node_work.cc
@@ -179,6 +191,23 @@ class MemoryNode {
   // urgent waits for.
   void Redirect();
 
+  // memory_node_scrub.cc
+  // Notes what a new assignment says of damage, and forgets that of slots that are not ready.
+  void TakeReports(Version* version);
+  void StartCheck();
+  void StartNextOfPass();
+  [[nodiscard]] bool StartCheckOf(TableVersion version, SlotIndex slot, bool reported);
+  void OnChecked(const ScrubResult& result);
+  void TakeDamage(const Check& check, const ScrubResult& result);
+  void ArmScrub();
+  // Gives every damaged slot a replacement, if there is memory.
+  void Repair(Version* version);
+  void FailRepair(Version* version, Status error);
+  void OnReplaced(Version* version, SlotIndex slot);
+  // True while a damaged slot waits for an assignment that names a source for it.
+  [[nodiscard]] bool AwaitsSource(const Version& version, SlotIndex slot) const;
+  [[nodiscard]] bool AnyAwaitsSource() const;
+
   boost::asio::any_io_executor executor_;
   Options options_;
   SlotStore store_;
@@ -191,18 +220,28 @@ class MemoryNode {
   uint64_t bytes_copied_ = 0;  // by copies that have ended
   uint64_t slots_copied_ = 0;
   uint64_t slots_not_copied_ = 0;
+  std::optional<Check> check_;
+  ScrubPass pass_;
+  uint64_t corrupt_rows_found_ = 0;
+  uint64_t rows_repaired_ = 0;
+  uint64_t reports_unconfirmed_ = 0;
+  uint64_t scrub_passes_ = 0;
+  Duration scrub_last_pass_{0};
   uint64_t changes_ = 0;
   boost::asio::steady_timer retry_timer_;
   boost::asio::steady_timer snapshot_timer_;
   bool snapshot_armed_ = false;
   boost::asio::steady_timer tick_timer_;
   bool tick_armed_ = false;
+  boost::asio::steady_timer scrub_timer_;
 
   mutable std::mutex snapshot_mutex_;
   std::shared_ptr<const NodeSnapshot> snapshot_;  // guarded by snapshot_mutex_
 
   // Gone with the node: handlers still queued see that and do nothing.
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+
+  SlotScrubber scrubber_;  // last: its thread reads rows that store_ pinned
 };
 
 }  // namespace engram

@@ -35,6 +35,7 @@ std::optional<MemoryNode::Choice> MemoryNode::Choose(WorkKind kind) {
     for (const EmptySlot& slot : store_.IdleSlots(number)) {
       while (assigned[position].slot < slot.slot) ++position;
       ENGRAM_CHECK(assigned[position].slot == slot.slot);
+      if (AwaitsSource(version, slot.slot)) continue;
       if ((SourceOf(version, position) != nullptr) != (kind == WorkKind::kCopy)) continue;
       const uint32_t rank = version.assignment.origin(position).rank;
       if (best.has_value() && best->rank <= rank &&
@@ -159,9 +160,18 @@ void MemoryNode::StartCopy() {
 void MemoryNode::OnLoaded(TableVersion number, WorkKind kind, const EmptySlot& slot,
                           SlotDigest digest) {
   if (kind == WorkKind::kCopy) ++slots_copied_;
-  const Status status = store_.Publish(number, slot.slot, slot.rows, digest);
+  const bool replaces = store_.IsReplacement(number, slot);
+  Status status = store_.Publish(number, slot.slot, slot.rows, digest);
   if (!status.ok()) spdlog::error("{}", status.message());
-  if (const auto found = versions_.find(number); found != versions_.end()) Changed(&found->second);
+  const auto found = versions_.find(number);
+  if (found == versions_.end()) return;
+  Changed(&found->second);
+  if (!replaces) return;
+  if (status.ok()) {
+    OnReplaced(&found->second, slot.slot);
+  } else {
+    FailRepair(&found->second, std::move(status));
+  }
 }
 
 void MemoryNode::OnCopyFailed(TableVersion number, const EmptySlot& slot, Incarnation source) {
@@ -221,7 +231,8 @@ void MemoryNode::OnCopyEnd(const Status& status) {
       for (const EmptySlot& slot : slots) SourceFailed(version, slot.slot);
     }
     // What a load failed to bring has come all the same.
-    if (version->failures > 0 && version->placed && store_.EmptyCount(ended) == 0) {
+    if (version->failures > 0 && version->placed && store_.EmptyCount(ended) == 0 &&
+        store_.ReplacingCount(ended) == 0) {
       version->failures = 0;
       version->error = {};
       NoteRefused(version);
@@ -233,6 +244,9 @@ void MemoryNode::OnCopyEnd(const Status& status) {
 }
 
 void MemoryNode::Redirect() {
+  if (check_.has_value() && store_.ReadyRows(check_->version, check_->slot) != check_->rows) {
+    scrubber_.Hurry();  // its memory is wanted back
+  }
   for (Work* const work : {load_.get(), copy_.get()}) {
     if (work == nullptr || work->dropped) continue;
     std::vector<SlotIndex> unwanted;

@@ -56,6 +56,14 @@ void AddOptions(CLI::App* app, NodeOptions* options) {
       ->required()
       ->transform(CLI::AsSizeValue(true))
       ->group("Memory");
+  app->add_option(
+         "--scrub-rate", options->scrub_bytes_per_s,
+         "Bytes a second, such as 64MiB, at which the rows held here are checked again and "
+         "again; damaged ones are replaced from a replica or the checkpoint. 64 MiB/s passes over "
+         "200 GiB in an hour. 0 = off: only what readers report is checked")
+      ->default_str("64MiB")
+      ->transform(CLI::AsSizeValue(true))
+      ->group("Memory");
   app->add_option("--gather-threads", options->gather_threads,
                   "Threads that answer readers; they sleep when there is nothing to do. One "
                   "serves millions of rows a second")

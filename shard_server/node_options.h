@@ -22,6 +22,7 @@ struct NodeOptions {
   std::string one_sided = "off";
   uint32_t lease_ms = 2000;
   uint32_t release_patience_ms = 30000;
+  uint64_t scrub_bytes_per_s = 64 << 20;  // 0 = no scrub
   std::string announce_file;
   std::string log_level = "info";
   bool enable_test_hooks = false;

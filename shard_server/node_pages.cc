@@ -70,14 +70,16 @@ void WriteMemory(const SlotStoreFigures& memory, FamilyWriter* out) {
              static_cast<double>(memory.region_bytes));
   const std::string name = "engram_node_memory_used_bytes";
   const std::string help =
-      "Allocated memory by use: ready and loading slots, slots that moved away and that readers "
-      "may "
-      "still use, dropped versions likewise, and free.";
+      "Allocated memory by use: ready and loading slots, replacements of damaged ones, slots that "
+      "moved away and that readers may still use, dropped versions and replaced slots likewise, "
+      "and "
+      "free.";
   const auto use = [&](const char* what, uint64_t bytes) {
     out->Gauge(name, help, static_cast<double>(bytes), {{"use", what}});
   };
   use("ready", memory.ready_bytes);
   use("loading", memory.held_bytes - memory.ready_bytes);
+  use("replacing", memory.replacing_bytes);
   use("leaving", memory.leaving_bytes);
   use("waiting", memory.waiting_bytes);
   use("free", memory.free_bytes);
@@ -114,8 +116,31 @@ void WriteVersions(const NodeSnapshot& snapshot, FamilyWriter* out) {
   out->Gauge("engram_node_loading", "1 while slots are being loaded.", snapshot.loading ? 1 : 0);
   out->Counter("engram_node_loads_failed_total", "Loads that ended with an error.",
                snapshot.loads_failed);
+}
+
+void WriteScrub(const NodeSnapshot& snapshot, FamilyWriter* out) {
   out->Counter("engram_node_corrupt_rows_found_total",
-               "Stored rows found damaged by this node itself.", snapshot.corrupt_rows_found);
+               "Stored rows that this node found damaged, by scrub or on a reader's report.",
+               snapshot.corrupt_rows_found);
+  out->Counter("engram_node_rows_repaired_total",
+               "Damaged rows whose slot was replaced from a replica or the checkpoint.",
+               snapshot.rows_repaired);
+  for (const HeldVersion& held : snapshot.versions) {
+    out->Gauge("engram_node_damaged_slots", "Slots with damaged rows that are not replaced yet.",
+               static_cast<double>(held.slots_damaged),
+               {{"version", std::to_string(held.version.value())}});
+  }
+  out->Counter("engram_node_damage_reports_unconfirmed_total",
+               "Slots that readers reported as damaged and whose rows are whole here.",
+               snapshot.reports_unconfirmed);
+  out->Counter("engram_node_scrub_bytes_total", "Stored rows checked in place.",
+               snapshot.bytes_scrubbed);
+  out->Counter("engram_node_scrub_passes_total", "Times that every ready slot was checked.",
+               snapshot.scrub_passes);
+  out->Gauge("engram_node_scrub_last_pass_seconds", "What the last whole pass took; 0 = none yet.",
+             std::chrono::duration<double>(snapshot.scrub_last_pass).count());
+  out->Gauge("engram_node_scrub_limit_bytes_per_second", "What --scrub-rate allows; 0 = off.",
+             static_cast<double>(snapshot.scrub_bytes_per_s_max));
 }
 
 void WriteCopies(const NodeSnapshot& snapshot, FamilyWriter* out) {
@@ -251,6 +276,7 @@ Readiness NodeReadiness(const NodeSources& sources) {
                         {"slots_assigned", held.slots_assigned},
                         {"slots_ready", held.ready->size()},
                         {"slots_waiting_for_memory", held.slots_unplaced},
+                        {"slots_damaged", held.slots_damaged},
                         {"bytes_assigned", held.bytes_total},
                         {"bytes_ready", held.bytes_ready},
                         {"error", held.error.ok() ? "" : held.error.ToString()}});
@@ -264,6 +290,10 @@ Readiness NodeReadiness(const NodeSources& sources) {
                                  {"loading", snapshot->loading},
                                  {"copy_bytes_per_s", snapshot->copy_bytes_per_s},
                                  {"bytes_copied", snapshot->bytes_copied},
+                                 {"corrupt_rows_found", snapshot->corrupt_rows_found},
+                                 {"rows_repaired", snapshot->rows_repaired},
+                                 {"bytes_scrubbed", snapshot->bytes_scrubbed},
+                                 {"scrub_passes", snapshot->scrub_passes},
                                  {"versions", std::move(versions)}};
   // Messages may quote a file's bytes: whatever is not UTF-8 is replaced, not thrown at.
   return {reason.empty(), detail.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
@@ -283,6 +313,7 @@ std::vector<prometheus::MetricFamily> NodeMetrics::Collect() const {
   WriteMemory(snapshot->memory, &out);
   WriteVersions(*snapshot, &out);
   WriteCopies(*snapshot, &out);
+  WriteScrub(*snapshot, &out);
   WriteConversation(sources_.agent->figures(), &out);
   return families;
 }

@@ -48,6 +48,47 @@ void SlotStore::Serve(Version& version, uint32_t slot) {
   version.served->Publish(SlotIndex(slot), piece.data, piece.place);
 }
 
+Status SlotStore::StartReplacing(TableVersion version, SlotIndex slot) {
+  if (ReadyRows(version, slot) == nullptr) {
+    return {StatusCode::kNotFound, "slot " + std::to_string(slot.value()) + " of version " +
+                                       std::to_string(version.value()) + " is not ready here"};
+  }
+  Version& held = versions_.at(version);
+  Slot& entry = held.slots[slot.value()];
+  if (entry.replacement.data != nullptr) return {};
+  const uint64_t bytes = held.layout->slot_bytes(slot);
+  auto pieces = arena_.Take({&bytes, 1});
+  if (!pieces.has_value()) return pieces.error();
+  entry.replacement = pieces->front();
+  ++held.replacing;
+  held.replacing_bytes += bytes;
+  return {};
+}
+
+void SlotStore::LetReplacementGo(Version& version, uint32_t slot) {
+  Slot& entry = version.slots[slot];
+  if (entry.replacement.data == nullptr) return;
+  LetGo(entry.replacement);  // never served, so no reader can be in it
+  --version.replacing;
+  version.replacing_bytes -= entry.replacement.bytes;
+  entry.replacement = {};
+}
+
+void SlotStore::Replace(TableVersion number, Version& version, uint32_t slot) {
+  Slot& entry = version.slots[slot];
+  Waiting waiting;
+  waiting.pieces.push_back(entry.piece);
+  entry.piece = entry.replacement;
+  entry.replacement = {};
+  --version.replacing;
+  version.replacing_bytes -= entry.piece.bytes;
+  version.served->Publish(SlotIndex(slot), entry.piece.data, entry.piece.place);
+  // After it: whoever is given a slot directory from here on is given the new place. No map
+  // changed, so there is no epoch to wait for.
+  waiting.release = server_->StartRelease(number, Epoch(0), version.served->generation());
+  waiting_.push_back(std::move(waiting));
+}
+
 Status SlotStore::SetSlots(TableVersion version, std::span<const AssignedSlot> slots) {
   const auto found = versions_.find(version);
   if (found == versions_.end()) {
@@ -118,7 +159,9 @@ Status SlotStore::CheckRoom(TableVersion number, const Version& version,
   // What leaves by this assignment, or is leaving already; a slot that comes back does not.
   const uint64_t others = ReleasingBytes() - Bytes(version, SlotState::kLeaving) -
                           Bytes(version, SlotState::kWithdrawn);
-  if (others + placed_bytes - kept_bytes > 0) return {};
+  uint64_t replacing_bytes = 0;  // once each: the replacement's own memory or the replaced one's
+  for (const auto& [other, held] : versions_) replacing_bytes += held.replacing_bytes;
+  if (others + replacing_bytes + placed_bytes - kept_bytes > 0) return {};
   return {StatusCode::kResourceExhausted, name};
 }
 
@@ -148,6 +191,7 @@ void SlotStore::Assign(Version& version, uint32_t slot, SlotDigest recorded) {
       [[fallthrough]];
     case SlotState::kReady:
       if (differs) {
+        LetReplacementGo(version, slot);
         version.served->Withdraw(SlotIndex(slot));
         SetState(version, slot, SlotState::kRefused);
       }
@@ -167,6 +211,7 @@ void SlotStore::Unassign(Version& version, uint32_t slot, Departure* departure, 
   switch (entry.state) {
     case SlotState::kReady:
     case SlotState::kRefused:  // it was served once, perhaps
+      LetReplacementGo(version, slot);
       SetState(version, slot,
                entry.state == SlotState::kReady ? SlotState::kLeaving : SlotState::kWithdrawn);
       entry.departure = number;
@@ -192,20 +237,29 @@ std::vector<EmptySlot> SlotStore::IdleSlots(TableVersion version) const {
   const auto found = versions_.find(version);
   if (found == versions_.end()) return idle;
   const Version& held = found->second;
-  if (held.counts[static_cast<size_t>(SlotState::kEmpty)] == 0) return idle;
+  if (Count(held, SlotState::kEmpty) == 0 && held.replacing == 0) return idle;
   for (uint32_t slot = 0; slot < held.slots.size(); ++slot) {
     const Slot& entry = held.slots[slot];
-    if (entry.state != SlotState::kEmpty || pins_.contains(entry.piece.data)) continue;
-    idle.push_back({SlotIndex(slot), entry.piece.data, entry.recorded});
+    const bool empty = entry.state == SlotState::kEmpty;
+    const ArenaPiece& piece = empty ? entry.piece : entry.replacement;
+    if (piece.data == nullptr || pins_.contains(piece.data)) continue;
+    // A replacement holds what the slot held, recorded or not.
+    idle.push_back({SlotIndex(slot), piece.data, empty ? entry.recorded : entry.digest});
   }
   return idle;
+}
+
+bool SlotStore::IsReplacement(TableVersion version, const EmptySlot& slot) const {
+  const auto found = versions_.find(version);
+  if (found == versions_.end() || slot.rows == nullptr) return false;
+  return found->second.slots[slot.slot.value()].replacement.data == slot.rows;
 }
 
 bool SlotStore::IsWanted(TableVersion version, const EmptySlot& slot) const {
   const auto found = versions_.find(version);
   if (found == versions_.end()) return false;
   const Slot& entry = found->second.slots[slot.slot.value()];
-  return entry.assigned && entry.piece.data == slot.rows;
+  return entry.assigned && (entry.piece.data == slot.rows || entry.replacement.data == slot.rows);
 }
 
 void SlotStore::Pin(std::span<const EmptySlot> slots) {
@@ -213,14 +267,18 @@ void SlotStore::Pin(std::span<const EmptySlot> slots) {
 }
 
 void SlotStore::Unpin(std::span<const EmptySlot> slots) {
-  for (const EmptySlot& slot : slots) {
-    const auto found = pins_.find(slot.rows);
-    ENGRAM_CHECK(found != pins_.end());
-    if (--found->second.count > 0) continue;
-    const ArenaPiece let_go = found->second.let_go;
-    pins_.erase(found);
-    if (let_go.data != nullptr) arena_.GiveBack(let_go);
-  }
+  for (const EmptySlot& slot : slots) UnpinRows(slot.rows);
+}
+
+void SlotStore::PinRows(const std::byte* rows) { ++pins_[rows].count; }
+
+void SlotStore::UnpinRows(const std::byte* rows) {
+  const auto found = pins_.find(rows);
+  ENGRAM_CHECK(found != pins_.end());
+  if (--found->second.count > 0) return;
+  const ArenaPiece let_go = found->second.let_go;
+  pins_.erase(found);
+  if (let_go.data != nullptr) arena_.GiveBack(let_go);
 }
 
 void SlotStore::LetGo(const ArenaPiece& piece) {
@@ -239,6 +297,16 @@ Status SlotStore::Publish(TableVersion version, SlotIndex slot, const std::byte*
   if (found == versions_.end()) return {};
   Version& held = found->second;
   Slot& entry = held.slots[slot.value()];
+  if (rows != nullptr && entry.replacement.data == rows) {
+    if (digest == entry.digest) {
+      Replace(version, held, slot.value());
+      return {};
+    }
+    LetReplacementGo(held, slot.value());
+    return {StatusCode::kCorrupt, "slot " + std::to_string(slot.value()) + " of version " +
+                                      std::to_string(version.value()) +
+                                      ": what should replace it has another digest"};
+  }
   if (entry.state != SlotState::kEmpty || entry.piece.data != rows) return {};
   entry.digest = digest;
   if (entry.recorded != 0 && entry.recorded != digest) {
@@ -264,12 +332,13 @@ void SlotStore::DropVersion(TableVersion version) {
   Version& held = found->second;
   server_->Drop(version);
   Waiting waiting;
-  waiting.version = version;
   waiting.readers = held.served;
   // No reader of it is given a lease any more; those that run must end.
   waiting.release = server_->StartRelease(version, Epoch(kNeverRead), kNeverRead);
-  for (const Slot& entry : held.slots) {
-    if (entry.piece.data != nullptr) waiting.pieces.push_back(entry.piece);
+  for (uint32_t slot = 0; slot < held.slots.size(); ++slot) {
+    LetReplacementGo(held, slot);
+    const ArenaPiece& piece = held.slots[slot].piece;
+    if (piece.data != nullptr) waiting.pieces.push_back(piece);
   }
   versions_.erase(found);
   waiting_.push_back(std::move(waiting));
@@ -394,6 +463,23 @@ std::vector<AssignedSlot> SlotStore::ReadySlots(TableVersion version) const {
   return ready;
 }
 
+const std::byte* SlotStore::ReadyRows(TableVersion version, SlotIndex slot) const {
+  const auto found = versions_.find(version);
+  if (found == versions_.end() || slot.value() >= found->second.slots.size()) return nullptr;
+  const Slot& entry = found->second.slots[slot.value()];
+  return entry.state == SlotState::kReady ? entry.piece.data : nullptr;
+}
+
+std::optional<SlotIndex> SlotStore::NextReady(TableVersion version, SlotIndex from) const {
+  const auto found = versions_.find(version);
+  if (found == versions_.end()) return std::nullopt;
+  const std::vector<Slot>& slots = found->second.slots;
+  for (uint32_t slot = from.value(); slot < slots.size(); ++slot) {
+    if (slots[slot].state == SlotState::kReady) return SlotIndex(slot);
+  }
+  return std::nullopt;
+}
+
 std::vector<SlotIndex> SlotStore::RefusedSlots(TableVersion version) const {
   std::vector<SlotIndex> refused;
   const auto found = versions_.find(version);
@@ -414,6 +500,11 @@ uint64_t SlotStore::EmptyCount(TableVersion version) const {
 uint64_t SlotStore::UnplacedCount(TableVersion version) const {
   const auto found = versions_.find(version);
   return found == versions_.end() ? 0 : Count(found->second, SlotState::kUnplaced);
+}
+
+uint64_t SlotStore::ReplacingCount(TableVersion version) const {
+  const auto found = versions_.find(version);
+  return found == versions_.end() ? 0 : found->second.replacing;
 }
 
 uint64_t SlotStore::HeldBytes(TableVersion version) const {
@@ -441,6 +532,7 @@ SlotStoreFigures SlotStore::figures() const {
     figures.held_bytes += HeldBytes(version) - unplaced;
     figures.ready_bytes += ReadyBytes(version);
     figures.unplaced_bytes += unplaced;
+    figures.replacing_bytes += held.replacing_bytes;
     figures.leaving_bytes += Bytes(held, SlotState::kLeaving) + Bytes(held, SlotState::kWithdrawn);
   }
   figures.waiting_bytes = ReleasingBytes() - figures.leaving_bytes;

@@ -16,38 +16,21 @@
 #include "engram/table/table_layout.h"
 #include "engram/transport/row_server.h"
 #include "engram/transport/served_slots.h"
+#include "shard_server/assigned_slot.h"
 #include "shard_server/slot_arena.h"
 
 namespace engram {
 
-// XXH3-64 (seed 0) over a slot's stored rows as they lie in memory: row_count x row_stride bytes,
-// in row order, every row's values, scales and CRC. So it binds the bytes, their order, and
-// (through the CRCs) version, layer and row ids. Never 0: a hash of 0 becomes 1, because 0 means
-// "not recorded yet" (docs/formats/slot_digest.md).
-using SlotDigest = uint64_t;
-
-struct AssignedSlot {
-  SlotIndex slot;
-  SlotDigest digest = 0;  // recorded by the coordinator; 0 = the first load records it
-  friend bool operator==(const AssignedSlot&, const AssignedSlot&) = default;
-};
-
-// A slot that has memory and waits for its rows.
-struct EmptySlot {
-  SlotIndex slot;
-  std::byte* rows = nullptr;  // [row_count][row_stride]
-  SlotDigest digest = 0;      // wanted; 0 = any
-};
-
 struct SlotStoreFigures {
   uint64_t memory_bytes_max = 0;
-  uint64_t region_bytes = 0;    // allocated from the transport: what --memory limits
-  uint64_t free_bytes = 0;      // of region_bytes: in no slot
-  uint64_t held_bytes = 0;      // of assigned slots that have memory, loaded or not
-  uint64_t ready_bytes = 0;     // of held_bytes: loaded, checked and served
-  uint64_t unplaced_bytes = 0;  // of assigned slots that wait for memory: not of region_bytes
-  uint64_t leaving_bytes = 0;   // of slots assigned no longer, which readers may still use
-  uint64_t waiting_bytes = 0;   // of dropped versions and ended loads, likewise
+  uint64_t region_bytes = 0;     // allocated from the transport: what --memory limits
+  uint64_t free_bytes = 0;       // of region_bytes: in no slot
+  uint64_t held_bytes = 0;       // of assigned slots that have memory, loaded or not
+  uint64_t ready_bytes = 0;      // of held_bytes: loaded, checked and served
+  uint64_t unplaced_bytes = 0;   // of assigned slots that wait for memory: not of region_bytes
+  uint64_t leaving_bytes = 0;    // of slots assigned no longer, which readers may still use
+  uint64_t waiting_bytes = 0;    // of dropped versions, ended loads, replaced slots, likewise
+  uint64_t replacing_bytes = 0;  // of replacements that wait for their rows
   uint32_t regions = 0;
   uint32_t huge_regions = 0;
 };
@@ -69,6 +52,12 @@ struct SlotStoreFigures {
 // A slot that comes back while it is leaving or withdrawn is served on, or again, from where it is.
 // One that is unassigned while it is unplaced or empty is gone at once: no reader knew it. (While
 // it is pinned, its memory stays the loader's.) A refused one that is unassigned is withdrawn.
+//
+// A ready slot whose rows were found damaged may have a *replacement*: memory beside its own, which
+// is filled like an empty slot's. Until then the slot is served where it is, for its other rows are
+// good; then it is served at the replacement, and its old memory goes by the rule of withdrawn
+// slots, but without an epoch: the map did not change. Only a ready slot has a replacement:
+// whatever takes it out of that state lets the replacement, which no reader knew, go.
 //
 // Memory of a dropped version goes by the rule of withdrawn slots. Whatever becomes free serves the
 // unplaced slots of any version: Reclaim.
@@ -95,7 +84,15 @@ class SlotStore {
   // kResourceExhausted with the figures: nothing was allocated past the limit.
   [[nodiscard]] Status SetSlots(TableVersion version, std::span<const AssignedSlot> slots);
 
-  // Empty slots that are not pinned, ascending: what a loader or copier may be given.
+  // Gives a ready slot a replacement, to be filled and published like an empty slot. No effect if
+  // it has one. ERRORS: kNotFound (not ready), kResourceExhausted with the figures: there is no
+  // memory for a second copy of the slot; it is served on as it is.
+  [[nodiscard]] Status StartReplacing(TableVersion version, SlotIndex slot);
+  // True while `slot`, which IdleSlots gave, is the replacement of a ready slot.
+  [[nodiscard]] bool IsReplacement(TableVersion version, const EmptySlot& slot) const;
+
+  // Empty slots and replacements that are not pinned, ascending: what a loader or copier may be
+  // given.
   [[nodiscard]] std::vector<EmptySlot> IdleSlots(TableVersion version) const;
   // True while a slot that IdleSlots gave is still wanted, or is filled already, at these rows.
   [[nodiscard]] bool IsWanted(TableVersion version, const EmptySlot& slot) const;
@@ -104,11 +101,15 @@ class SlotStore {
   // nothing was called since that could have changed that.
   void Pin(std::span<const EmptySlot> slots);
   void Unpin(std::span<const EmptySlot> slots);
+  // Likewise for whoever reads a ready slot's rows, at `rows` (ReadyRows).
+  void PinRows(const std::byte* rows);
+  void UnpinRows(const std::byte* rows);
 
-  // The rows of an empty slot are there, at the `rows` that IdleSlots gave, and hash to
-  // `digest`: serves it. A slot that was taken away or dropped meanwhile (even if it came back,
-  // with other memory) is not served: no error. ERRORS: kCorrupt when another digest was recorded
-  // meanwhile (the slot is refused).
+  // The rows of an empty slot or a replacement are there, at the `rows` that IdleSlots gave, and
+  // hash to `digest`: serves it, from there. A slot that was taken away or dropped meanwhile (even
+  // if it came back, with other memory) is not served: no error. ERRORS: kCorrupt when another
+  // digest was recorded meanwhile (the slot is refused), or when a replacement hashes to another
+  // one than the slot did (the replacement is let go, the slot is served on as it was).
   [[nodiscard]] Status Publish(TableVersion version, SlotIndex slot, const std::byte* rows,
                                SlotDigest digest);
 
@@ -127,6 +128,10 @@ class SlotStore {
   [[nodiscard]] std::shared_ptr<const TableLayout> layout(TableVersion version) const;
   // Ready slots, ascending, with the digest of their rows. Empty for an unknown version.
   [[nodiscard]] std::vector<AssignedSlot> ReadySlots(TableVersion version) const;
+  // Where a ready slot's rows lie; null when it is not ready.
+  [[nodiscard]] const std::byte* ReadyRows(TableVersion version, SlotIndex slot) const;
+  // The first ready slot at or after `from`; none when there is none.
+  [[nodiscard]] std::optional<SlotIndex> NextReady(TableVersion version, SlotIndex from) const;
   // True while readers are given the slot's rows: it is ready or leaving.
   [[nodiscard]] bool IsServed(TableVersion version, SlotIndex slot) const {
     const auto found = versions_.find(version);
@@ -136,6 +141,8 @@ class SlotStore {
   [[nodiscard]] std::vector<SlotIndex> RefusedSlots(TableVersion version) const;
   [[nodiscard]] uint64_t EmptyCount(TableVersion version) const;
   [[nodiscard]] uint64_t UnplacedCount(TableVersion version) const;
+  // Ready slots whose replacement waits for its rows.
+  [[nodiscard]] uint64_t ReplacingCount(TableVersion version) const;
   // Stored bytes of the assigned slots of one version, and of those of them that are ready.
   [[nodiscard]] uint64_t HeldBytes(TableVersion version) const;
   [[nodiscard]] uint64_t ReadyBytes(TableVersion version) const;
@@ -161,6 +168,7 @@ class SlotStore {
     SlotDigest recorded = 0;  // by the coordinator
     SlotDigest digest = 0;    // of the rows here, once they were loaded
     ArenaPiece piece;         // data == nullptr: none
+    ArenaPiece replacement;   // data == nullptr: none; else the slot is ready
     uint64_t departure = 0;   // leaving or withdrawn: the number of the one it is in
   };
   // Slots that left together. One that came back has another state, or is in another departure.
@@ -176,6 +184,8 @@ class SlotStore {
     std::vector<Slot> slots;                     // [slot_count]
     std::array<uint64_t, kSlotStates> bytes{};   // stored bytes of slots by state
     std::array<uint32_t, kSlotStates> counts{};  // slots by state
+    uint32_t replacing = 0;                      // slots that have a replacement
+    uint64_t replacing_bytes = 0;                // of those
     std::map<uint64_t, Departure> departures;    // by number
   };
   // Memory that somebody's thread may write to, by its rows.
@@ -183,11 +193,10 @@ class SlotStore {
     uint32_t count = 0;
     ArenaPiece let_go;  // data == nullptr: its slot still has it
   };
-  // Memory of a dropped version.
+  // Memory of a dropped version, or of a slot that was replaced.
   struct Waiting {
-    TableVersion version;
     std::vector<ArenaPiece> pieces;
-    std::weak_ptr<const ServedSlots> readers;
+    std::weak_ptr<const ServedSlots> readers;  // of the dropped version; none for a replaced slot
     MemoryRelease release;
   };
 
@@ -199,6 +208,10 @@ class SlotStore {
   }
   void SetState(Version& version, uint32_t slot, SlotState state);
   void Serve(Version& version, uint32_t slot);
+  // Serves a slot from its replacement, whose rows are there.
+  void Replace(TableVersion number, Version& version, uint32_t slot);
+  // No effect if it has none.
+  void LetReplacementGo(Version& version, uint32_t slot);
   // What becomes of one slot under a new assignment, its memory already there if it needs any.
   void Assign(Version& version, uint32_t slot, SlotDigest recorded);
   void Unassign(Version& version, uint32_t slot, Departure* departure, uint64_t number);

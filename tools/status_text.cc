@@ -96,14 +96,15 @@ std::string NodesText(const proto::GetStatusReply& status) {
     return "No memory node. Start one: engram-shard-server --id NAME --coordinator ADDR\n";
   }
   std::vector<TableRow> rows = {{"NODE", "STATE", "ZONE", "SLOTS READY", "ASSIGNED", "CAPACITY",
-                                 "MOVES", "HEARTBEAT", "CORRUPT ROWS", "ADDRESS", "ERROR"}};
+                                 "MOVES", "HEARTBEAT", "CORRUPT ROWS", "REPAIRED", "ADDRESS",
+                                 "ERROR"}};
   for (const auto& node : status.nodes()) {
     rows.push_back({node.id(), NodeState(node), node.zone().empty() ? "-" : node.zone(),
                     Of(node.ready_slots(), node.assigned_slots()), BytesText(node.assigned_bytes()),
                     BytesText(node.capacity_bytes()), MovesText(node),
                     SecondsText(node.last_heartbeat_age_ms()),
-                    std::to_string(node.corrupt_rows_found()), node.address(),
-                    node.error().empty() ? "-" : node.error()});
+                    std::to_string(node.corrupt_rows_found()), std::to_string(node.rows_repaired()),
+                    node.address(), node.error().empty() ? "-" : node.error()});
   }
   return TextTable(rows);
 }

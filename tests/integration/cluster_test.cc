@@ -138,7 +138,7 @@ TEST(ClusterTest, ReadsGoOnWhileTheCoordinatorIsKilledAndRestarted) {
 }
 
 TEST(ClusterTest, AFlippedByteIsFoundByReadersAndReportedNeverDelivered) {
-  auto cluster = StartCluster();
+  auto cluster = StartCluster({.node_arguments = {"--scrub-rate", "0"}});
   ASSERT_NE(cluster, nullptr);
   // Row 5 of slot 0 on the node that has it.
   int holder = -1;

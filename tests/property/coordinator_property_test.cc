@@ -218,6 +218,7 @@ class History {
       if (assignment.version() != number.value()) continue;
       assigned.insert(assignment.slots().begin(), assignment.slots().end());
       held->set_assignment_revision(assignment.revision());
+      for (const uint32_t slot : assignment.damaged_slots()) RC_ASSERT(assigned.contains(slot));
     }
     const uint32_t percent = *rc::gen::element<uint32_t>(0, 50, 100, 100, 100);
     const bool lies = *rc::gen::inRange(0, 6) == 0;
@@ -229,6 +230,9 @@ class History {
       if (own ? dice % 100 >= percent : !lies || dice % 20 != 0) continue;
       held->add_ready_slots(slot);
       held->add_ready_digests(1 + slot + (lies && dice % 7 == 0 ? kOtherContents : 0));
+    }
+    if (*rc::gen::inRange(0, 4) == 0) {
+      held->add_damaged_slots(*rc::gen::inRange<uint32_t>(0, slots + 2));
     }
   }
 

@@ -1,5 +1,6 @@
-// The slot store against a slow, obvious model, over random histories of assignments, loads, drops
-// and time: what is served is what was assigned and loaded, and no two owners share a byte.
+// The slot store against a slow, obvious model, over random histories of assignments, loads,
+// replacements, drops and time: what is served is what was assigned and loaded, and no two owners
+// share a byte.
 #include <algorithm>
 #include <map>
 #include <set>
@@ -85,7 +86,7 @@ struct History {
                     store.UnplacedCount(held) ==
                 version.assigned.size());
     }
-    for (const auto& [releases, rows, slot] : dropped) {
+    for (const auto& [releases, rows, slot] : waiting) {
       if (releases > server.reusable) Own(rows, slot, &owned);
     }
     std::sort(owned.begin(), owned.end(),
@@ -94,7 +95,7 @@ struct History {
     const SlotStoreFigures figures = store.figures();
     RC_ASSERT(figures.region_bytes <= figures.memory_bytes_max);
     RC_ASSERT(figures.free_bytes + figures.held_bytes + figures.leaving_bytes +
-                  figures.waiting_bytes <=
+                  figures.waiting_bytes + figures.replacing_bytes <=
               figures.region_bytes);
   }
 
@@ -107,8 +108,9 @@ struct History {
   std::shared_ptr<const TableLayout> layout;
   uint64_t epoch = 0;  // newest, of every version
   std::map<uint64_t, ModelVersion> versions;
-  // Memory of dropped versions that a reader may still look at, and the releases by then.
-  std::vector<std::tuple<uint64_t, const std::byte*, uint32_t>> dropped;
+  // Memory of dropped versions and replaced slots that a reader may still look at, and the releases
+  // by then.
+  std::vector<std::tuple<uint64_t, const std::byte*, uint32_t>> waiting;
 };
 
 void Assign(History* history, SlotStore* store) {
@@ -143,10 +145,23 @@ void Assign(History* history, SlotStore* store) {
 
 void StartLoad(History* history, SlotStore* store) {
   for (auto& [number, version] : history->versions) {
-    if (!version.loading.empty() || store->EmptyCount(TableVersion(number)) == 0) continue;
-    version.loading = test::PinIdle(store, TableVersion(number));
+    const TableVersion held(number);
+    if (!version.loading.empty() || store->EmptyCount(held) + store->ReplacingCount(held) == 0) {
+      continue;
+    }
+    version.loading = test::PinIdle(store, held);
     return;
   }
+}
+
+void StartReplacing(History* history, SlotStore* store) {
+  const TableVersion version(*rc::gen::inRange<uint64_t>(1, 4));
+  const SlotIndex slot(*rc::gen::inRange(0u, history->layout->slot_count()));
+  const bool ready = store->ReadyRows(version, slot) != nullptr;
+  const uint64_t before = store->ReplacingCount(version);
+  const Status status = store->StartReplacing(version, slot);
+  RC_ASSERT((status.code() == StatusCode::kNotFound) == !ready);
+  RC_ASSERT(store->ReplacingCount(version) <= before + (status.ok() ? 1 : 0));
 }
 
 void EndLoad(History* history, SlotStore* store) {
@@ -156,8 +171,14 @@ void EndLoad(History* history, SlotStore* store) {
     for (size_t i = 0; i < good; ++i) {
       const EmptySlot& slot = version.loading[i];
       const uint32_t index = slot.slot.value();
+      const bool replaces = store->IsReplacement(TableVersion(number), slot);
       RC_ASSERT(store->Publish(TableVersion(number), slot.slot, slot.rows, 1 + index).ok());
       const auto served = history->server.served.at(TableVersion(number));
+      if (replaces) {
+        RC_ASSERT(served->Rows(slot.slot) == slot.rows);
+        history->waiting.emplace_back(history->server.releases.size(), version.loaded.at(index),
+                                      index);
+      }
       if (served->Rows(slot.slot) == slot.rows) version.loaded[index] = slot.rows;
     }
     store->Unpin(version.loading);
@@ -172,7 +193,7 @@ void DropOne(History* history, SlotStore* store) {
   if (!victim->second.loading.empty()) return;
   store->DropVersion(TableVersion(victim->first));
   for (const auto& [slot, rows] : victim->second.loaded) {
-    history->dropped.emplace_back(history->server.releases.size(), rows, slot);
+    history->waiting.emplace_back(history->server.releases.size(), rows, slot);
   }
   history->versions.erase(victim);
   history->Reclaimed();
@@ -187,7 +208,7 @@ RC_GTEST_PROP(SlotStoreProperty, ServesWhatWasAssignedAndLoadedAndNeverSharesMem
   SlotStore store(&history.server, &history.clock, options);
   const int steps = *rc::gen::inRange(1, 80);
   for (int i = 0; i < steps; ++i) {
-    switch (*rc::gen::inRange(0, 8)) {
+    switch (*rc::gen::inRange(0, 10)) {
       case 0:
       case 1:
         Assign(&history, &store);
@@ -206,6 +227,10 @@ RC_GTEST_PROP(SlotStoreProperty, ServesWhatWasAssignedAndLoadedAndNeverSharesMem
         break;
       case 6:
         history.server.reusable = history.server.releases.size();
+        break;
+      case 7:
+      case 8:
+        StartReplacing(&history, &store);
         break;
       default:
         history.clock.Advance(milliseconds(*rc::gen::inRange(1, 150)));

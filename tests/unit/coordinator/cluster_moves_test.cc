@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <set>
 
+#include <gmock/gmock.h>
+
 #include "tests/unit/coordinator/cluster_story.h"
 
 namespace engram {
@@ -314,6 +316,65 @@ TEST_F(MoveStory, ADamagedSlotIsToldToTheNodeThatHoldsIt) {
   EXPECT_EQ(told.sources(static_cast<int>(told.slot_sources(5))).id(), "b");
   EXPECT_TRUE(NodeLoads("a", 1).ok());  // it knows now
   EXPECT_EQ(AssignmentOf("a", 1).damaged_slots_size(), 0);
+}
+
+TEST_F(MoveStory, DamageThatANodeFindsIsAnsweredOnceWithASource) {
+  NodeStarts("a", 1);
+  NodeStarts("b", 2);
+  const TableVersion version = VersionIsCreated(2);
+  EverybodyObeys({{"a", 1}, {"b", 2}});
+  // All slots are held; then two are found damaged, told with every heartbeat until one is
+  // answered.
+  const auto says = [&](const proto::SlotAssignment& held, std::vector<uint32_t> damaged) {
+    proto::HeartbeatRequest message = Alive("a", 1);
+    proto::HeldVersion* told = message.add_held();
+    told->set_version(version.value());
+    told->set_assignment_revision(held.revision());
+    for (const uint32_t slot : held.slots()) {
+      told->add_ready_slots(slot);
+      told->add_ready_digests(1000 + slot);
+    }
+    for (const uint32_t slot : damaged) told->add_damaged_slots(slot);
+    return Step(NodeHeartbeat{message});
+  };
+  const proto::SlotAssignment before = AssignmentOf("a", 1);
+  const uint32_t beyond = static_cast<uint32_t>(before.slots_size());
+  const ClusterEffects found = says(before, {5, 7, beyond});  // the last is no slot
+  ASSERT_EQ(found.notes.size(), 1u);
+  EXPECT_THAT(found.notes[0], testing::HasSubstr("node a found damaged rows in 2 of its slots"));
+  EXPECT_TRUE(found.wake);
+  const proto::SlotAssignment told = AssignmentOf("a", 1);
+  EXPECT_GT(told.revision(), before.revision());
+  ASSERT_EQ(told.damaged_slots_size(), 2);
+  EXPECT_EQ(told.damaged_slots(1), 7u);
+  EXPECT_EQ(told.sources(static_cast<int>(told.slot_sources(5))).id(), "b");
+  EXPECT_EQ(told.slot_ranks(5), 1u);  // a repair
+  EXPECT_EQ(told.slot_ranks(6), 2u);
+  EXPECT_EQ(AssignmentOf("b", 2).damaged_slots_size(), 0);
+  EXPECT_TRUE(says(before, {5, 7}).notes.empty());
+  EXPECT_EQ(AssignmentOf("a", 1).revision(), told.revision());
+  // It knows. Later damage is told for itself, and then there are no more revisions.
+  EXPECT_TRUE(says(told, {}).notes.empty());
+  EXPECT_EQ(AssignmentOf("a", 1).revision(), told.revision());
+  EXPECT_EQ(says(told, {9}).notes.size(), 1u);
+  const proto::SlotAssignment later = AssignmentOf("a", 1);
+  ASSERT_EQ(later.damaged_slots_size(), 1);
+  EXPECT_EQ(later.damaged_slots(0), 9u);
+  EXPECT_TRUE(says(later, {}).notes.empty());
+  EXPECT_EQ(AssignmentOf("a", 1).revision(), later.revision());
+}
+
+TEST_F(MoveStory, DamageOfTheOnlyReplicaComesFromTheCheckpointBeforeAllElse) {
+  NodeStarts("a", 1);
+  const TableVersion version = VersionIsCreated(1);
+  EverybodyObeys({{"a", 1}});
+  Step(SlotReported{version, SlotIndex(5), "a", Incarnation(1)});
+  const proto::SlotAssignment told = AssignmentOf("a", 1);
+  EXPECT_EQ(told.slot_sources(5), 0xffffffffu);
+  EXPECT_EQ(told.slot_ranks(5), 0u);
+  // A new process has new memory.
+  NodeStarts("a", 9);
+  EXPECT_EQ(AssignmentOf("a", 9).damaged_slots_size(), 0);
 }
 
 TEST_F(MoveStory, APreviewSaysWhatWouldMoveAndMovesNothing) {

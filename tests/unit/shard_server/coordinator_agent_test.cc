@@ -82,7 +82,14 @@ class ScriptedCoordinator {
 class CoordinatorAgentTest : public testing::Test {
  protected:
   CoordinatorAgentTest() {
+    coordinator_ = std::make_unique<ScriptedCoordinator>(&io_, "127.0.0.1:0");
+    Make(0);
+  }
+  // Node and agent, anew; with scrub, every row is found damaged: the loads write none.
+  void Make(uint64_t scrub_bytes_per_s_max) {
+    agent_.reset();
     MemoryNode::Options node_options;
+    node_options.scrub_bytes_per_s_max = scrub_bytes_per_s_max;
     node_options.store.memory_bytes_max = 16 << 20;
     node_options.load_function = [](const LoadJob& job, const LoadOptions&, LoadControl* control,
                                     const OnSlotLoaded& on_loaded) {
@@ -93,7 +100,6 @@ class CoordinatorAgentTest : public testing::Test {
       return Status();
     };
     node_ = std::make_unique<MemoryNode>(io_.get_executor(), &server_, node_options);
-    coordinator_ = std::make_unique<ScriptedCoordinator>(&io_, "127.0.0.1:0");
     CoordinatorAgent::Options options;
     options.coordinator_address = coordinator_->address();
     options.description.set_id("m0");
@@ -182,6 +188,26 @@ TEST_F(CoordinatorAgentTest, RegistersOnceAndThenHeartbeats) {
   EXPECT_EQ(coordinator_->heartbeats[0].term(), 1u);
   EXPECT_EQ(coordinator_->heartbeats[0].wait_ms(), 50u);
   EXPECT_TRUE(agent_->figures().registered);
+}
+
+TEST_F(CoordinatorAgentTest, DamageThatScrubFindsIsToldUntilAnAssignmentNamesIt) {
+  Make(1 << 30);
+  Assign(Assignment(1, {4, 6}));
+  agent_->Start();
+  ASSERT_TRUE(RunUntil([&] {
+    const proto::HeldVersion* held = LastHeld(1);
+    return held != nullptr && held->damaged_slots_size() == 2;
+  }));
+  EXPECT_THAT(LastHeld(1)->damaged_slots(), ElementsAre(4, 6));
+  EXPECT_GT(coordinator_->heartbeats.back().corrupt_rows_found(), 0u);
+  EXPECT_EQ(coordinator_->heartbeats.back().rows_repaired(), 0u);
+  proto::SlotAssignment named = Assignment(2, {4, 6});
+  named.add_damaged_slots(4);
+  named.add_damaged_slots(6);
+  Assign(named);
+  ASSERT_TRUE(RunUntil([&] { return LastHeld(2) != nullptr; }));
+  EXPECT_EQ(LastHeld(2)->damaged_slots_size(), 0);
+  ASSERT_TRUE(RunUntil([&] { return coordinator_->heartbeats.back().rows_repaired() > 0; }));
 }
 
 TEST_F(CoordinatorAgentTest, AssignedSlotsAreLoadedAndToldWithDigests) {

@@ -31,6 +31,17 @@ TEST(NodeOptionsTest, MemoryTakesUnits) {
             2000000000u);
 }
 
+TEST(NodeOptionsTest, ScrubIsOnUnlessTurnedOffAndItsRateTakesUnits) {
+  const auto rate = [](std::vector<const char*> more) {
+    std::vector<const char*> all = {"--id", "m0", "--coordinator", "h:1", "--memory", "2GB"};
+    all.insert(all.end(), more.begin(), more.end());
+    return Parse(all).options.scrub_bytes_per_s;
+  };
+  EXPECT_EQ(rate({}), 64u << 20);
+  EXPECT_EQ(rate({"--scrub-rate", "1MiB"}), 1u << 20);
+  EXPECT_EQ(rate({"--scrub-rate", "0"}), 0u);
+}
+
 TEST(NodeOptionsTest, MissingMemoryIsAComplaintAndHelpIsNot) {
   EXPECT_NE(Parse({"--id", "m0", "--coordinator", "head:7000"}).exit_code.value_or(0), 0);
   EXPECT_EQ(Parse({"--help"}).exit_code, 0);

@@ -124,6 +124,11 @@ TEST_F(NodePagesTest, MetricsFollowThePrometheusTextFormat) {
   EXPECT_THAT(text, HasSubstr("engram_node_slots{version=\"3\",state=\"assigned\"} 4\n"));
   EXPECT_THAT(text, HasSubstr("engram_node_slots{version=\"3\",state=\"ready\"} 4\n"));
   EXPECT_THAT(text, HasSubstr("engram_node_corrupt_rows_found_total 0\n"));
+  EXPECT_THAT(text, HasSubstr("engram_node_rows_repaired_total 0\n"));
+  EXPECT_THAT(text, HasSubstr("engram_node_damaged_slots{version=\"3\"} 0\n"));
+  EXPECT_THAT(text, HasSubstr("engram_node_scrub_bytes_total 0\n"));
+  EXPECT_THAT(text, HasSubstr("engram_node_scrub_last_pass_seconds 0\n"));
+  EXPECT_THAT(text, HasSubstr("engram_node_memory_used_bytes{use=\"replacing\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("engram_node_memory_limit_bytes 16777216\n"));
   EXPECT_THAT(text, HasSubstr("engram_node_coordinator_connected 0\n"));
 }

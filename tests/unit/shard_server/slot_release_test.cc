@@ -1,4 +1,4 @@
-// When the memory of a slot that moved away is reused, with real readers.
+// When the memory of a slot that moved away or was replaced is reused, with real readers.
 #include <memory>
 #include <thread>
 
@@ -17,9 +17,9 @@ using test::kVersion;
 constexpr uint32_t kLeaving = 3;  // the slot that moves away in these tests
 constexpr uint32_t kSlots = 8;    // held at first
 
-std::vector<AssignedSlot> Without(uint32_t left) {
+std::vector<AssignedSlot> Without(uint32_t left, uint32_t end = kSlots) {
   std::vector<AssignedSlot> slots;
-  for (uint32_t slot = 0; slot < kSlots; ++slot) {
+  for (uint32_t slot = 0; slot < end; ++slot) {
     if (slot != left) slots.push_back({SlotIndex(slot), 0});
   }
   return slots;
@@ -28,11 +28,12 @@ std::vector<AssignedSlot> Without(uint32_t left) {
 // A slot store on a UCX server with a full memory, and one reader.
 class SlotReleaseTest : public testing::Test {
  protected:
-  void Start(const test::UcxSetting& setting, Duration patience) {
+  // Memory for kSlots slots, and `spare` more.
+  void Start(const test::UcxSetting& setting, Duration patience, uint32_t spare = 0) {
     f_ = std::make_unique<test::UcxFixture>(setting);
     f_->server_ = UcxRowServer::Create(f_->ServerOptions()).value();
     SlotStore::Options options;
-    options.memory_bytes_max = kSlots * ((SlotBytes() + 63) / 64 * 64) + 4096;
+    options.memory_bytes_max = (kSlots + spare) * ((SlotBytes() + 63) / 64 * 64) + 4096;
     options.release_patience = patience;
     store_ = std::make_unique<SlotStore>(f_->server_.get(), &clock_, options);
     ASSERT_TRUE(store_->AddVersion(kVersion, test::SmallIdentity(), f_->layout_).ok());
@@ -172,6 +173,31 @@ TEST_P(OwnReadsReleaseTest, ReaderThatAcknowledgesFreesTheMemoryLongBeforePatien
   FillEmpty();
   EXPECT_FALSE(ReadsRightOrNotOwned(kLeaving));
   EXPECT_TRUE(ReadsRightOrNotOwned(kSlots));
+}
+
+TEST_P(OwnReadsReleaseTest, ReplacedSlotIsReadThroughoutAndItsOldMemoryReusedWithANewerDirectory) {
+  Start(GetParam(), seconds(30), 1);
+  ASSERT_TRUE(ReadsRightOrNotOwned(kLeaving));
+  const std::byte* const old_rows = store_->ReadyRows(kVersion, SlotIndex(kLeaving));
+  ASSERT_TRUE(store_->StartReplacing(kVersion, SlotIndex(kLeaving)).ok());
+  EXPECT_TRUE(ReadsRightOrNotOwned(kLeaving));
+  FillEmpty();
+  EXPECT_NE(store_->ReadyRows(kVersion, SlotIndex(kLeaving)), old_rows);
+  // A new slot wants the old memory.
+  ASSERT_TRUE(store_->SetSlots(kVersion, Without(kSlots + 1, kSlots + 1)).ok());
+  EXPECT_EQ(store_->UnplacedCount(kVersion), 1u);
+  const MonotonicTime until = std::chrono::steady_clock::now() + seconds(30);
+  while (store_->UnplacedCount(kVersion) > 0 && std::chrono::steady_clock::now() < until) {
+    EXPECT_TRUE(ReadsRightOrNotOwned(kLeaving));
+    (void)store_->Reclaim();
+  }
+  ASSERT_EQ(store_->UnplacedCount(kVersion), 0u);
+  FillEmpty();
+  EXPECT_EQ(store_->ReadyRows(kVersion, SlotIndex(kSlots)), old_rows);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE(ReadsRightOrNotOwned(kLeaving));
+    EXPECT_TRUE(ReadsRightOrNotOwned(kSlots));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Ways, OwnReadsReleaseTest, testing::Values(kMapped, kOneSided),
