@@ -136,8 +136,8 @@ Status CudaBackendImpl::MakeBuffers() {
   }
   const size_t logits = std::min(limits().sequences_max, limits().step_tokens_max) *
                         static_cast<size_t>(config_.vocabulary_size);
-  auto piece = gpu::PinnedArray<float>::Create(std::min(logits, kLogitPieceBytes / sizeof(float)),
-                                               "logits");
+  auto piece =
+      gpu::PinnedArray<float>::Create(std::min(logits, kLogitPieceBytes / sizeof(float)), "logits");
   if (!piece.has_value()) return std::move(piece).error();
   logit_piece_ = *std::move(piece);
   auto copied = gpu::MakeEvent();
@@ -278,8 +278,7 @@ Status CheckShapes(const ModelConfig& config) {
   if (config.hidden_size % 8 != 0) {
     return unfit("hidden_size", config.hidden_size, "multiples of 8");
   }
-  if (config.head_dim % 8 != 0 ||
-      gpu::PaddedHeadDim(static_cast<uint32_t>(config.head_dim)) == 0) {
+  if (config.head_dim % 8 != 0 || gpu::PaddedHeadDim(static_cast<uint32_t>(config.head_dim)) == 0) {
     return unfit("head_dim", config.head_dim, "multiples of 8 up to 128");
   }
   return {};
@@ -325,8 +324,8 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
                  "a KV cache of " + std::to_string(all_slots) + " pages: lower the limits");
   }
   try {
-    auto backend = std::make_unique<CudaBackendImpl>(config, options, per_slot,
-                                                     static_cast<uint32_t>(pages));
+    auto backend =
+        std::make_unique<CudaBackendImpl>(config, options, per_slot, static_cast<uint32_t>(pages));
     ENGRAM_TRY(backend->Load(std::move(weights)));
     return backend;
   } catch (const std::bad_alloc&) {

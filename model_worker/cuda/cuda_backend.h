@@ -1,5 +1,5 @@
-// The backend on an NVIDIA GPU: bf16 weights, activations and KV cache; fp32 sums, norms and residual
-// stream. No CUDA header is needed to use it.
+// The backend on an NVIDIA GPU: bf16 weights, activations and KV cache; fp32 sums, norms and
+// residual stream. No CUDA header is needed to use it.
 #pragma once
 
 #include <cstdint>
@@ -26,9 +26,9 @@ struct CudaBackendOptions {
 struct CudaBackendStats {
   uint64_t graphs_captured = 0;
   uint64_t graphs_launched = 0;
-  uint64_t segments_enqueued = 0;       // kernel by kernel: prefill, and the first step of a kind
-  uint64_t row_copies_pinned = 0;       // straight out of pinned staging memory
-  uint64_t row_copies_bounced = 0;      // through a pinned buffer of our own
+  uint64_t segments_enqueued = 0;   // kernel by kernel: prefill, and the first step of a kind
+  uint64_t row_copies_pinned = 0;   // straight out of pinned staging memory
+  uint64_t row_copies_bounced = 0;  // through a pinned buffer of our own
   uint64_t row_bytes_copied = 0;
 };
 
@@ -50,9 +50,9 @@ class CudaBackend : public Backend {
 // or without. What shares a step, and how a prefill is cut, may change the last bits of a bf16: the
 // matrix products are computed in different tiles for different numbers of rows.
 // Engram may be off (null) or on per sequence, not change within one.
-// ERRORS: kFailedPrecondition (this build has no CUDA, this machine no GPU that will do; the message
-// says what to do), kInvalidArgument (limits, shapes, more than one branch), kResourceExhausted (GPU
-// memory), kInternal (CUDA).
+// ERRORS: kFailedPrecondition (this build has no CUDA, this machine no GPU that will do; the
+// message says what to do), kInvalidArgument (limits, shapes, more than one branch),
+// kResourceExhausted (GPU memory), kInternal (CUDA).
 [[nodiscard]] Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(
     const ModelConfig& config, ModelWeights weights, const CudaBackendOptions& options);
 

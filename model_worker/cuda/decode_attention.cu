@@ -1,18 +1,19 @@
 // Attention of one new token a sequence over the paged KV cache. Bound by memory bandwidth: every
-// key and value is read once for all the query heads that share it, and a long sequence is cut into
-// parts (split-K), whose results a second kernel merges.
-#include <algorithm>
-
+// key and value is read once for all the query heads that share it, straight into registers in the
+// layout of the tensor cores, and a long sequence is cut into parts (split-K), whose results a
+// second kernel merges.
 #include "model_worker/cuda/bf16_vector.cuh"
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
+#include "model_worker/cuda/mma.cuh"
 
 namespace engram::gpu {
 namespace {
 
 constexpr uint32_t kWarps = 4;
-// Positions that a group of lanes loads before it uses the first: 8 loads of 16 bytes in flight.
-constexpr int kUnroll = 4;
+constexpr uint32_t kTile = 16;       // positions that a warp takes at once
+constexpr uint32_t kBlockHeads = 8;  // query heads of a block
+static_assert(kPageTokens % kTile == 0 && kSplitTokensMin % (kWarps * kTile) == 0);
 // Below every real score, and finite: exp2(kNoScore - kNoScore) is 1, not NaN.
 constexpr float kNoScore = -1e30f;
 
@@ -32,15 +33,9 @@ __device__ uint32_t SplitsUsed(uint32_t length, const DecodeSplits& splits) {
   return (length + splits.tokens - 1) / splits.tokens;
 }
 
-// Attention over some positions, for kHeads query heads: a running softmax.
-template <int kHeads>
-struct Running {
-  float maximum[kHeads], weight_sum[kHeads], sums[kHeads][8];
-};
-
 // Adds `other`'s share to `mine`, of one head.
-__device__ void Merge(float& maximum, float& weight_sum, float other_maximum, float other_weight_sum,
-                      float& mine_factor, float& other_factor) {
+__device__ void Merge(float& maximum, float& weight_sum, float other_maximum,
+                      float other_weight_sum, float& mine_factor, float& other_factor) {
   const float top = fmaxf(maximum, other_maximum);
   mine_factor = exp2f(maximum - top);
   other_factor = exp2f(other_maximum - top);
@@ -48,137 +43,190 @@ __device__ void Merge(float& maximum, float& weight_sum, float other_maximum, fl
   maximum = top;
 }
 
-// A block: one part of one sequence, for one KV head and kHeads of its query heads. kDim / 8 lanes
-// share a position, 8 values each; the groups of lanes take positions in turn.
-template <int kDim, int kHeads>
+// What a warp carries from tile to tile: 8 heads. A lane has two of them, 2c and 2c + 1 (mma.cuh).
+template <int kDim>
+struct WarpState {
+  // Of head g: values 32 i + 8 c to 32 i + 8 c + 7. That is no fragment's order, but keys are read
+  // in the same one, and a dot product does not care.
+  uint4 query[kDim / 32];
+  // [16 values][heads]; row r of tile 2 i + j is value 32 i + r % 8 / 2 * 8 + 4 j + r / 8 * 2 + r %
+  // 2: the order in which values lie in a lane's 16 bytes.
+  float sums[kDim / 16][4];
+  float maximum[2];
+  float weight_sum[2];  // this lane's positions only
+};
+
+// Keys or values of 16 positions: rows g and g + 8, in the order of WarpState::query.
+template <int kDim>
+struct TileRows {
+  uint4 low[kDim / 32], high[kDim / 32];
+};
+
+// `first` is the tile's first row; rows from `real` on and values from head_dim on are zeros.
+template <int kDim>
+__device__ void LoadTile(const Bf16* first, uint32_t real, uint32_t dim, TileRows<kDim>& rows) {
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t row = lane / 4;
+#pragma unroll
+  for (uint32_t i = 0; i < kDim / 32; ++i) {
+    const uint32_t column = 32 * i + lane % 4 * 8;
+    rows.low[i] = rows.high[i] = {0, 0, 0, 0};
+    if (column >= dim) continue;
+    const Bf16* p = first + row * dim + column;
+    if (row < real) rows.low[i] = __ldcs(reinterpret_cast<const uint4*>(p));
+    if (row + 8 < real) rows.high[i] = __ldcs(reinterpret_cast<const uint4*>(p + 8 * dim));
+  }
+}
+
+// scores [16 positions][8 heads] = keys queries^T.
+template <int kDim>
+__device__ void Score(const WarpState<kDim>& state, const TileRows<kDim>& keys,
+                      float (&scores)[4]) {
+#pragma unroll
+  for (uint32_t i = 0; i < kDim / 32; ++i) {
+    const uint4& low = keys.low[i];
+    const uint4& high = keys.high[i];
+    const uint4& query = state.query[i];
+    MultiplyAdd(scores, {low.x, high.x, low.y, high.y}, query.x, query.y);
+    MultiplyAdd(scores, {low.z, high.z, low.w, high.w}, query.z, query.w);
+  }
+}
+
+// Scores -> weights, with the running maximum. Positions from `real` on weigh nothing.
+template <int kDim>
+__device__ void Weigh(WarpState<kDim>& state, float scale_log2, uint32_t real, float (&scores)[4]) {
+  const uint32_t row = threadIdx.x % 32 / 4;
+#pragma unroll
+  for (uint32_t i = 0; i < 4; ++i) {
+    scores[i] = row + i / 2 * 8 < real ? scores[i] * scale_log2 : kNoScore;
+  }
+  float factor[2];
+#pragma unroll
+  for (uint32_t h = 0; h < 2; ++h) {
+    float top = fmaxf(scores[h], scores[h + 2]);
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) {
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, step));
+    }
+    top = fmaxf(top, state.maximum[h]);
+    factor[h] = exp2f(state.maximum[h] - top);
+    state.maximum[h] = top;
+#pragma unroll
+    for (uint32_t i = h; i < 4; i += 2) {
+      scores[i] = scores[i] == kNoScore ? 0.0f : exp2f(scores[i] - top);
+    }
+    state.weight_sum[h] = state.weight_sum[h] * factor[h] + scores[h] + scores[h + 2];
+  }
+#pragma unroll
+  for (uint32_t t = 0; t < kDim / 16; ++t) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) state.sums[t][i] *= factor[i % 2];
+  }
+}
+
+// sums [values][heads] += values^T weights.
+template <int kDim>
+__device__ void AddValues(WarpState<kDim>& state, const TileRows<kDim>& values,
+                          const float (&weights)[4]) {
+  const uint32_t b0 = Transposed(Narrow2(weights[0], weights[1]));
+  const uint32_t b1 = Transposed(Narrow2(weights[2], weights[3]));
+#pragma unroll
+  for (uint32_t i = 0; i < kDim / 32; ++i) {
+    const uint4& low = values.low[i];
+    const uint4& high = values.high[i];
+    MultiplyAdd(state.sums[2 * i],
+                {Transposed(low.x), Transposed(low.y), Transposed(high.x), Transposed(high.y)}, b0,
+                b1);
+    MultiplyAdd(state.sums[2 * i + 1],
+                {Transposed(low.z), Transposed(low.w), Transposed(high.z), Transposed(high.w)}, b0,
+                b1);
+  }
+}
+
+// What each warp found, for the block to merge.
+template <int kDim>
+struct Found {
+  float sums[kWarps][kBlockHeads][kDim];
+  float maximum[kWarps][kBlockHeads];
+  float weight_sum[kWarps][kBlockHeads];
+};
+
+template <int kDim>
+__device__ void Leave(const WarpState<kDim>& state, Found<kDim>& found) {
+  const uint32_t warp = threadIdx.x / 32, row = threadIdx.x % 32 / 4, column = threadIdx.x % 4;
+#pragma unroll
+  for (uint32_t h = 0; h < 2; ++h) {
+    const uint32_t head = 2 * column + h;
+    float weight_sum = state.weight_sum[h];
+#pragma unroll
+    for (int step = 4; step < 32; step *= 2) {
+      weight_sum += __shfl_xor_sync(0xffffffffu, weight_sum, step);
+    }
+    if (row == 0) {
+      found.maximum[warp][head] = state.maximum[h];
+      found.weight_sum[warp][head] = weight_sum;
+    }
+#pragma unroll
+    for (uint32_t t = 0; t < kDim / 16; ++t) {
+      const uint32_t value = t / 2 * 32 + row / 2 * 8 + t % 2 * 4 + row % 2;
+      found.sums[warp][head][value] = state.sums[t][h];
+      found.sums[warp][head][value + 2] = state.sums[t][h + 2];
+    }
+  }
+}
+
+// A block: one part of one sequence, for one KV head and up to 8 of its query heads. Warps take
+// tiles of 16 positions in turn.
+template <int kDim>
 __global__ void __launch_bounds__(kWarps * 32) DecodeAttentionKernel(Args a) {
-  constexpr uint32_t kLanes = kDim / 8;
-  constexpr uint32_t kGroups = kWarps * 32 / kLanes;
   const int32_t row = a.decode_rows[blockIdx.x];
   if (row < 0) return;
   const HeadShape& shape = a.shape;
+  const uint32_t dim = shape.head_dim;
   const uint32_t group_heads = shape.heads / shape.kv_heads;
-  const uint32_t chunks = (group_heads + kHeads - 1) / kHeads;
+  const uint32_t chunks = (group_heads + kBlockHeads - 1) / kBlockHeads;
   const uint32_t kv_head = blockIdx.y / chunks;
-  const uint32_t first_head = blockIdx.y % chunks * kHeads;  // within the group
+  const uint32_t first_head = blockIdx.y % chunks * kBlockHeads;  // within the group
   const uint32_t length = static_cast<uint32_t>(a.places.positions[row]) + 1;
   const uint32_t begin = blockIdx.z * a.splits.tokens;
   if (begin >= length) return;
   const uint32_t end = min(begin + a.splits.tokens, length);
 
-  const uint32_t lane = threadIdx.x % kLanes;
-  const uint32_t group = threadIdx.x / kLanes;
-  const uint32_t dim = shape.head_dim;
-  const bool has_values = lane * 8 < dim;
-  const Bf16* q_row = a.qkv + static_cast<size_t>(row) * shape.qkv_width() +
-                      size_t{kv_head} * group_heads * dim;
-  float query[kHeads][8];
-  Running<kHeads> run;
+  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t lane = threadIdx.x % 32;
+  WarpState<kDim> state = {};
+  state.maximum[0] = state.maximum[1] = kNoScore;
+  const uint32_t own_head = first_head + lane / 4;
+  const Bf16* query = a.qkv + static_cast<size_t>(row) * shape.qkv_width() +
+                      (size_t{kv_head} * group_heads + own_head) * dim;
 #pragma unroll
-  for (int h = 0; h < kHeads; ++h) {
-    run.maximum[h] = kNoScore;
-    run.weight_sum[h] = 0;
-#pragma unroll
-    for (int j = 0; j < 8; ++j) query[h][j] = run.sums[h][j] = 0;
-    if (has_values && first_head + h < group_heads) {
-      Load8(q_row + (first_head + h) * dim + lane * 8, query[h]);
+  for (uint32_t i = 0; i < kDim / 32; ++i) {
+    const uint32_t column = 32 * i + lane % 4 * 8;
+    if (own_head < group_heads && column < dim) {
+      state.query[i] = *reinterpret_cast<const uint4*>(query + column);
     }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) query[h][j] *= a.scale_log2;
   }
 
   const int32_t* pages =
       a.cache.page_table + static_cast<size_t>(a.places.slots[row]) * a.cache.pages_per_slot;
-  for (uint32_t at = begin; at < end; at += kGroups * kUnroll) {
-    uint4 keys[kUnroll], values[kUnroll];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const uint32_t position = at + u * kGroups + group;
-      keys[u] = values[u] = {0, 0, 0, 0};
-      if (position >= end || !has_values) continue;
-      const auto page = static_cast<uint32_t>(pages[position / kPageTokens]);
-      const size_t offset =
-          ((size_t{page} * shape.kv_heads + kv_head) * kPageTokens + position % kPageTokens) * dim +
-          lane * 8;
-      keys[u] = __ldcs(reinterpret_cast<const uint4*>(a.cache.keys + offset));
-      values[u] = __ldcs(reinterpret_cast<const uint4*>(a.cache.values + offset));
-    }
-    float scores[kUnroll][kHeads];
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      float key[8];
-      Widen8(keys[u], key);
-      const bool real = at + u * kGroups + group < end;
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        float score = 0;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) score += query[h][j] * key[j];
-#pragma unroll
-        for (int step = kLanes / 2; step > 0; step /= 2) {
-          score += __shfl_xor_sync(0xffffffffu, score, step);
-        }
-        scores[u][h] = real ? score : kNoScore;
-      }
-    }
-#pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      float top = run.maximum[h];
-#pragma unroll
-      for (int u = 0; u < kUnroll; ++u) top = fmaxf(top, scores[u][h]);
-      const float factor = exp2f(run.maximum[h] - top);
-      run.maximum[h] = top;
-      run.weight_sum[h] *= factor;
-#pragma unroll
-      for (int j = 0; j < 8; ++j) run.sums[h][j] *= factor;
-    }
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      float value[8];
-      Widen8(values[u], value);
-      const bool real = at + u * kGroups + group < end;
-#pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        const float weight = real ? exp2f(scores[u][h] - run.maximum[h]) : 0.0f;
-        run.weight_sum[h] += weight;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) run.sums[h][j] += weight * value[j];
-      }
-    }
+  for (uint32_t at = begin + warp * kTile; at < end; at += kWarps * kTile) {
+    const auto page = static_cast<uint32_t>(pages[at / kPageTokens]);
+    const size_t offset =
+        ((size_t{page} * shape.kv_heads + kv_head) * kPageTokens + at % kPageTokens) * dim;
+    TileRows<kDim> keys, values;
+    LoadTile(a.cache.keys + offset, end - at, dim, keys);
+    LoadTile(a.cache.values + offset, end - at, dim, values);
+    float scores[4] = {};
+    Score(state, keys, scores);
+    Weigh(state, a.scale_log2, end - at, scores);
+    AddValues(state, values, scores);
   }
 
-  // The groups of a warp, then the warps.
-#pragma unroll
-  for (int h = 0; h < kHeads; ++h) {
-#pragma unroll
-    for (uint32_t step = kLanes; step < 32; step *= 2) {
-      const float maximum = __shfl_xor_sync(0xffffffffu, run.maximum[h], step);
-      const float weight_sum = __shfl_xor_sync(0xffffffffu, run.weight_sum[h], step);
-      float mine = 0, others = 0;
-      Merge(run.maximum[h], run.weight_sum[h], maximum, weight_sum, mine, others);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const float other = __shfl_xor_sync(0xffffffffu, run.sums[h][j], step);
-        run.sums[h][j] = run.sums[h][j] * mine + other * others;
-      }
-    }
-  }
-  __shared__ float sums[kWarps][kHeads][kDim];
-  __shared__ float maxima[kWarps][kHeads], weight_sums[kWarps][kHeads];
-  const uint32_t warp = threadIdx.x / 32;
-  if (threadIdx.x % 32 < kLanes) {
-#pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      Store8(run.sums[h], &sums[warp][h][lane * 8]);
-      if (lane == 0) {
-        maxima[warp][h] = run.maximum[h];
-        weight_sums[warp][h] = run.weight_sum[h];
-      }
-    }
-  }
+  __shared__ Found<kDim> found;
+  Leave(state, found);
   __syncthreads();
   const bool whole = SplitsUsed(length, a.splits) == 1;
-  for (uint32_t i = threadIdx.x; i < kHeads * kDim; i += kWarps * 32) {
+  for (uint32_t i = threadIdx.x; i < kBlockHeads * kDim; i += kWarps * 32) {
     const uint32_t h = i / kDim;
     const uint32_t d = i % kDim;
     if (first_head + h >= group_heads || d >= dim) continue;
@@ -186,8 +234,8 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeAttentionKernel(Args a) {
 #pragma unroll
     for (uint32_t w = 0; w < kWarps; ++w) {
       float mine = 0, others = 0;
-      Merge(maximum, weight_sum, maxima[w][h], weight_sums[w][h], mine, others);
-      sum = sum * mine + sums[w][h][d] * others;
+      Merge(maximum, weight_sum, found.maximum[w][h], found.weight_sum[w][h], mine, others);
+      sum = sum * mine + found.sums[w][h][d] * others;
     }
     const uint32_t head = kv_head * group_heads + first_head + h;
     if (whole) {
@@ -196,8 +244,8 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeAttentionKernel(Args a) {
       continue;
     }
     float* partial =
-        a.partials + ((size_t{blockIdx.x} * shape.heads + head) * a.splits.count + blockIdx.z) *
-                         (dim + 2);
+        a.partials +
+        ((size_t{blockIdx.x} * shape.heads + head) * a.splits.count + blockIdx.z) * (dim + 2);
     partial[d] = sum;
     if (d == 0) {
       partial[dim] = maximum;
@@ -210,8 +258,7 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeAttentionKernel(Args a) {
 __global__ void MergePartsKernel(Args a) {
   const int32_t row = a.decode_rows[blockIdx.x];
   if (row < 0) return;
-  const uint32_t used =
-      SplitsUsed(static_cast<uint32_t>(a.places.positions[row]) + 1, a.splits);
+  const uint32_t used = SplitsUsed(static_cast<uint32_t>(a.places.positions[row]) + 1, a.splits);
   const uint32_t dim = a.shape.head_dim;
   const uint32_t d = threadIdx.x;
   if (used == 1 || d >= dim) return;
@@ -231,24 +278,9 @@ __global__ void MergePartsKernel(Args a) {
 template <int kDim>
 cudaError_t LaunchFor(const Args& args, uint32_t decodes, cudaStream_t stream) {
   const uint32_t group_heads = args.shape.heads / args.shape.kv_heads;
-  const uint32_t block_heads = DecodeHeadsPerBlock(group_heads);
-  const dim3 grid(decodes,
-                  args.shape.kv_heads * ((group_heads + block_heads - 1) / block_heads),
-                  args.splits.count);
-  switch (block_heads) {
-    case 1:
-      DecodeAttentionKernel<kDim, 1><<<grid, kWarps * 32, 0, stream>>>(args);
-      break;
-    case 2:
-      DecodeAttentionKernel<kDim, 2><<<grid, kWarps * 32, 0, stream>>>(args);
-      break;
-    case 4:
-      DecodeAttentionKernel<kDim, 4><<<grid, kWarps * 32, 0, stream>>>(args);
-      break;
-    default:
-      DecodeAttentionKernel<kDim, 8><<<grid, kWarps * 32, 0, stream>>>(args);
-      break;
-  }
+  const uint32_t chunks = (group_heads + kBlockHeads - 1) / kBlockHeads;
+  const dim3 grid(decodes, args.shape.kv_heads * chunks, args.splits.count);
+  DecodeAttentionKernel<kDim><<<grid, kWarps * 32, 0, stream>>>(args);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   if (args.splits.count == 1) return cudaSuccess;
   MergePartsKernel<<<dim3(decodes, args.shape.heads), kDim, 0, stream>>>(args);

@@ -96,16 +96,16 @@ using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphDestr
 
 [[nodiscard]] inline Result<Stream> MakeStream() {
   cudaStream_t stream = nullptr;
-  ENGRAM_TRY(CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking),
-                        "creating a stream"));
+  ENGRAM_TRY(
+      CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream"));
   return Stream(stream);
 }
 // A host thread that waits for it sleeps.
 [[nodiscard]] inline Result<Event> MakeEvent() {
   cudaEvent_t event = nullptr;
-  ENGRAM_TRY(CudaStatus(
-      cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
-      "creating an event"));
+  ENGRAM_TRY(
+      CudaStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+                 "creating an event"));
   return Event(event);
 }
 

@@ -21,4 +21,5 @@ namespace engram::gpu {
 }  // namespace engram::gpu
 
 // Leaves a function that returns Status when a CUDA call failed; `what` names what it was for.
-#define ENGRAM_CUDA_TRY(expr, what) ENGRAM_RETURN_IF_ERROR(::engram::gpu::CudaStatus((expr), (what)))
+#define ENGRAM_CUDA_TRY(expr, what) \
+  ENGRAM_RETURN_IF_ERROR(::engram::gpu::CudaStatus((expr), (what)))

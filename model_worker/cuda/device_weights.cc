@@ -22,9 +22,9 @@ class Uploader {
   [[nodiscard]] Result<DeviceArray<float>> Vector(std::vector<float> values) {
     ENGRAM_ASSIGN_OR_RETURN(auto array, DeviceArray<float>::Create(values.size(), "a weight"));
     if (values.empty()) return array;
-    ENGRAM_TRY(CudaStatus(
-        cudaMemcpy(array.data(), values.data(), array.bytes(), cudaMemcpyHostToDevice),
-        "loading weights"));
+    ENGRAM_TRY(
+        CudaStatus(cudaMemcpy(array.data(), values.data(), array.bytes(), cudaMemcpyHostToDevice),
+                   "loading weights"));
     return array;
   }
 
@@ -90,11 +90,10 @@ Result<DeviceEngramLayer> UploadEngram(Uploader* uploader, EngramLayerWeights we
   ENGRAM_ASSIGN_OR_RETURN(layer.conv, uploader->Vector(std::move(weights.conv)));
   const auto rows = static_cast<size_t>(
       ConvHistoryRows(config.engram->demo_kernel_size, config.engram->max_ngram_size));
-  ENGRAM_ASSIGN_OR_RETURN(
-      layer.conv_history,
-      DeviceArray<float>::Create(
-          limits.sequences_max * rows * static_cast<size_t>(config.hidden_size),
-          "the convolution state of all sequences"));
+  ENGRAM_ASSIGN_OR_RETURN(layer.conv_history,
+                          DeviceArray<float>::Create(
+                              limits.sequences_max * rows * static_cast<size_t>(config.hidden_size),
+                              "the convolution state of all sequences"));
   return layer;
 }
 

@@ -101,7 +101,7 @@ cudaError_t LaunchSetPages(const int32_t* indices, const int32_t* values, uint32
                            int32_t* page_table, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
   SetPagesKernel<<<(count + kThreads - 1) / kThreads, kThreads, 0, stream>>>(indices, values, count,
-                                                                           page_table);
+                                                                             page_table);
   return cudaGetLastError();
 }
 

@@ -7,11 +7,11 @@
 
 namespace engram::gpu {
 
-#define ENGRAM_GPU_ALLOCATE(array, count, what)                                 \
-  do {                                                                          \
-    auto made = std::remove_cvref_t<decltype(array)>::Create((count), (what));  \
-    if (!made.has_value()) return std::move(made).error();                      \
-    (array) = *std::move(made);                                                 \
+#define ENGRAM_GPU_ALLOCATE(array, count, what)                                \
+  do {                                                                         \
+    auto made = std::remove_cvref_t<decltype(array)>::Create((count), (what)); \
+    if (!made.has_value()) return std::move(made).error();                     \
+    (array) = *std::move(made);                                                \
   } while (false)
 
 GpuTransformer::GpuTransformer(const ModelConfig& config, const Options& options)
@@ -81,14 +81,13 @@ Status GpuTransformer::Allocate() {
   ENGRAM_GPU_ALLOCATE(gate_up_, rows * 2 * intermediate_, "activations");
   ENGRAM_GPU_ALLOCATE(activated_, rows * intermediate_, "activations");
   const uint32_t sequences = std::min(limits.sequences_max, limits.step_tokens_max);
-  ENGRAM_GPU_ALLOCATE(
-      partials_,
-      DecodePartialsMax(sequences, heads_.kv_heads, limits.sequence_tokens_max) * heads_.heads *
-          (heads_.head_dim + 2),
-      "decode attention");
-  ENGRAM_GPU_ALLOCATE(
-      logits_, size_t{RowBucket(sequences)} * static_cast<size_t>(config_.vocabulary_size),
-      "logits");
+  ENGRAM_GPU_ALLOCATE(partials_,
+                      DecodePartialsMax(sequences, heads_.kv_heads, limits.sequence_tokens_max) *
+                          heads_.heads * (heads_.head_dim + 2),
+                      "decode attention");
+  ENGRAM_GPU_ALLOCATE(logits_,
+                      size_t{RowBucket(sequences)} * static_cast<size_t>(config_.vocabulary_size),
+                      "logits");
   // Padding rows are computed like others, from whatever is there: it should be numbers.
   ENGRAM_CUDA_TRY(cudaMemset(attended_.data(), 0, attended_.bytes()), "clearing activations");
   return {};
@@ -190,8 +189,8 @@ Status GpuTransformer::EnqueueFusion(int32_t engram_index, const StepCounts& cou
                                  gated_.data(), gated_normed_.data(), stream),
                   "gating an Engram layer");
   ENGRAM_CUDA_TRY(LaunchConvolveDemo(fusion, inputs.parts, inputs.places, counts.rows, counts.parts,
-                                     gated_.data(), gated_normed_.data(),
-                                     layer.conv_history.data(), hidden_.data(), stream),
+                                     gated_.data(), gated_normed_.data(), layer.conv_history.data(),
+                                     hidden_.data(), stream),
                   "an Engram layer's convolution");
   return {};
 }
@@ -212,11 +211,10 @@ Status GpuTransformer::EnqueueLayer(int32_t index, const StepCounts& counts, con
       LaunchPrepareAttention(heads_, inputs.places, rows, layer.q_norm.data(), layer.k_norm.data(),
                              eps, cosine_.data(), sine_.data(), cache, qkv_.data(), stream),
       "writing the KV cache");
-  ENGRAM_CUDA_TRY(
-      LaunchDecodeAttention(heads_, inputs.places, inputs.decode_rows, counts.decodes,
-                            counts.splits, cache, qkv_.data(), partials_.data(), attended_.data(),
-                            stream),
-      "decode attention");
+  ENGRAM_CUDA_TRY(LaunchDecodeAttention(heads_, inputs.places, inputs.decode_rows, counts.decodes,
+                                        counts.splits, cache, qkv_.data(), partials_.data(),
+                                        attended_.data(), stream),
+                  "decode attention");
   ENGRAM_CUDA_TRY(
       LaunchPrefillAttention(heads_, inputs.places, inputs.tile_rows, inputs.tile_lengths,
                              counts.tiles, cache, qkv_.data(), attended_.data(), stream),
@@ -237,10 +235,10 @@ Status GpuTransformer::EnqueueLayer(int32_t index, const StepCounts& counts, con
 
 Status GpuTransformer::EnqueueLogits(const StepCounts& counts, const Inputs& inputs,
                                      cudaStream_t stream) {
-  ENGRAM_CUDA_TRY(LaunchRmsNorm(hidden_.data(), weights_.final_norm.data(), config_.rms_norm_eps,
-                                inputs.logit_rows, counts.logits, hidden_size_, normed_.data(),
-                                stream),
-                  "a norm");
+  ENGRAM_CUDA_TRY(
+      LaunchRmsNorm(hidden_.data(), weights_.final_norm.data(), config_.rms_norm_eps,
+                    inputs.logit_rows, counts.logits, hidden_size_, normed_.data(), stream),
+      "a norm");
   const DeviceArray<Bf16>& head =
       weights_.lm_head.size() != 0 ? weights_.lm_head : weights_.embedding;
   return matmuls_->Run({counts.logits, static_cast<uint32_t>(config_.vocabulary_size), hidden_size_,

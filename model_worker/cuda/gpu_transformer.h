@@ -83,23 +83,23 @@ class GpuTransformer {
   DeviceWeights weights_;
   std::unique_ptr<Matmuls> matmuls_;
 
-  DeviceArray<Bf16> keys_, values_;  // [layers][pages][kv_heads][kPageTokens][head_dim]
-  DeviceArray<int32_t> page_table_;  // [slots][pages_per_slot]
+  DeviceArray<Bf16> keys_, values_;   // [layers][pages][kv_heads][kPageTokens][head_dim]
+  DeviceArray<int32_t> page_table_;   // [slots][pages_per_slot]
   DeviceArray<float> cosine_, sine_;  // [positions][head_dim / 2]
   DeviceArray<int32_t> inputs_;
 
   // Scratch of one step, [rows][...].
-  DeviceArray<float> hidden_;   // the residual stream
-  DeviceArray<Bf16> normed_;    // [hidden]
-  DeviceArray<Bf16> qkv_;       // [(heads + 2 kv_heads) * head_dim]
-  DeviceArray<Bf16> attended_;  // [heads * head_dim]
-  DeviceArray<Bf16> gate_up_;   // [2 * intermediate]
-  DeviceArray<Bf16> activated_;  // [intermediate]
-  DeviceArray<float> partials_;  // of decode attention
-  DeviceArray<float> logits_;    // [logit rows][vocabulary]
-  DeviceArray<Bf16> engram_values_;      // [engram values]
-  DeviceArray<Bf16> keys_value_;         // [2 * hidden]
-  DeviceArray<uint8_t> dead_;            // []
+  DeviceArray<float> hidden_;                // the residual stream
+  DeviceArray<Bf16> normed_;                 // [hidden]
+  DeviceArray<Bf16> qkv_;                    // [(heads + 2 kv_heads) * head_dim]
+  DeviceArray<Bf16> attended_;               // [heads * head_dim]
+  DeviceArray<Bf16> gate_up_;                // [2 * intermediate]
+  DeviceArray<Bf16> activated_;              // [intermediate]
+  DeviceArray<float> partials_;              // of decode attention
+  DeviceArray<float> logits_;                // [logit rows][vocabulary]
+  DeviceArray<Bf16> engram_values_;          // [engram values]
+  DeviceArray<Bf16> keys_value_;             // [2 * hidden]
+  DeviceArray<uint8_t> dead_;                // []
   DeviceArray<float> gated_, gated_normed_;  // demo: [hidden]
 };
 

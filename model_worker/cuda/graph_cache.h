@@ -26,10 +26,10 @@ struct GraphKey {
 // How many there are is bounded by the key: row buckets, and powers of two. Thread-compatible.
 class GraphCache {
  public:
-  // Runs what `enqueue` puts on `stream`: as it is the first time that a key comes (which also loads
-  // its kernels, and a kind of step that comes once costs no capture), captured the second time, and
-  // as the captured graph from then on.
-  // ERRORS: those of `enqueue`; kInternal, kResourceExhausted.
+  // Runs what `enqueue` puts on `stream`: as it is the first time that a key comes (which also
+  // loads its kernels, and a kind of step that comes once costs no capture), captured the second
+  // time, and as the captured graph from then on. ERRORS: those of `enqueue`; kInternal,
+  // kResourceExhausted.
   [[nodiscard]] Status Run(const GraphKey& key, cudaStream_t stream,
                            const std::function<Status()>& enqueue);
 

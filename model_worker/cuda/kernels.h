@@ -22,7 +22,8 @@ using Bf16 = __nv_bfloat16;
 // -- elementwise.cu
 
 // out[i] = bf16(x[i]), round to nearest even.
-[[nodiscard]] cudaError_t LaunchToBf16(const float* x, size_t count, Bf16* out, cudaStream_t stream);
+[[nodiscard]] cudaError_t LaunchToBf16(const float* x, size_t count, Bf16* out,
+                                       cudaStream_t stream);
 // page_table[indices[i]] = values[i], where indices[i] >= 0.
 [[nodiscard]] cudaError_t LaunchSetPages(const int32_t* indices, const int32_t* values,
                                          uint32_t count, int32_t* page_table, cudaStream_t stream);
@@ -35,8 +36,8 @@ using Bf16 = __nv_bfloat16;
                                         const int32_t* picked, uint32_t rows, uint32_t width,
                                         Bf16* out, cudaStream_t stream);
 // out [rows][width] = silu(gate) * up; gate_up [rows][2 * width]: gate, then up.
-[[nodiscard]] cudaError_t LaunchSwiGlu(const Bf16* gate_up, uint32_t rows, uint32_t width, Bf16* out,
-                                       cudaStream_t stream);
+[[nodiscard]] cudaError_t LaunchSwiGlu(const Bf16* gate_up, uint32_t rows, uint32_t width,
+                                       Bf16* out, cudaStream_t stream);
 
 // -- attention: prepare_attention.cu, decode_attention.cu, prefill_attention.cu
 

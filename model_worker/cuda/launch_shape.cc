@@ -40,10 +40,6 @@ uint64_t DecodePartialsMax(uint32_t sequences_max, uint32_t kv_heads, uint32_t l
   return most;
 }
 
-uint32_t DecodeHeadsPerBlock(uint32_t query_heads_per_kv_head) {
-  return std::min(8u, std::bit_ceil(std::max(query_heads_per_kv_head, 1u)));
-}
-
 uint32_t PaddedHeadDim(uint32_t head_dim) {
   for (const uint32_t padded : {32u, 64u, 128u}) {
     if (head_dim <= padded) return padded;

@@ -6,9 +6,9 @@
 
 namespace engram::gpu {
 
-// Rows that a step of `rows` tokens is padded to. Few different numbers, so that each has its matrix
-// product plans and its graphs; never more than twice the rows, and at most an eighth more from 128
-// on.
+// Rows that a step of `rows` tokens is padded to. Few different numbers, so that each has its
+// matrix product plans and its graphs; never more than twice the rows, and at most an eighth more
+// from 128 on.
 [[nodiscard]] uint32_t RowBucket(uint32_t rows);
 
 // How decode attention cuts a sequence: `count` parts of `tokens` positions each, the last ones
@@ -32,10 +32,6 @@ inline constexpr uint32_t kDecodeBlocksWanted = 1056;
 // partial results must have room.
 [[nodiscard]] uint64_t DecodePartialsMax(uint32_t sequences_max, uint32_t kv_heads,
                                          uint32_t length_max);
-
-// Query heads that one block of decode attention takes, out of those that share a KV head: all of
-// them where it can, so that keys and values are read once. 1, 2, 4 or 8.
-[[nodiscard]] uint32_t DecodeHeadsPerBlock(uint32_t query_heads_per_kv_head);
 
 // The head size that an attention kernel is compiled for: 32, 64 or 128; 0 = there is none.
 [[nodiscard]] uint32_t PaddedHeadDim(uint32_t head_dim);

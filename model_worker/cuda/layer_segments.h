@@ -18,8 +18,8 @@ struct LayerSegment {
   friend bool operator==(const LayerSegment&, const LayerSegment&) = default;
 };
 
-// `engram_index` [layers]: the Engram layer that precedes each layer, or -1; ignored where Engram is
-// off. An Engram layer before layer 0 leaves a first segment without layers: the embedding runs
+// `engram_index` [layers]: the Engram layer that precedes each layer, or -1; ignored where Engram
+// is off. An Engram layer before layer 0 leaves a first segment without layers: the embedding runs
 // before its rows are asked for.
 [[nodiscard]] std::vector<LayerSegment> PlanSegments(std::span<const int32_t> engram_index,
                                                      bool engram_on);

@@ -36,9 +36,8 @@ Status CublasStatus(cublasStatus_t status, const std::string& what) {
 Result<MatrixLayout> MakeLayout(cudaDataType type, uint64_t rows, uint64_t columns,
                                 const std::string& what) {
   cublasLtMatrixLayout_t layout = nullptr;
-  ENGRAM_TRY(CublasStatus(cublasLtMatrixLayoutCreate(&layout, type, rows, columns,
-                                                     static_cast<int64_t>(rows)),
-                          what));
+  ENGRAM_TRY(CublasStatus(
+      cublasLtMatrixLayoutCreate(&layout, type, rows, columns, static_cast<int64_t>(rows)), what));
   return MatrixLayout(layout);
 }
 
@@ -68,8 +67,7 @@ Result<const Matmuls::Plan*> Matmuls::Get(const MatmulShape& shape) {
   const std::string what = "planning " + ShapeText(shape);
   auto plan = std::make_unique<Plan>();
   cublasLtMatmulDesc_t desc = nullptr;
-  ENGRAM_TRY(
-      CublasStatus(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), what));
+  ENGRAM_TRY(CublasStatus(cublasLtMatmulDescCreate(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), what));
   plan->desc.reset(desc);
   // cuBLAS counts by columns: our row-major W is its [inputs][outputs], so it must be transposed; x
   // and y are its [inputs][rows] and [outputs][rows].
@@ -77,8 +75,7 @@ Result<const Matmuls::Plan*> Matmuls::Get(const MatmulShape& shape) {
   ENGRAM_TRY(CublasStatus(cublasLtMatmulDescSetAttribute(desc, CUBLASLT_MATMUL_DESC_TRANSA,
                                                          &transposed, sizeof(transposed)),
                           what));
-  const cudaDataType y_type =
-      shape.output == MatmulShape::Output::kBf16 ? CUDA_R_16BF : CUDA_R_32F;
+  const cudaDataType y_type = shape.output == MatmulShape::Output::kBf16 ? CUDA_R_16BF : CUDA_R_32F;
   ENGRAM_ASSIGN_OR_RETURN(plan->weights,
                           MakeLayout(CUDA_R_16BF, shape.inputs, shape.outputs, what));
   ENGRAM_ASSIGN_OR_RETURN(plan->x, MakeLayout(CUDA_R_16BF, shape.inputs, shape.rows, what));
@@ -89,10 +86,10 @@ Result<const Matmuls::Plan*> Matmuls::Get(const MatmulShape& shape) {
   ENGRAM_TRY(CublasStatus(cublasLtMatmulPreferenceCreate(&preference_made), what));
   const Preference preference(preference_made);
   const size_t workspace = kWorkspaceBytes;
-  ENGRAM_TRY(CublasStatus(
-      cublasLtMatmulPreferenceSetAttribute(preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                           &workspace, sizeof(workspace)),
-      what));
+  ENGRAM_TRY(CublasStatus(cublasLtMatmulPreferenceSetAttribute(
+                              preference.get(), CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                              &workspace, sizeof(workspace)),
+                          what));
   // Parts of a sum, where it is cut, are kept apart in fp32 and added in order.
   const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   ENGRAM_TRY(CublasStatus(cublasLtMatmulPreferenceSetAttribute(
@@ -101,11 +98,10 @@ Result<const Matmuls::Plan*> Matmuls::Get(const MatmulShape& shape) {
                           what));
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  ENGRAM_TRY(CublasStatus(
-      cublasLtMatmulAlgoGetHeuristic(handle_, desc, plan->weights.get(), plan->x.get(),
-                                     plan->y.get(), plan->y.get(), preference.get(), 1, &best,
-                                     &found),
-      what));
+  ENGRAM_TRY(CublasStatus(cublasLtMatmulAlgoGetHeuristic(
+                              handle_, desc, plan->weights.get(), plan->x.get(), plan->y.get(),
+                              plan->y.get(), preference.get(), 1, &best, &found),
+                          what));
   if (found == 0) return Error(StatusCode::kInternal, "cuBLASLt has no way of " + what);
   plan->algo = best.algo;
   return plans_.emplace(shape, std::move(plan)).first->second.get();
@@ -116,10 +112,10 @@ Status Matmuls::Run(const MatmulShape& shape, const __nv_bfloat16* x, const __nv
   const Result<const Plan*> plan = Get(shape);
   if (!plan.has_value()) return plan.error();
   const float alpha = 1.0f;
-  const cublasStatus_t status = cublasLtMatmul(
-      handle_, (*plan)->desc.get(), &alpha, weights, (*plan)->weights.get(), x, (*plan)->x.get(),
-      &(*plan)->beta, y, (*plan)->y.get(), y, (*plan)->y.get(), &(*plan)->algo, workspace_.data(),
-      workspace_.size(), stream);
+  const cublasStatus_t status =
+      cublasLtMatmul(handle_, (*plan)->desc.get(), &alpha, weights, (*plan)->weights.get(), x,
+                     (*plan)->x.get(), &(*plan)->beta, y, (*plan)->y.get(), y, (*plan)->y.get(),
+                     &(*plan)->algo, workspace_.data(), workspace_.size(), stream);
   if (status == CUBLAS_STATUS_SUCCESS) return {};
   return CublasStatus(status, "computing " + ShapeText(shape));
 }

@@ -30,8 +30,8 @@ struct MatmulShape {
 };
 
 // One thread drives it. How a shape is computed is chosen once, by cuBLASLt's own model of the GPU
-// and without measuring, so that every run of a program computes alike; ways that add parts of a sum
-// in the order in which they come are not used.
+// and without measuring, so that every run of a program computes alike; ways that add parts of a
+// sum in the order in which they come are not used.
 class Matmuls {
  public:
   // ERRORS: kInternal, kResourceExhausted.
@@ -40,9 +40,8 @@ class Matmuls {
   Matmuls(const Matmuls&) = delete;
   Matmuls& operator=(const Matmuls&) = delete;
 
-  // Asynchronous on `stream`; may be captured. All calls must be on one stream at a time: they share
-  // a workspace. Pointers are aligned to 16 bytes.
-  // ERRORS: kInternal naming the shape.
+  // Asynchronous on `stream`; may be captured. All calls must be on one stream at a time: they
+  // share a workspace. Pointers are aligned to 16 bytes. ERRORS: kInternal naming the shape.
   [[nodiscard]] Status Run(const MatmulShape& shape, const __nv_bfloat16* x,
                            const __nv_bfloat16* weights, void* y, cudaStream_t stream);
 

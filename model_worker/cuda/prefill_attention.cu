@@ -4,6 +4,7 @@
 #include "model_worker/cuda/bf16_vector.cuh"
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
+#include "model_worker/cuda/mma.cuh"
 #include "model_worker/cuda/step_inputs.h"
 
 namespace engram::gpu {
@@ -31,8 +32,8 @@ template <int kDim>
 constexpr uint32_t kStride = kDim + 8;
 
 template <int kDim>
-constexpr size_t kSharedBytes =
-    size_t{kTileTokens + 4 * kPageTokens} * kStride<kDim> * sizeof(Bf16);
+constexpr size_t kSharedBytes = size_t{kTileTokens + 4 * kPageTokens} * kStride<kDim> *
+                                sizeof(Bf16);
 
 __device__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -59,17 +60,8 @@ __device__ void LoadMatricesTransposed(uint32_t (&r)[4], const Bf16* p) {
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(SharedAddress(p)));
 }
-// c [16][8] += a [16][16] b [16][8].
-__device__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Copies 64 rows of head_dim values, zeros past `real_rows` and past head_dim: a masked weight is 0,
-// and 0 times whatever memory holds might be NaN.
+// Copies 64 rows of head_dim values, zeros past `real_rows` and past head_dim: a masked weight is
+// 0, and 0 times whatever memory holds might be NaN.
 template <int kDim>
 __device__ void CopyTile(Bf16* tile, const Bf16* from, size_t from_stride, uint32_t real_rows,
                          uint32_t dim) {
@@ -239,9 +231,8 @@ __global__ void __launch_bounds__(kThreads) PrefillAttentionKernel(Args a) {
     if (p == 0) {
 #pragma unroll
       for (int k = 0; k < kDim / 16; ++k) {
-        LoadMatrices(state.query[k],
-                     query_tile + (warp * kWarpRows + lane % 16) * kStride<kDim> + k * 16 +
-                         lane / 16 * 8);
+        LoadMatrices(state.query[k], query_tile + (warp * kWarpRows + lane % 16) * kStride<kDim> +
+                                         k * 16 + lane / 16 * 8);
       }
     }
     if (p + 1 < page_count) {
@@ -276,11 +267,11 @@ __global__ void __launch_bounds__(kThreads) PrefillAttentionKernel(Args a) {
 
 template <int kDim>
 cudaError_t LaunchFor(const Args& args, uint32_t tiles, cudaStream_t stream) {
-  // More shared memory than a kernel gets unasked; asked for each time, since the setting belongs to
-  // the current device.
-  const cudaError_t error =
-      cudaFuncSetAttribute(PrefillAttentionKernel<kDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(kSharedBytes<kDim>));
+  // More shared memory than a kernel gets unasked; asked for each time, since the setting belongs
+  // to the current device.
+  const cudaError_t error = cudaFuncSetAttribute(PrefillAttentionKernel<kDim>,
+                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 static_cast<int>(kSharedBytes<kDim>));
   if (error != cudaSuccess) return error;
   PrefillAttentionKernel<kDim>
       <<<dim3(tiles, args.shape.heads), kThreads, kSharedBytes<kDim>, stream>>>(args);

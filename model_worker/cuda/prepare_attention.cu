@@ -23,9 +23,9 @@ __device__ Bf16* CachePlace(const Args& a, Bf16* cache, uint32_t slot, uint32_t 
                             uint32_t kv_head) {
   const auto page = static_cast<uint32_t>(
       a.cache.page_table[size_t{slot} * a.cache.pages_per_slot + position / kPageTokens]);
-  return cache + ((size_t{page} * a.shape.kv_heads + kv_head) * kPageTokens +
-                  position % kPageTokens) *
-                     a.shape.head_dim;
+  return cache +
+         ((size_t{page} * a.shape.kv_heads + kv_head) * kPageTokens + position % kPageTokens) *
+             a.shape.head_dim;
 }
 
 __global__ void PrepareAttentionKernel(Args a) {

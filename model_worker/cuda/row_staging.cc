@@ -37,13 +37,12 @@ Result<std::unique_ptr<RowStaging>> RowStaging::Create(const Options& options) {
   staging->options_ = options;
   ENGRAM_ASSIGN_OR_RETURN(staging->copy_stream_, MakeStream());
   for (Buffer& buffer : staging->buffers_) {
-    ENGRAM_ASSIGN_OR_RETURN(buffer.rows, DeviceArray<std::byte>::Create(options.layer_bytes_max,
-                                                                        "staged Engram rows"));
-    ENGRAM_ASSIGN_OR_RETURN(buffer.dead, DeviceArray<uint8_t>::Create(options.tokens_max,
-                                                                      "staged Engram rows"));
     ENGRAM_ASSIGN_OR_RETURN(
-        buffer.bounce_dead,
-        PinnedArray<uint8_t>::Create(options.tokens_max, "staged Engram rows"));
+        buffer.rows, DeviceArray<std::byte>::Create(options.layer_bytes_max, "staged Engram rows"));
+    ENGRAM_ASSIGN_OR_RETURN(buffer.dead,
+                            DeviceArray<uint8_t>::Create(options.tokens_max, "staged Engram rows"));
+    ENGRAM_ASSIGN_OR_RETURN(buffer.bounce_dead,
+                            PinnedArray<uint8_t>::Create(options.tokens_max, "staged Engram rows"));
     ENGRAM_ASSIGN_OR_RETURN(buffer.copied, MakeEvent());
     ENGRAM_ASSIGN_OR_RETURN(buffer.consumed, MakeEvent());
   }
@@ -76,9 +75,9 @@ Result<RowStaging::Staged> RowStaging::Stage(const LayerRows& rows, cudaStream_t
   ENGRAM_ASSIGN_OR_RETURN(const std::byte* host, HostRows(rows, &buffer));
   cudaStream_t stream = copy_stream_.get();
   ENGRAM_TRY(CudaStatus(cudaStreamWaitEvent(stream, buffer.consumed.get(), 0), "ordering copies"));
-  ENGRAM_TRY(CudaStatus(cudaMemcpyAsync(buffer.rows.data(), host, rows.rows.size(),
-                                        cudaMemcpyHostToDevice, stream),
-                        "copying Engram rows"));
+  ENGRAM_TRY(CudaStatus(
+      cudaMemcpyAsync(buffer.rows.data(), host, rows.rows.size(), cudaMemcpyHostToDevice, stream),
+      "copying Engram rows"));
   byte_count_ += rows.rows.size();
   Staged staged;
   staged.rows = buffer.rows.data();

@@ -33,9 +33,9 @@ class PinnedStaging final : public StagingMemoryObserver {
   std::map<const std::byte*, size_t> ranges_;  // guarded by mutex_; begin -> bytes
 };
 
-// A ring of device buffers, each for one layer's rows of one step. A buffer is filled on a stream of
-// its own, read by what is enqueued on the compute stream, and filled again only after that was run:
-// steps in flight never share one that is still being read. Thread-compatible.
+// A ring of device buffers, each for one layer's rows of one step. A buffer is filled on a stream
+// of its own, read by what is enqueued on the compute stream, and filled again only after that was
+// run: steps in flight never share one that is still being read. Thread-compatible.
 class RowStaging {
  public:
   static constexpr uint32_t kBuffers = 3;

@@ -41,20 +41,20 @@ struct StepCounts {
 
 // Where each array starts, in int32 units. Padding has -1 everywhere but in lengths, which are 0.
 struct StepOffsets {
-  size_t tokens = 0;         // [rows] token ids
-  size_t positions = 0;      // [rows] in the sequence
-  size_t slots = 0;          // [rows] sequence slots
-  size_t row_parts = 0;      // [rows] places in the part arrays
-  size_t part_slots = 0;     // [parts]
-  size_t part_begins = 0;    // [parts] first row
-  size_t part_lengths = 0;   // [parts] rows
-  size_t decode_rows = 0;    // [decodes] rows that are a whole sequence's step of one token
-  size_t tile_rows = 0;      // [tiles] first row, of the other sequences
-  size_t tile_lengths = 0;   // [tiles] rows, 1 to kTileTokens
-  size_t logit_rows = 0;     // [logits]
-  size_t page_indices = 0;   // [pages]
-  size_t page_values = 0;    // [pages]
-  size_t int_count = 0;      // of all
+  size_t tokens = 0;        // [rows] token ids
+  size_t positions = 0;     // [rows] in the sequence
+  size_t slots = 0;         // [rows] sequence slots
+  size_t row_parts = 0;     // [rows] places in the part arrays
+  size_t part_slots = 0;    // [parts]
+  size_t part_begins = 0;   // [parts] first row
+  size_t part_lengths = 0;  // [parts] rows
+  size_t decode_rows = 0;   // [decodes] rows that are a whole sequence's step of one token
+  size_t tile_rows = 0;     // [tiles] first row, of the other sequences
+  size_t tile_lengths = 0;  // [tiles] rows, 1 to kTileTokens
+  size_t logit_rows = 0;    // [logits]
+  size_t page_indices = 0;  // [pages]
+  size_t page_values = 0;   // [pages]
+  size_t int_count = 0;     // of all
 };
 [[nodiscard]] StepOffsets PlaceStep(const StepCounts& counts);
 

@@ -192,8 +192,8 @@ TEST_P(CudaBackendTest, OnlyWantedLogitsAreGivenInOrder) {
   ASSERT_EQ(logits_.size(), 2 * vocabulary);
   EXPECT_EQ(std::memcmp(logits_.data(), logits_.data() + vocabulary, vocabulary * 4), 0);
   // In a decode step too, graph or not.
+  const std::vector<TokenId> one = {7};
   for (uint32_t round = 0; round < 4; ++round) {
-    const std::vector<TokenId> one = {7};
     for (uint32_t s = 0; s < 3; ++s) {
       steps[s] = {SequenceSlot(s), 2 + round, one, s != 1};
     }

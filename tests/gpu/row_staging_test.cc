@@ -52,7 +52,9 @@ TEST_F(RowStagingTest, ABufferThatIsStillReadIsNotFilledAgain) {
                                  kBytes, cudaMemcpyDeviceToDevice, stream_.get()));
       ASSERT_TRUE(staging_->Consumed(*staged, stream_.get()).ok());
       // Bounced rows were taken already; pinned ones are being read.
-      if (pin) ASSERT_TRUE(staging_->FinishCopies().ok());
+      if (pin) {
+        ASSERT_TRUE(staging_->FinishCopies().ok());
+      }
     }
     ExpectCuda(cudaStreamSynchronize(stream_.get()));
     const auto got = Download(results);

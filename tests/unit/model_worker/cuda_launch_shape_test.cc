@@ -55,10 +55,7 @@ TEST(LaunchShapeTest, PartialResultsHaveRoomForEveryStep) {
   EXPECT_LT(most, 2048u);
 }
 
-TEST(LaunchShapeTest, HeadsAndDimensionsHaveAKernel) {
-  EXPECT_EQ(DecodeHeadsPerBlock(1), 1u);
-  EXPECT_EQ(DecodeHeadsPerBlock(3), 4u);
-  EXPECT_EQ(DecodeHeadsPerBlock(16), 8u);
+TEST(LaunchShapeTest, HeadDimensionsHaveAKernel) {
   EXPECT_EQ(PaddedHeadDim(24), 32u);
   EXPECT_EQ(PaddedHeadDim(128), 128u);
   EXPECT_EQ(PaddedHeadDim(136), 0u);
