@@ -31,7 +31,7 @@ struct RemoteRowsOptions {
   // This client's zone, as memory nodes name theirs: with several replicas those of the same zone
   // are read first, after those of the same host. Empty = no zone is preferred.
   std::string zone;
-  HedgeOptions hedging;  // of tables with several replicas
+  HedgeOptions hedging;                               // of tables with several replicas
   StagingMemoryObserver* staging_observer = nullptr;  // outlives the result
 };
 

@@ -1,5 +1,5 @@
-// Who else must know the memory that rows are staged in: a GPU backend pins it, so that the GPU reads
-// it without a copy by the CPU.
+// Who else must know the memory that rows are staged in: a GPU backend pins it, so that the GPU
+// reads it without a copy by the CPU.
 #pragma once
 
 #include <cstddef>

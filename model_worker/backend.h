@@ -58,9 +58,9 @@ class Backend {
   // The result for one sequence does not depend on which others share the step: on the CPU not by a
   // bit, on the GPU but for rounding (cuda/cuda_backend.h).
   // ERRORS: kInvalidArgument (a bound of limits(), a token id outside the vocabulary, a position
-  // that does not follow), kResourceExhausted (a KV cache smaller than all slots need is full: reset
-  // a slot), or what `engram` gave. After an error the slots of the step are unspecified: reset
-  // them.
+  // that does not follow), kResourceExhausted (a KV cache smaller than all slots need is full:
+  // reset a slot), or what `engram` gave. After an error the slots of the step are unspecified:
+  // reset them.
   [[nodiscard]] virtual Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                        std::vector<float>* logits) = 0;
 

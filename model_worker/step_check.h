@@ -37,8 +37,8 @@ class SequencePositions {
   std::vector<uint32_t> next_;  // [slots] the next position
 };
 
-// ERRORS: kInvalidArgument: limits of 0 or too large, positions past config.positions_max, an Engram
-// checkpoint with more than one branch (these backends have the plain residual stream).
+// ERRORS: kInvalidArgument: limits of 0 or too large, positions past config.positions_max, an
+// Engram checkpoint with more than one branch (these backends have the plain residual stream).
 [[nodiscard]] Status CheckBackendLimits(const ModelConfig& config, const ModelWeights& weights,
                                         const Backend::Limits& limits);
 

@@ -209,17 +209,27 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeAttentionKernel(Args a) {
 
   const int32_t* pages =
       a.cache.page_table + static_cast<size_t>(a.places.slots[row]) * a.cache.pages_per_slot;
-  for (uint32_t at = begin + warp * kTile; at < end; at += kWarps * kTile) {
+  const auto offset = [&](uint32_t at) {
     const auto page = static_cast<uint32_t>(pages[at / kPageTokens]);
-    const size_t offset =
-        ((size_t{page} * shape.kv_heads + kv_head) * kPageTokens + at % kPageTokens) * dim;
-    TileRows<kDim> keys, values;
-    LoadTile(a.cache.keys + offset, end - at, dim, keys);
-    LoadTile(a.cache.values + offset, end - at, dim, values);
+    return ((size_t{page} * shape.kv_heads + kv_head) * kPageTokens + at % kPageTokens) * dim;
+  };
+  TileRows<kDim> keys, values;
+  uint32_t at = begin + warp * kTile;
+  if (at < end) {
+    LoadTile(a.cache.keys + offset(at), end - at, dim, keys);
+    LoadTile(a.cache.values + offset(at), end - at, dim, values);
+  }
+  // The next tile's keys are on their way as soon as these are used up, so are its values.
+  while (at < end) {
+    const uint32_t next = at + kWarps * kTile;
+    const size_t next_offset = next < end ? offset(next) : 0;
     float scores[4] = {};
     Score(state, keys, scores);
+    if (next < end) LoadTile(a.cache.keys + next_offset, end - next, dim, keys);
     Weigh(state, a.scale_log2, end - at, scores);
     AddValues(state, values, scores);
+    if (next < end) LoadTile(a.cache.values + next_offset, end - next, dim, values);
+    at = next;
   }
 
   __shared__ Found<kDim> found;
@@ -254,23 +264,42 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeAttentionKernel(Args a) {
   }
 }
 
-// Merges the parts of one head of one row.
+// Merges the parts of one head of one row; a thread has one value. splits.count floats of shared
+// memory.
 __global__ void MergePartsKernel(Args a) {
+  extern __shared__ float factors[];
   const int32_t row = a.decode_rows[blockIdx.x];
   if (row < 0) return;
   const uint32_t used = SplitsUsed(static_cast<uint32_t>(a.places.positions[row]) + 1, a.splits);
   const uint32_t dim = a.shape.head_dim;
-  const uint32_t d = threadIdx.x;
-  if (used == 1 || d >= dim) return;
+  if (used == 1) return;
   const uint32_t head = blockIdx.y;
-  const float* partial =
-      a.partials + (size_t{blockIdx.x} * a.shape.heads + head) * a.splits.count * (dim + 2);
-  float maximum = kNoScore, weight_sum = 0, sum = 0;
-  for (uint32_t s = 0; s < used; ++s, partial += dim + 2) {
-    float mine = 0, others = 0;
-    Merge(maximum, weight_sum, partial[dim], partial[dim + 1], mine, others);
-    sum = sum * mine + partial[d] * others;
+  const uint32_t stride = dim + 2;
+  const float* partials =
+      a.partials + (size_t{blockIdx.x} * a.shape.heads + head) * a.splits.count * stride;
+  // Every warp for itself: the loads are few, and a barrier costs as much.
+  float maximum = kNoScore;
+  for (uint32_t s = threadIdx.x % 32; s < used; s += 32) {
+    maximum = fmaxf(maximum, partials[s * stride + dim]);
   }
+  for (int step = 16; step > 0; step /= 2) {
+    maximum = fmaxf(maximum, __shfl_xor_sync(0xffffffffu, maximum, step));
+  }
+  float weight_sum = 0;
+  for (uint32_t s = threadIdx.x % 32; s < used; s += 32) {
+    const float factor = exp2f(partials[s * stride + dim] - maximum);
+    if (threadIdx.x < 32) factors[s] = factor;
+    weight_sum += factor * partials[s * stride + dim + 1];
+  }
+  for (int step = 16; step > 0; step /= 2) {
+    weight_sum += __shfl_xor_sync(0xffffffffu, weight_sum, step);
+  }
+  __syncthreads();
+  const uint32_t d = threadIdx.x;
+  if (d >= dim) return;
+  float sum = 0;
+#pragma unroll 8
+  for (uint32_t s = 0; s < used; ++s) sum += factors[s] * partials[s * stride + d];
   a.out[(static_cast<size_t>(row) * a.shape.heads + head) * dim + d] =
       __float2bfloat16_rn(sum / weight_sum);
 }
@@ -283,7 +312,8 @@ cudaError_t LaunchFor(const Args& args, uint32_t decodes, cudaStream_t stream) {
   DecodeAttentionKernel<kDim><<<grid, kWarps * 32, 0, stream>>>(args);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
   if (args.splits.count == 1) return cudaSuccess;
-  MergePartsKernel<<<dim3(decodes, args.shape.heads), kDim, 0, stream>>>(args);
+  MergePartsKernel<<<dim3(decodes, args.shape.heads), kDim, args.splits.count * sizeof(float),
+                     stream>>>(args);
   return cudaGetLastError();
 }
 

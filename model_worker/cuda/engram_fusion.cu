@@ -18,90 +18,36 @@ __device__ float InverseRms(float square_sum, float eps, uint32_t width) {
   return 1.0f / sqrtf(square_sum / static_cast<float>(width) + eps);
 }
 
-__device__ float GateV41(const float (&sums)[3], float eps, uint32_t width) {
-  const float s = sums[0] * InverseRms(sums[1], eps, width) * InverseRms(sums[2], eps, width) /
-                  sqrtf(static_cast<float>(width));
-  const float root = sqrtf(fmaxf(fabsf(s), kGateFloor));
-  return Sigmoid(s < 0 ? -root : root);
-}
-
-__device__ void AddV41(const float (&h)[8], const float (&k)[8], const float (&weight)[8],
-                       float (&sums)[3]) {
-#pragma unroll
-  for (int j = 0; j < 8; ++j) {
-    sums[0] += h[j] * weight[j] * k[j];  // h * query and key norms * key
-    sums[1] += h[j] * h[j];
-    sums[2] += k[j] * k[j];
-  }
-}
-
-// A block: one row, of at most 8 * kItems values a thread. All loads are on their way before the
-// first is used, the value's too, and nothing is read twice.
-template <uint32_t kItems>
+// A block: one row.
 __global__ void FuseV41Kernel(const Bf16* keys_value, const float* query_key, const uint8_t* dead,
                               float eps, uint32_t width, float* hidden) {
   const size_t row = blockIdx.x;
   if (dead[row] != 0) return;
   const Bf16* key = keys_value + row * 2 * width;
+  const Bf16* value = key + width;
   float* h_row = hidden + row * width;
-  float h[kItems][8];
-  uint4 k[kItems], v[kItems];
-#pragma unroll
-  for (uint32_t item = 0; item < kItems; ++item) {
-    const uint32_t i = (item * blockDim.x + threadIdx.x) * 8;
-    k[item] = v[item] = {0, 0, 0, 0};
-#pragma unroll
-    for (int j = 0; j < 8; ++j) h[item][j] = 0;
-    if (i >= width) continue;
-    Load8(h_row + i, h[item]);
-    k[item] = __ldcs(reinterpret_cast<const uint4*>(key + i));
-    v[item] = __ldcs(reinterpret_cast<const uint4*>(key + width + i));
-  }
-  float sums[3] = {0, 0, 0};
-#pragma unroll
-  for (uint32_t item = 0; item < kItems; ++item) {
-    const uint32_t i = (item * blockDim.x + threadIdx.x) * 8;
-    if (i >= width) continue;
-    float keys[8], weight[8];
-    Widen8(k[item], keys);
-    Load8(query_key + i, weight);
-    AddV41(h[item], keys, weight, sums);
-  }
-  BlockSum(sums);
-  const float gate = GateV41(sums, eps, width);
-#pragma unroll
-  for (uint32_t item = 0; item < kItems; ++item) {
-    const uint32_t i = (item * blockDim.x + threadIdx.x) * 8;
-    if (i >= width) continue;
-    float values[8];
-    Widen8(v[item], values);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) h[item][j] += gate * values[j];
-    Store8(h[item], h_row + i);
-  }
-}
-
-// The same for rows of any width: it reads the row twice, the second time from the cache.
-__global__ void FuseWideV41Kernel(const Bf16* keys_value, const float* query_key,
-                                  const uint8_t* dead, float eps, uint32_t width, float* hidden) {
-  const size_t row = blockIdx.x;
-  if (dead[row] != 0) return;
-  const Bf16* key = keys_value + row * 2 * width;
-  float* h_row = hidden + row * width;
-  float sums[3] = {0, 0, 0};
+  float sums[3] = {0, 0, 0};  // h * query * key norms, h^2, key^2
   for (uint32_t i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {
     float h[8], k[8], weight[8];
     Load8(h_row + i, h);
     Load8(key + i, k);
     Load8(query_key + i, weight);
-    AddV41(h, k, weight, sums);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sums[0] += h[j] * weight[j] * k[j];
+      sums[1] += h[j] * h[j];
+      sums[2] += k[j] * k[j];
+    }
   }
   BlockSum(sums);
-  const float gate = GateV41(sums, eps, width);
+  const float s = sums[0] * InverseRms(sums[1], eps, width) * InverseRms(sums[2], eps, width) /
+                  sqrtf(static_cast<float>(width));
+  const float root = sqrtf(fmaxf(fabsf(s), kGateFloor));
+  const float gate = Sigmoid(s < 0 ? -root : root);
   for (uint32_t i = threadIdx.x * 8; i < width; i += blockDim.x * 8) {
     float h[8], v[8];
-    Load8(h_row + i, h);
-    Load8(key + width + i, v);
+    Load8(h_row + i, h);  // from the cache
+    Load8(value + i, v);
 #pragma unroll
     for (int j = 0; j < 8; ++j) h[j] += gate * v[j];
     Store8(h, h_row + i);
@@ -209,16 +155,8 @@ __global__ void KeepHistoryKernel(DemoFusion fusion, DemoParts parts, const floa
 cudaError_t LaunchFuseV41(const Bf16* keys_value, const float* query_key, const uint8_t* dead,
                           float eps, uint32_t rows, uint32_t width, float* hidden,
                           cudaStream_t stream) {
-  const uint32_t units = width / 8;
-  const uint32_t threads = RowThreads(units);
-  if (units <= threads) {
-    FuseV41Kernel<1><<<rows, threads, 0, stream>>>(keys_value, query_key, dead, eps, width, hidden);
-  } else if (units <= 2 * threads) {
-    FuseV41Kernel<2><<<rows, threads, 0, stream>>>(keys_value, query_key, dead, eps, width, hidden);
-  } else {
-    FuseWideV41Kernel<<<rows, threads, 0, stream>>>(keys_value, query_key, dead, eps, width,
-                                                    hidden);
-  }
+  FuseV41Kernel<<<rows, RowThreads(width / 8), 0, stream>>>(keys_value, query_key, dead, eps, width,
+                                                            hidden);
   return cudaGetLastError();
 }
 

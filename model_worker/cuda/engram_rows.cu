@@ -1,6 +1,4 @@
 // Staged rows -> bf16 values, the numbers of engram/table/row_codec.
-#include <algorithm>
-
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
@@ -12,7 +10,6 @@ namespace {
 
 constexpr uint32_t kThreads = 256;
 constexpr uint32_t kValuesPerScale = 32;
-constexpr uint32_t kUnits = 3;
 
 __device__ float DecodeE4M3(uint8_t bits) {
   return __half2float(__half(__nv_cvt_fp8_to_halfraw(bits, __NV_E4M3)));
@@ -24,60 +21,40 @@ __device__ float DecodeUE8M0(uint8_t bits) {
   return __uint_as_float(bits == 255 ? 0x7fc00000u : uint32_t{bits} << 23);
 }
 
-// Eight values of a row in the F8_E4M3 format, as stored.
-struct Fp8Unit {
-  uint8_t codes[8];
-  uint8_t scale;
-};
-
+// Eight values from `first` on of a row in the F8_E4M3 format.
 template <bool kAligned>
-__device__ Fp8Unit LoadFp8(const uint8_t* row, uint32_t row_values, uint32_t first) {
-  Fp8Unit unit;
+__device__ uint4 DecodeFp8(const uint8_t* row, uint32_t row_values, uint32_t first) {
+  uint8_t codes[8];
   if (kAligned) {
-    *reinterpret_cast<uint2*>(unit.codes) = __ldcs(reinterpret_cast<const uint2*>(row + first));
+    *reinterpret_cast<uint2*>(codes) = __ldcs(reinterpret_cast<const uint2*>(row + first));
   } else {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) unit.codes[i] = row[first + i];
+    for (int i = 0; i < 8; ++i) codes[i] = row[first + i];
   }
-  unit.scale = row[row_values + first / kValuesPerScale];
-  return unit;
-}
-
-__device__ uint4 DecodeFp8(const Fp8Unit& unit) {
-  const float scale = DecodeUE8M0(unit.scale);
+  const float scale = DecodeUE8M0(row[row_values + first / kValuesPerScale]);
   float values[8];
 #pragma unroll
-  for (int i = 0; i < 8; ++i) values[i] = DecodeE4M3(unit.codes[i]) * scale;
+  for (int i = 0; i < 8; ++i) values[i] = DecodeE4M3(codes[i]) * scale;
   return Narrow8(values);
 }
 
-// A block: values of one row of the step (x), kUnits times eight a thread (y); all loads are on
-// their way before the first is used.
+// A block: values of one row of the step (x) in units of eight (y).
 template <bool kAligned>
 __global__ void DecodeFp8Kernel(StagedRows rows, uint32_t row_bytes, Bf16* values,
                                 uint8_t* dead_out) {
   const uint32_t token = blockIdx.x;
   const uint32_t width = rows.columns * rows.row_values;
+  const uint32_t at = (blockIdx.y * kThreads + threadIdx.x) * 8;
   const bool live = token < rows.tokens && (rows.dead == nullptr || rows.dead[token] == 0);
-  if (blockIdx.y == 0 && threadIdx.x == 0) dead_out[token] = live ? 0 : 1;
-  const auto* staged =
-      reinterpret_cast<const uint8_t*>(rows.staged) + size_t{token} * rows.columns * row_bytes;
-  Fp8Unit units[kUnits];
-  uint32_t at[kUnits];
-#pragma unroll
-  for (uint32_t u = 0; u < kUnits; ++u) {
-    at[u] = ((blockIdx.y * kUnits + u) * blockDim.x + threadIdx.x) * 8;
-    if (live && at[u] < width) {
-      units[u] = LoadFp8<kAligned>(staged + at[u] / rows.row_values * row_bytes, rows.row_values,
-                                   at[u] % rows.row_values);
-    }
+  if (at == 0) dead_out[token] = live ? 0 : 1;
+  if (at >= width) return;
+  uint4 decoded = {0, 0, 0, 0};
+  if (live) {
+    const auto* row = reinterpret_cast<const uint8_t*>(rows.staged) +
+                      (size_t{token} * rows.columns + at / rows.row_values) * row_bytes;
+    decoded = DecodeFp8<kAligned>(row, rows.row_values, at % rows.row_values);
   }
-#pragma unroll
-  for (uint32_t u = 0; u < kUnits; ++u) {
-    if (at[u] >= width) continue;
-    const uint4 decoded = live ? DecodeFp8(units[u]) : uint4{0, 0, 0, 0};
-    *reinterpret_cast<uint4*>(values + size_t{token} * width + at[u]) = decoded;
-  }
+  *reinterpret_cast<uint4*>(values + size_t{token} * width + at) = decoded;
 }
 
 __device__ float DecodePlain(RowFormat format, const std::byte* p) {
@@ -117,13 +94,11 @@ cudaError_t LaunchDecodeRows(const StagedRows& rows, uint32_t row_count, Bf16* v
     return cudaGetLastError();
   }
   const uint32_t row_bytes = rows.row_values + rows.row_values / kValuesPerScale;
-  // The threads that leave the fewest idle: 256 for 24 columns of 256.
-  const uint32_t threads = std::min(RowThreads((width / 8 + kUnits - 1) / kUnits), kThreads);
-  const dim3 grid(row_count, (width / 8 + kUnits * threads - 1) / (kUnits * threads));
+  const dim3 grid(row_count, (width / 8 + kThreads - 1) / kThreads);
   if (row_bytes % 8 == 0) {
-    DecodeFp8Kernel<true><<<grid, threads, 0, stream>>>(rows, row_bytes, values, dead_out);
+    DecodeFp8Kernel<true><<<grid, kThreads, 0, stream>>>(rows, row_bytes, values, dead_out);
   } else {
-    DecodeFp8Kernel<false><<<grid, threads, 0, stream>>>(rows, row_bytes, values, dead_out);
+    DecodeFp8Kernel<false><<<grid, kThreads, 0, stream>>>(rows, row_bytes, values, dead_out);
   }
   return cudaGetLastError();
 }

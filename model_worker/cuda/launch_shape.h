@@ -19,10 +19,10 @@ struct DecodeSplits {
   friend bool operator==(const DecodeSplits&, const DecodeSplits&) = default;
 };
 
-// Positions of one part at least: 128 KiB of keys and values of a head of 128.
-inline constexpr uint32_t kSplitTokensMin = 256;
-// Blocks that keep the largest GPU's 132 multiprocessors busy twice over, four to each.
-inline constexpr uint32_t kDecodeBlocksWanted = 1056;
+// Positions of one part at least: 64 KiB of keys and values of a head of 128.
+inline constexpr uint32_t kSplitTokensMin = 128;
+// Blocks that keep the largest GPU's 132 multiprocessors busy, three to each.
+inline constexpr uint32_t kDecodeBlocksWanted = 396;
 
 // Enough parts to fill the GPU, no more than the longest sequence has of kSplitTokensMin.
 [[nodiscard]] DecodeSplits ChooseDecodeSplits(uint32_t sequences, uint32_t kv_heads,

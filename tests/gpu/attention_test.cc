@@ -195,7 +195,7 @@ TEST_P(AttentionTest, PrefillEqualsSoftmaxHoweverItIsCut) {
 }
 
 TEST_P(AttentionTest, ManyPartsOfALongSequenceAreMerged) {
-  // Prefill, then decode across the ends of parts of 256 and pages; others prefill beside it.
+  // Prefill, then decode across the ends of parts and pages; others prefill beside it.
   const Sequences s = MakeSequences(GetParam(), {530, 258, 90});
   ExpectAttention(
       s,

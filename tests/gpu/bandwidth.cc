@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <functional>
 #include <numeric>
+#include <string_view>
 #include <vector>
 
 #include <cuda_runtime_api.h>
@@ -128,7 +129,7 @@ void MeasureCopy() {
   Check(cudaFree(to));
 }
 
-void MeasureDecode(const HeadShape& shape, uint32_t sequences, uint32_t length) {
+void MeasureDecode(const HeadShape& shape, uint32_t sequences, uint32_t length, bool all_splits) {
   const uint32_t per_slot = PagesFor(length);
   const size_t page_values = size_t{shape.kv_heads} * kPageTokens * shape.head_dim;
   const size_t layer_values = size_t{sequences} * per_slot * page_values;
@@ -148,22 +149,30 @@ void MeasureDecode(const HeadShape& shape, uint32_t sequences, uint32_t length) 
   const int32_t* device_positions = Copied(positions);
   const Bf16* qkv = Numbers<Bf16>(size_t{sequences} * shape.qkv_width());
   Bf16* out = Numbers<Bf16>(size_t{sequences} * shape.heads * shape.head_dim);
-  const DecodeSplits splits = ChooseDecodeSplits(sequences, shape.kv_heads, length);
+  const DecodeSplits chosen = ChooseDecodeSplits(sequences, shape.kv_heads, length);
+  std::vector<DecodeSplits> ways = {chosen};
+  for (uint32_t count = 1; all_splits && length / count >= kSplitTokensMin; count *= 2) {
+    ways.push_back({count, length / count});
+  }
+  uint32_t count_max = 1;
+  for (const DecodeSplits& way : ways) count_max = std::max(count_max, way.count);
   float* partials =
-      Numbers<float>(size_t{sequences} * splits.count * shape.heads * (shape.head_dim + 2));
-  const double seconds = Seconds(
-      [&](int call, cudaStream_t stream) {
-        const size_t layer = static_cast<size_t>(call % layers) * layer_values;
-        return LaunchDecodeAttention(shape, {device_rows, device_positions}, device_rows, sequences,
-                                     splits, {keys + layer, values + layer, device_table, per_slot},
-                                     qkv, partials, out, stream);
-      },
-      2 * layers);
-  char what[128];
-  std::snprintf(what, sizeof(what),
-                "decode attention, %u/%u heads of %u, %u x %u positions, %u parts", shape.heads,
-                shape.kv_heads, shape.head_dim, sequences, length, splits.count);
-  Report(what, bytes, seconds);
+      Numbers<float>(size_t{sequences} * count_max * shape.heads * (shape.head_dim + 2));
+  for (const DecodeSplits& splits : ways) {
+    const double seconds = Seconds(
+        [&](int call, cudaStream_t stream) {
+          const size_t layer = static_cast<size_t>(call % layers) * layer_values;
+          return LaunchDecodeAttention(
+              shape, {device_rows, device_positions}, device_rows, sequences, splits,
+              {keys + layer, values + layer, device_table, per_slot}, qkv, partials, out, stream);
+        },
+        2 * layers);
+    char what[128];
+    std::snprintf(what, sizeof(what),
+                  "decode attention, %u/%u heads of %u, %u x %u positions, %u parts", shape.heads,
+                  shape.kv_heads, shape.head_dim, sequences, length, splits.count);
+    Report(what, bytes, seconds);
+  }
   for (const void* p :
        {static_cast<const void*>(keys), static_cast<const void*>(values),
         static_cast<const void*>(device_table), static_cast<const void*>(device_rows),
@@ -213,7 +222,7 @@ void MeasureEngram(uint32_t tokens, uint32_t width) {
   }
 }
 
-void Main() {
+void Main(bool all_splits) {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
     std::printf("gpu_bandwidth: skipped, no GPU can be used here\n");
@@ -233,14 +242,16 @@ void Main() {
                                                                                     {128, 1024},
                                                                                     {256, 512},
                                                                                     {256, 2048}}) {
-    MeasureDecode({32, 8, 128}, sequences, length);
+    MeasureDecode({32, 8, 128}, sequences, length, all_splits);
   }
-  MeasureDecode({64, 8, 128}, 64, 2048);
-  MeasureDecode({16, 8, 128}, 64, 2048);
+  MeasureDecode({64, 8, 128}, 64, 2048, all_splits);
+  MeasureDecode({16, 8, 128}, 64, 2048, all_splits);
   for (const uint32_t tokens : {32u, 256u, 2048u, 8192u}) MeasureEngram(tokens, 5120);
 }
 
 }  // namespace
 }  // namespace engram::gpu
 
-int main() { engram::gpu::Main(); }
+int main(int argc, char** argv) {
+  engram::gpu::Main(argc > 1 && std::string_view(argv[1]) == "--all-splits");
+}

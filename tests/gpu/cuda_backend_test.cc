@@ -330,6 +330,28 @@ TEST_F(CudaBackendCreateTest, AFullKvCacheIsAnErrorThatEndsWithAReset) {
   EXPECT_TRUE(step(0, 64, one).ok());
 }
 
+// More rows than one tile, buckets above 16, and sequences that end at different steps.
+TEST_F(CudaBackendCreateTest, SeventySequencesShareTheirSteps) {
+  const ScratchDir scratch;
+  TinyModelShape shape;
+  shape.dtype = Dtype::kBf16;
+  const TinyModel model = TinyModel::Write(shape, scratch.path());
+  constexpr Backend::Limits limits{70, 100, 300};
+  std::vector<Prompt> prompts;
+  for (uint32_t p = 0; p < limits.sequences_max; ++p) {
+    prompts.push_back(RandomPrompt(shape, 1 + p * 37 % 99, true, p));
+  }
+  const auto cpu = test::OpenBackend(model, 8, limits);
+  const Logits reference = RunSequences(cpu.get(), model, prompts, {4, true});
+  const auto backend = OpenCuda(model, limits);
+  for (const uint32_t chunk : {4u, 1u}) {
+    const Logits ours = RunSequences(backend.get(), model, prompts, {chunk, true});
+    ASSERT_FALSE(HasFatalFailure());
+    EXPECT_LT(WorstError(ours, reference), kErrorMax);
+  }
+  EXPECT_GT(backend->stats().graphs_launched, 50u);
+}
+
 TEST_F(CudaBackendCreateTest, DeadPositionsAreRefusedInTheDemoVariant) {
   const ScratchDir scratch;
   TinyModelShape shape;

@@ -38,8 +38,8 @@ TEST(LaunchShapeTest, DecodeSplitsCoverTheLongestSequenceAndFillTheGpu) {
       ASSERT_TRUE(full || splits.tokens == kSplitTokensMin) << sequences << " " << length;
     }
   }
-  EXPECT_EQ(ChooseDecodeSplits(1, 8, 300), (DecodeSplits{2, 256}));
-  EXPECT_EQ(ChooseDecodeSplits(1, 8, 4096), (DecodeSplits{16, 256}));
+  EXPECT_EQ(ChooseDecodeSplits(1, 8, 300), (DecodeSplits{4, 128}));
+  EXPECT_EQ(ChooseDecodeSplits(1, 8, 4096), (DecodeSplits{32, 128}));
   EXPECT_EQ(ChooseDecodeSplits(256, 8, 4096), (DecodeSplits{1, 4096}));
 }
 

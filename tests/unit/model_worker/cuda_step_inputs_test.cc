@@ -37,7 +37,7 @@ TEST(StepInputsTest, AMixedStepHasTilesForPrefillAndRowsForDecode) {
   EXPECT_EQ(f.counts.tokens, 71u);
   EXPECT_EQ(f.counts.rows, 80u);
   EXPECT_FALSE(f.counts.uniform_decode);
-  EXPECT_EQ(f.counts.splits, (DecodeSplits{2, 256}));
+  EXPECT_EQ(f.counts.splits, (DecodeSplits{4, 128}));
   EXPECT_THAT(f.Array(f.at.tile_rows, 2), ElementsAre(0, 64));
   EXPECT_THAT(f.Array(f.at.tile_lengths, 2), ElementsAre(64, 6));
   EXPECT_THAT(f.Array(f.at.decode_rows, 1), ElementsAre(70));
