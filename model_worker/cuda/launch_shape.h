@@ -21,10 +21,7 @@ struct DecodeSplits {
 
 // Positions of one part at least: 64 KiB of keys and values of a head of 128.
 inline constexpr uint32_t kSplitTokensMin = 128;
-// Blocks that keep the largest GPU's 132 multiprocessors busy, three to each.
-inline constexpr uint32_t kDecodeBlocksWanted = 396;
-
-// Enough parts to fill the GPU, no more than the longest sequence has of kSplitTokensMin.
+// As many parts as fill the GPU evenly, no more than the longest sequence has of kSplitTokensMin.
 [[nodiscard]] DecodeSplits ChooseDecodeSplits(uint32_t sequences, uint32_t kv_heads,
                                               uint32_t length_max);
 

@@ -34,13 +34,19 @@ TEST(LaunchShapeTest, DecodeSplitsCoverTheLongestSequenceAndFillTheGpu) {
       ASSERT_GE(splits.tokens, kSplitTokensMin);
       ASSERT_TRUE(std::has_single_bit(splits.count) && std::has_single_bit(splits.tokens));
       // Few blocks only where the sequences are short.
-      const bool full = uint64_t{sequences} * 8 * splits.count >= kDecodeBlocksWanted;
+      const bool full = uint64_t{sequences} * 8 * splits.count >= 200;
       ASSERT_TRUE(full || splits.tokens == kSplitTokensMin) << sequences << " " << length;
     }
   }
   EXPECT_EQ(ChooseDecodeSplits(1, 8, 300), (DecodeSplits{4, 128}));
   EXPECT_EQ(ChooseDecodeSplits(1, 8, 4096), (DecodeSplits{32, 128}));
   EXPECT_EQ(ChooseDecodeSplits(256, 8, 4096), (DecodeSplits{1, 4096}));
+  // The best of those measured on an H200 (gpu_bandwidth --all-splits), or within 3 % of it.
+  EXPECT_EQ(ChooseDecodeSplits(1, 8, 32768).count, 32u);
+  EXPECT_EQ(ChooseDecodeSplits(4, 8, 8192).count, 8u);
+  EXPECT_EQ(ChooseDecodeSplits(32, 8, 1024).count, 1u);
+  EXPECT_EQ(ChooseDecodeSplits(64, 8, 2048).count, 2u);
+  EXPECT_EQ(ChooseDecodeSplits(128, 8, 1024).count, 1u);
 }
 
 TEST(LaunchShapeTest, PartialResultsHaveRoomForEveryStep) {
