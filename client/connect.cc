@@ -90,6 +90,7 @@ Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& mode
   rows.identity = directory->identity();
   rows.batch_tokens_max = options.batch_tokens_max;
   rows.staging_buffers = options.staging_buffers;
+  rows.staging_observer = options.staging_observer;
   rows.io_threads = options.io_threads;
   rows.cache_bytes = options.cache_bytes;
   rows.zone = options.zone;

@@ -11,6 +11,7 @@
 #include "client/row_lookup.h"
 #include "client/row_source.h"
 #include "client/shard_directory.h"
+#include "client/staging_memory.h"
 #include "engram/base/status.h"
 #include "engram/checkpoint/model_files.h"
 #include "engram/transport/read_way.h"
@@ -30,6 +31,7 @@ struct ConnectOptions {
   size_t cache_bytes = 0;  // of hot rows; 0 = none
   uint32_t batch_tokens_max = 1024;
   uint32_t staging_buffers = 4;
+  StagingMemoryObserver* staging_observer = nullptr;  // outlives the rows; may be null
   std::string zone;  // of this host, as the memory nodes name theirs; empty = none is preferred
   // For a version whose slots all have a ready replica.
   std::chrono::milliseconds ready_timeout{30000};

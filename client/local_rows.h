@@ -6,6 +6,7 @@
 
 #include "client/local_tables.h"
 #include "client/row_source.h"
+#include "client/staging_memory.h"
 
 namespace engram {
 
@@ -13,6 +14,7 @@ struct LocalRowsOptions {
   uint32_t batch_tokens_max = 1024;
   uint32_t staging_buffers = 4;
   uint32_t io_threads = 1;
+  StagingMemoryObserver* staging_observer = nullptr;  // outlives the result
 };
 
 // The same tickets, staging buffers, threads and hashing as RemoteRows; a thread hashes, then

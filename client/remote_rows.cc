@@ -64,6 +64,7 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   ring.history_max = static_cast<uint32_t>(layout->spec().hash.max_ngram_size - 1);
   ring.buffer_count = options.staging_buffers;
   ring.part_count = threads;
+  ring.observer = options.staging_observer;
   TicketedRows::Parts parts;
   ENGRAM_ASSIGN_OR_RETURN(parts.ring, StagingRing::Create(ring));
   for (uint32_t part = 0; part < threads; ++part) {

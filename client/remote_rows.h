@@ -9,6 +9,7 @@
 #include "client/hedge_policy.h"
 #include "client/row_source.h"
 #include "client/shard_map_source.h"
+#include "client/staging_memory.h"
 #include "engram/base/clock.h"
 #include "engram/transport/row_reader.h"
 
@@ -30,7 +31,8 @@ struct RemoteRowsOptions {
   // This client's zone, as memory nodes name theirs: with several replicas those of the same zone
   // are read first, after those of the same host. Empty = no zone is preferred.
   std::string zone;
-  HedgeOptions hedging;  // of tables with several replicas
+  HedgeOptions hedging;                               // of tables with several replicas
+  StagingMemoryObserver* staging_observer = nullptr;  // outlives the result
 };
 
 inline constexpr uint32_t kIoThreadsMax = 32;

@@ -60,11 +60,14 @@ Result<std::unique_ptr<StagingRing>> StagingRing::Create(const Options& options)
     ring->buffers_.push_back(std::move(buffer));
     ring->free_.push_back(options.buffer_count - 1 - i);
   }
+  if (options.observer != nullptr) options.observer->Mapped({ring->memory_, ring->memory_bytes_});
   return ring;
 }
 
 StagingRing::~StagingRing() {
-  if (memory_ != nullptr) munmap(memory_, memory_bytes_);
+  if (memory_ == nullptr) return;
+  if (options_.observer != nullptr) options_.observer->Unmapping({memory_, memory_bytes_});
+  munmap(memory_, memory_bytes_);
 }
 
 Result<StagingBuffer*> StagingRing::Acquire(std::span<const TokenRun> runs,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "client/row_source.h"
+#include "client/staging_memory.h"
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
 
@@ -61,10 +62,11 @@ class StagingRing {
     int32_t layer_count = 0;
     int32_t column_count = 0;
     uint32_t row_bytes = 0;
-    uint32_t tokens_max = 0;    // in one batch
-    uint32_t history_max = 0;   // look-back tokens kept of each run
-    uint32_t buffer_count = 0;  // batches at once
-    uint32_t part_count = 1;    // threads that fill a buffer together
+    uint32_t tokens_max = 0;                    // in one batch
+    uint32_t history_max = 0;                   // look-back tokens kept of each run
+    uint32_t buffer_count = 0;                  // batches at once
+    uint32_t part_count = 1;                    // threads that fill a buffer together
+    StagingMemoryObserver* observer = nullptr;  // told of the ring's memory; may be null
   };
   // Release that meets a buffer still being filled gives it back a moment later: Acquire waits that
   // long for it.

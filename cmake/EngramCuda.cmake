@@ -23,6 +23,23 @@ if(NOT CMAKE_CUDA_COMPILER)
 endif()
 set(CMAKE_CUDA_ARCHITECTURES 80-real 90 CACHE STRING "GPUs to compile for")
 enable_language(CUDA)
+# CMake 3.25 does not know that nvcc has C++20.
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
+# Kernels call constexpr functions of the host's headers; warnings are errors, as in C++.
+string(APPEND CMAKE_CUDA_FLAGS " --expt-relaxed-constexpr -Werror all-warnings -Xcompiler -Wall")
+set(CMAKE_CUDA_FLAGS_RELWITHDEBINFO "-O3 -lineinfo")
+
+# What the CUDA backend links: the runtime goes in statically, cuBLASLt is a library of the machine.
+find_file(CUBLASLT_LIBRARY NAMES libcublasLt.so.13 libcublasLt.so HINTS ${ENGRAM_CUDA_TOOLKIT}/lib
+  ${CMAKE_CUDA_IMPLICIT_LINK_DIRECTORIES} PATHS /usr/local/cuda/lib64 REQUIRED)
+add_library(engram_cuda_libraries INTERFACE)
+add_library(engram::cuda_libraries ALIAS engram_cuda_libraries)
+target_include_directories(engram_cuda_libraries SYSTEM INTERFACE
+  ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_link_libraries(engram_cuda_libraries INTERFACE ${CUBLASLT_LIBRARY})
 
 find_path(NCCL_INCLUDE_DIR nccl.h HINTS ${CMAKE_SOURCE_DIR}/build/nccl/include)
 find_file(NCCL_LIBRARY NAMES libnccl.so libnccl.so.2 HINTS ${CMAKE_SOURCE_DIR}/build/nccl/lib

@@ -1,5 +1,4 @@
-// What computes the Transformer: cpu/ here, cuda/ later. The engine (model_worker/engine) drives
-// it.
+// What computes the Transformer: cpu/ or cuda/. The engine (model_worker/engine) drives it.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "client/row_source.h"
+#include "client/staging_memory.h"
 #include "engram/base/status.h"
 #include "engram/hash/ngram_hasher.h"
 
@@ -55,12 +55,18 @@ class Backend {
   // One step of many sequences, each at most once.
   //   engram   null = Engram off; else asked once per Engram layer, in layer order
   //   logits   written: [steps with logits_wanted, in order][vocabulary_size] fp32
-  // The result for one sequence does not depend on which others share the step.
+  // The result for one sequence does not depend on which others share the step: on the CPU not by a
+  // bit, on the GPU but for rounding (cuda/cuda_backend.h).
   // ERRORS: kInvalidArgument (a bound of limits(), a token id outside the vocabulary, a position
-  // that does not follow), or what `engram` gave. After an error the slots of the step are
-  // unspecified: reset them.
+  // that does not follow), kResourceExhausted (a KV cache smaller than all slots need is full:
+  // reset a slot), or what `engram` gave. After an error the slots of the step are unspecified:
+  // reset them.
   [[nodiscard]] virtual Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                        std::vector<float>* logits) = 0;
+
+  // Who wants to know the memory of the row sources that feed this backend; null = nobody. It must
+  // be given to them when they are made, and the backend must outlive them.
+  [[nodiscard]] virtual StagingMemoryObserver* staging_observer() { return nullptr; }
 };
 
 }  // namespace engram

@@ -21,6 +21,7 @@ void AddSettings(const CompareCommandOptions& options, const LoadedModel& model,
   (*report)["nodes"] = remote.node_count;
   (*report)["way"] = remote.way;
   (*report)["transport"] = options.worker.transport;
+  (*report)["backend"] = ComputeOnName(options.worker.backend);
   (*report)["threads"] = model.threads;
   (*report)["io_threads"] = options.worker.io_threads;
   (*report)["cache_bytes"] = options.worker.cache_bytes;

@@ -30,6 +30,7 @@ nlohmann::json GenerateReport(const GenerateOptions& options, const LoadedModel&
   }
   return {{"model", model.name},
           {"parameters_non_embedding", model.backend->parameters_non_embedding()},
+          {"backend", ComputeOnName(options.worker.backend)},
           {"threads", model.threads},
           {"io_threads", options.worker.io_threads},
           {"concurrency", options.worker.concurrency},

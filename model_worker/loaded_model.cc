@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "client/local_rows.h"
 #include "client/local_tables.h"
 #include "model_worker/cpu/cpu_backend.h"
+#include "model_worker/cuda/cuda_backend.h"
 #include "model_worker/weights.h"
 
 namespace engram {
@@ -59,6 +61,7 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   connect.io_threads = options.io_threads;
   connect.cache_bytes = options.cache_bytes;
   connect.batch_tokens_max = options.step_tokens;
+  connect.staging_observer = model.backend->staging_observer();
   OpenedRows opened;
   opened.way = ReadWayName(options.way);
   ENGRAM_ASSIGN_OR_RETURN(opened.source, ConnectRemote(connect));
@@ -87,10 +90,31 @@ Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel
   LocalRowsOptions local;
   local.batch_tokens_max = options.step_tokens;
   local.io_threads = options.io_threads;
+  local.staging_observer = model.backend->staging_observer();
   OpenedRows opened;
   opened.way = "local";
   ENGRAM_ASSIGN_OR_RETURN(opened.source, CreateLocalRows(local, std::move(tables), model.hasher));
   return opened;
+}
+
+Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, ModelWeights weights,
+                                             LoadedModel* model) {
+  Backend::Limits limits;
+  limits.sequences_max = options.concurrency;
+  limits.sequence_tokens_max =
+      std::min<uint32_t>(options.positions, static_cast<uint32_t>(model->config.positions_max));
+  limits.step_tokens_max = options.step_tokens;
+  if (options.backend == ComputeOn::kCuda) {
+    CudaBackendOptions cuda;
+    cuda.limits = limits;
+    return CreateCudaBackend(model->config, std::move(weights), cuda);
+  }
+  CpuBackendOptions cpu;
+  cpu.limits = limits;
+  cpu.threads =
+      options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  model->threads = cpu.threads;
+  return CreateCpuBackend(model->config, std::move(weights), cpu);
 }
 
 }  // namespace
@@ -116,19 +140,11 @@ Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted) {
 
   spdlog::info("loading the weights of {}", options.model_dir);
   ENGRAM_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(options.model_dir, model.config));
-  CpuBackendOptions backend;
-  backend.limits.sequences_max = options.concurrency;
-  backend.limits.sequence_tokens_max =
-      std::min<uint32_t>(options.positions, static_cast<uint32_t>(model.config.positions_max));
-  backend.limits.step_tokens_max = options.step_tokens;
-  backend.threads =
-      options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
-  model.threads = backend.threads;
-  ENGRAM_ASSIGN_OR_RETURN(model.backend,
-                          CreateCpuBackend(model.config, std::move(weights), backend));
-  spdlog::info("{}: {:.1f} M parameters without embeddings, {} compute threads", model.name,
+  ENGRAM_ASSIGN_OR_RETURN(model.backend, MakeBackend(options, std::move(weights), &model));
+  spdlog::info("{}: {:.1f} M parameters without embeddings, computed {}", model.name,
                static_cast<double>(model.backend->parameters_non_embedding()) * 1e-6,
-               model.threads);
+               model.threads == 0 ? std::string("on the GPU")
+                                  : "by " + std::to_string(model.threads) + " threads");
   return model;
 }
 

@@ -22,7 +22,7 @@ struct LoadedModel {
   ModelConfig config;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Backend> backend;
-  uint32_t threads = 0;         // compute threads of the backend
+  uint32_t threads = 0;         // compute threads of the CPU backend; 0 = the GPU computes
   int32_t vocabulary_size = 0;  // ids that both the model and the tokenizer know
   // Null for a model without Engram.
   std::shared_ptr<const TableLayout> layout;
@@ -33,7 +33,8 @@ struct LoadedModel {
   [[nodiscard]] std::vector<int32_t> engram_layer_ids() const;
 };
 
-// ERRORS: those of the readers; kInvalidArgument for rows wanted of a model that has no Engram.
+// ERRORS: those of the readers and of the backend; kInvalidArgument for rows wanted of a model that
+// has no Engram.
 [[nodiscard]] Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted);
 
 // An open row source.
@@ -42,8 +43,9 @@ struct OpenedRows {
   size_t node_count = 0;              // memory nodes
   std::string way;                    // as asked for: "auto", "gather", ...; "local", "off"
 };
-// Rows from where options.rows says. ERRORS: those of ConnectRemote (kUnavailable: no coordinator
-// answers, or not every slot is ready; kWrongModel) and of LocalTables::Load.
+// Rows from where options.rows says, for the model's backend, which must outlive them. ERRORS:
+// those of ConnectRemote (kUnavailable: no coordinator answers, or not every slot is ready;
+// kWrongModel) and of LocalTables::Load.
 [[nodiscard]] Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model);
 
 }  // namespace engram

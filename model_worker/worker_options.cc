@@ -24,13 +24,23 @@ CLI::Option* AddNamedFlag(CLI::App* app, const char* flag, const std::map<std::s
 
 }  // namespace
 
+const char* ComputeOnName(ComputeOn backend) {
+  return backend == ComputeOn::kCuda ? "cuda" : "cpu";
+}
+
 void AddModelFlags(CLI::App* app, WorkerOptions* options) {
   app->add_option("--model", options->model_dir,
                   "Folder with config.json, tokenizer.json and the weights, as published on "
                   "Hugging Face (make one with engramctl make-model)")
       ->required()
       ->check(CLI::ExistingDirectory);
-  app->add_option("--threads", options->threads, "Compute threads; 0 = one per core")
+  AddNamedFlag<ComputeOn>(app, "--backend", {{"cpu", ComputeOn::kCpu}, {"cuda", ComputeOn::kCuda}},
+                          &options->backend,
+                          "What computes the model: cpu = fp32 on the cores, cuda = bf16 on an "
+                          "NVIDIA GPU (needs a build of the cuda preset)")
+      ->default_str("cpu");
+  app->add_option("--threads", options->threads,
+                  "Compute threads of the cpu backend; 0 = one per core")
       ->capture_default_str()
       ->check(CLI::Range(0u, 1024u));
   app->add_option("--concurrency", options->concurrency,

@@ -14,11 +14,14 @@
 namespace engram {
 
 enum class RowsFrom : uint8_t { kRemote, kLocal, kOff };
+enum class ComputeOn : uint8_t { kCpu, kCuda };
+[[nodiscard]] const char* ComputeOnName(ComputeOn backend);  // "cpu", "cuda"
 
 struct WorkerOptions {
   std::string model_dir;
   // Compute.
-  uint32_t threads = 0;  // 0 = one per core
+  ComputeOn backend = ComputeOn::kCpu;
+  uint32_t threads = 0;  // of the CPU backend; 0 = one per core
   uint32_t concurrency = 8;
   uint32_t positions = 4096;  // at most; the model's own limit may be lower
   uint32_t step_tokens = 256;

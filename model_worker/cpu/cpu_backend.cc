@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <optional>
 #include <string>
@@ -17,12 +16,10 @@
 #include "model_worker/cpu/kernels.h"
 #include "model_worker/cpu/matmul.h"
 #include "model_worker/fusion.h"
+#include "model_worker/step_check.h"
 
 namespace engram {
 namespace {
-
-constexpr uint32_t kStepTokensMax = 1u << 16;
-constexpr uint32_t kSequencesMax = 1u << 16;
 
 // Gate and up projections are interleaved in half panels, so that one task has both of its outputs.
 std::vector<float> InterleaveGateUp(const Matrix& gate, const Matrix& up) {
@@ -77,7 +74,8 @@ class CpuBackend final : public Backend {
         kernels_(&CpuKernels()),
         pool_(options.threads),
         shapes_(options.threads),
-        attention_(std::move(attention)) {}
+        attention_(std::move(attention)),
+        positions_(options.limits, config.vocabulary_size) {}
 
   [[nodiscard]] Status Load(ModelWeights weights);
 
@@ -90,11 +88,8 @@ class CpuBackend final : public Backend {
                                std::vector<float>* logits) override;
 
  private:
-  static constexpr uint32_t kNeedsReset = std::numeric_limits<uint32_t>::max();
-
   void AllocateScratch();
   [[nodiscard]] Status PrepareDecode();
-  [[nodiscard]] Status CheckSteps(std::span<const SequenceStep> steps) const;
   void PlanParts(std::span<const SequenceStep> steps);
   [[nodiscard]] Status RunLayers(EngramRows* engram);
   [[nodiscard]] Status FuseEngram(int32_t layer, EngramRows* engram);
@@ -118,7 +113,7 @@ class CpuBackend final : public Backend {
   std::vector<EngramLayer> engram_layers_;  // in the config's order
   std::vector<int32_t> engram_index_;       // [layers] place in engram_layers_, or -1
   PackedMatrix lm_head_;
-  std::vector<uint32_t> next_position_;  // [slots]; kNeedsReset after an error
+  SequencePositions positions_;
 
   // Scratch of one Forward; the row counts are padded as MatmulRows says.
   std::vector<StepPart> parts_;
@@ -150,7 +145,6 @@ Status CpuBackend::Load(ModelWeights weights) {
   if (!lm_head.has_value()) return std::move(lm_head).error();
   lm_head_ = *std::move(lm_head);
   embedding_ = std::move(weights.embedding.values);
-  next_position_.assign(limits_.sequences_max, 0);
   AllocateScratch();
   return PrepareDecode();
 }
@@ -201,54 +195,8 @@ void CpuBackend::AllocateScratch() {
 
 void CpuBackend::ResetSlot(SequenceSlot slot) {
   if (slot.value() >= limits_.sequences_max) return;
-  next_position_[slot.value()] = 0;
+  positions_.Reset(slot);
   for (EngramLayer& layer : engram_layers_) layer.ResetSlot(slot.value());
-}
-
-Status CpuBackend::CheckSteps(std::span<const SequenceStep> steps) const {
-  const auto invalid = [](const std::string& message) {
-    return Status(StatusCode::kInvalidArgument, message);
-  };
-  if (steps.empty()) return invalid("a step without sequences");
-  if (steps.size() > limits_.sequences_max) {
-    return invalid("a step of " + std::to_string(steps.size()) + " sequences; at most " +
-                   std::to_string(limits_.sequences_max));
-  }
-  size_t tokens = 0;
-  for (size_t s = 0; s < steps.size(); ++s) {
-    const SequenceStep& step = steps[s];
-    const std::string name = "sequence slot " + std::to_string(step.slot.value());
-    if (step.slot.value() >= limits_.sequences_max) {
-      return invalid(name + " of " + std::to_string(limits_.sequences_max));
-    }
-    for (size_t other = 0; other < s; ++other) {
-      if (steps[other].slot == step.slot) return invalid(name + " is in the step twice");
-    }
-    if (step.tokens.empty()) return invalid(name + ": no tokens");
-    const uint32_t next = next_position_[step.slot.value()];
-    if (step.position != next) {
-      return invalid(name + ": position " + std::to_string(step.position) +
-                     (next == kNeedsReset ? " after an error: reset the slot"
-                                          : ", expected " + std::to_string(next)));
-    }
-    if (step.tokens.size() > limits_.sequence_tokens_max - step.position) {
-      return invalid(name + ": " + std::to_string(step.tokens.size()) + " tokens at position " +
-                     std::to_string(step.position) + "; a sequence has at most " +
-                     std::to_string(limits_.sequence_tokens_max));
-    }
-    for (const TokenId token : step.tokens) {
-      if (token < 0 || token >= config_.vocabulary_size) {
-        return invalid(name + ": token id " + std::to_string(token) + "; the vocabulary has " +
-                       std::to_string(config_.vocabulary_size));
-      }
-    }
-    tokens += step.tokens.size();
-  }
-  if (tokens > limits_.step_tokens_max) {
-    return invalid("a step of " + std::to_string(tokens) + " tokens; at most " +
-                   std::to_string(limits_.step_tokens_max));
-  }
-  return {};
 }
 
 void CpuBackend::PlanParts(std::span<const SequenceStep> steps) {
@@ -269,18 +217,16 @@ void CpuBackend::PlanParts(std::span<const SequenceStep> steps) {
 Status CpuBackend::Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                            std::vector<float>* logits) {
   BecomeComputeThread();
-  ENGRAM_RETURN_IF_ERROR(CheckSteps(steps));
+  ENGRAM_RETURN_IF_ERROR(positions_.Check(steps));
   if (engram != nullptr && engram_layers_.empty()) {
     return Status(StatusCode::kInvalidArgument,
                   "Engram rows for a model without Engram layers: run it with Engram off");
   }
-  for (const SequenceStep& step : steps) next_position_[step.slot.value()] = kNeedsReset;
+  positions_.Begin(steps);
   PlanParts(steps);
   ENGRAM_RETURN_IF_ERROR(RunLayers(engram));
   ENGRAM_RETURN_IF_ERROR(ComputeLogits(steps, logits));
-  for (const SequenceStep& step : steps) {
-    next_position_[step.slot.value()] = step.position + static_cast<uint32_t>(step.tokens.size());
-  }
+  positions_.Finish(steps);
   return {};
 }
 
@@ -384,34 +330,11 @@ Status CpuBackend::ComputeLogits(std::span<const SequenceStep> steps, std::vecto
 
 Status CheckOptions(const ModelConfig& config, const ModelWeights& weights,
                     const CpuBackendOptions& options) {
-  const auto invalid = [](const std::string& message) {
-    return Status(StatusCode::kInvalidArgument, message);
-  };
-  const Backend::Limits& limits = options.limits;
-  if (limits.sequences_max == 0 || limits.sequence_tokens_max == 0 || limits.step_tokens_max == 0) {
-    return invalid("sequences_max, sequence_tokens_max and step_tokens_max must be at least 1");
-  }
   if (options.threads == 0 || options.threads > 1024) {
-    return invalid("threads = " + std::to_string(options.threads) + "; expected 1 to 1024");
+    return Status(StatusCode::kInvalidArgument,
+                  "threads = " + std::to_string(options.threads) + "; expected 1 to 1024");
   }
-  if (limits.sequence_tokens_max > static_cast<uint32_t>(config.positions_max)) {
-    return invalid("sequence_tokens_max = " + std::to_string(limits.sequence_tokens_max) +
-                   ", but the model's max_position_embeddings is " +
-                   std::to_string(config.positions_max));
-  }
-  if (limits.step_tokens_max > kStepTokensMax || limits.sequences_max > kSequencesMax) {
-    return invalid("step_tokens_max is at most " + std::to_string(kStepTokensMax) +
-                   ", sequences_max at most " + std::to_string(kSequencesMax));
-  }
-  for (const EngramLayerWeights& layer : weights.engram) {
-    if (layer.branch_count != 1) {
-      return invalid("Engram layer " + std::to_string(layer.layer_id) + " has " +
-                     std::to_string(layer.branch_count) +
-                     " hyper-connection branches; this worker runs the plain residual stream "
-                     "(1 branch)");
-    }
-  }
-  return {};
+  return CheckBackendLimits(config, weights, options.limits);
 }
 
 }  // namespace

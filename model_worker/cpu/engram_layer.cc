@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <string>
 
 #include "engram/table/row_codec.h"
 #include "model_worker/fusion.h"
+#include "model_worker/step_check.h"
 
 namespace engram {
 
@@ -44,31 +44,6 @@ void EngramLayer::ResetSlot(uint32_t slot) {
   std::fill_n(history_.begin() + slot * floats, floats, 0.0f);
 }
 
-Status EngramLayer::CheckRows(const LayerRows& rows, uint32_t token_count) const {
-  const uint64_t bytes = uint64_t{token_count} * columns_ * row_bytes_;
-  const std::string layer = "Engram layer " + std::to_string(weights_.layer_id) + ": ";
-  if (rows.token_count != token_count || rows.rows.size() != bytes) {
-    return Status(StatusCode::kInternal,
-                  layer + "the row source gave " + std::to_string(rows.token_count) +
-                      " tokens in " + std::to_string(rows.rows.size()) + " bytes, the step has " +
-                      std::to_string(token_count) + " tokens of " + std::to_string(columns_) +
-                      " rows of " + std::to_string(row_bytes_) +
-                      " bytes: the tables and the model's config.json do not belong together");
-  }
-  if (!rows.dead.empty() && rows.dead.size() != token_count) {
-    return Status(StatusCode::kInternal, layer + "the dead mask has " +
-                                             std::to_string(rows.dead.size()) + " entries for " +
-                                             std::to_string(token_count) + " tokens");
-  }
-  const bool any_dead =
-      std::any_of(rows.dead.begin(), rows.dead.end(), [](uint8_t d) { return d; });
-  if (any_dead && variant_ == Variant::kDemo) {
-    return Status(StatusCode::kInvalidArgument,
-                  layer + "the demo variant has no dead positions: send no dead mask");
-  }
-  return {};
-}
-
 void EngramLayer::DecodeToken(const LayerRows& rows, size_t token, float* values) const {
   if (!rows.dead.empty() && rows.dead[token] != 0) {
     std::fill_n(values, size_t{columns_} * row_values_, 0.0f);
@@ -85,7 +60,8 @@ void EngramLayer::DecodeToken(const LayerRows& rows, size_t token, float* values
 Status EngramLayer::Run(const LayerRows& rows, std::span<const StepPart> parts,
                         uint32_t token_count, EngramScratch* scratch, ComputePool* pool,
                         float* hidden) {
-  ENGRAM_RETURN_IF_ERROR(CheckRows(rows, token_count));
+  ENGRAM_RETURN_IF_ERROR(
+      CheckLayerRows({weights_.layer_id, variant_, columns_, row_bytes_}, rows, token_count));
   ENGRAM_RETURN_IF_ERROR(matrix_.Prepare(token_count));
   const size_t width = size_t{columns_} * row_values_;
   pool->Run(token_count, [&](size_t token, uint32_t) {

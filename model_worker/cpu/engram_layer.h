@@ -50,7 +50,6 @@ class EngramLayer {
 
  private:
   EngramLayer() = default;
-  [[nodiscard]] Status CheckRows(const LayerRows& rows, uint32_t token_count) const;
   void DecodeToken(const LayerRows& rows, size_t token, float* values) const;
   void FuseDemo(std::span<const StepPart> parts, uint32_t token_count, EngramScratch* scratch,
                 ComputePool* pool, float* hidden);

@@ -36,6 +36,35 @@ class StagingRingTest : public ::testing::Test {
   const TokenRun run_{.tokens = tokens_};
 };
 
+class RecordingObserver final : public StagingMemoryObserver {
+ public:
+  void Mapped(std::span<std::byte> memory) override { mapped = memory; }
+  void Unmapping(std::span<std::byte> memory) override {
+    // Still there: a GPU's driver takes its hold off now.
+    memory.front() = std::byte{1};
+    unmapped = memory;
+  }
+  std::span<std::byte> mapped, unmapped;
+};
+
+TEST(StagingRingObserverTest, KnowsTheMemoryOfEveryBufferWhileItIsMapped) {
+  RecordingObserver observer;
+  StagingRing::Options options = SmallOptions();
+  options.observer = &observer;
+  auto ring = *StagingRing::Create(options);
+  for (uint32_t i = 0; i < options.buffer_count; ++i) {
+    const std::byte* begin = ring->buffer(i).rows(0);
+    const std::byte* end = ring->buffer(i).rows(options.layer_count - 1) +
+                           size_t{options.tokens_max} * 3 * options.row_bytes;
+    EXPECT_GE(begin, observer.mapped.data());
+    EXPECT_LE(end, observer.mapped.data() + observer.mapped.size());
+  }
+  EXPECT_TRUE(observer.unmapped.empty());
+  ring.reset();
+  EXPECT_EQ(observer.unmapped.data(), observer.mapped.data());
+  EXPECT_EQ(observer.unmapped.size(), observer.mapped.size());
+}
+
 TEST_F(StagingRingTest, BatchIsCopiedWithTheLookBackThatCounts) {
   std::vector<TokenId> history = {1, 2, 3, 4};
   std::vector<TokenId> tokens = {8, 9};

@@ -1,0 +1,336 @@
+#include "model_worker/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engram/table/table_layout.h"
+#include "model_worker/cuda/device_memory.h"
+#include "model_worker/cuda/gpu_transformer.h"
+#include "model_worker/cuda/graph_cache.h"
+#include "model_worker/cuda/kv_pages.h"
+#include "model_worker/cuda/layer_segments.h"
+#include "model_worker/cuda/row_staging.h"
+#include "model_worker/cuda/step_inputs.h"
+#include "model_worker/step_check.h"
+
+namespace engram {
+namespace {
+
+using gpu::CudaStatus;
+
+// Host copies of step inputs: the CPU fills one while the other is on its way.
+constexpr size_t kInputBuffers = 2;
+// Logits come to the host in pieces of at most this, through pinned memory.
+constexpr size_t kLogitPieceBytes = size_t{32} << 20;
+
+class CudaBackendImpl final : public CudaBackend {
+ public:
+  CudaBackendImpl(const ModelConfig& config, const CudaBackendOptions& options,
+                  uint32_t pages_per_slot, uint32_t page_count)
+      : config_(config),
+        options_(options),
+        positions_(options.limits, config.vocabulary_size),
+        pages_(options.limits.sequences_max, pages_per_slot, page_count),
+        pinned_(options.device) {}
+  ~CudaBackendImpl() override;
+
+  [[nodiscard]] Status Load(ModelWeights weights);
+
+  [[nodiscard]] const Limits& limits() const override { return options_.limits; }
+  [[nodiscard]] int32_t vocabulary_size() const override { return config_.vocabulary_size; }
+  [[nodiscard]] uint64_t parameters_non_embedding() const override { return parameters_; }
+  [[nodiscard]] StagingMemoryObserver* staging_observer() override { return &pinned_; }
+  [[nodiscard]] CudaBackendStats stats() const override;
+
+  void ResetSlot(SequenceSlot slot) override;
+  [[nodiscard]] Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
+                               std::vector<float>* logits) override;
+
+ private:
+  struct InputBuffer {
+    gpu::PinnedArray<int32_t> ints;
+    gpu::Event copied;
+  };
+
+  void MakeSegments(const ModelWeights& weights);
+  [[nodiscard]] Status MakeBuffers();
+  [[nodiscard]] Status SendInputs(std::span<const SequenceStep> steps,
+                                  const gpu::StepCounts& counts);
+  [[nodiscard]] Status RunSegments(const gpu::StepCounts& counts, EngramRows* engram);
+  [[nodiscard]] Status StageRows(int32_t engram_index, const gpu::StepCounts& counts,
+                                 EngramRows* engram);
+  [[nodiscard]] Status RunSegment(size_t index, const gpu::LayerSegment& segment, bool engram_on,
+                                  const gpu::StepCounts& counts);
+  [[nodiscard]] Status TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits);
+
+  ModelConfig config_;
+  CudaBackendOptions options_;
+  uint64_t parameters_ = 0;
+  SequencePositions positions_;
+  gpu::KvPages pages_;
+  gpu::PinnedStaging pinned_;
+  gpu::Stream stream_;
+  std::unique_ptr<gpu::GpuTransformer> transformer_;
+  std::unique_ptr<gpu::RowStaging> staging_;  // null without Engram layers
+  gpu::GraphCache graphs_;
+  std::array<std::vector<gpu::LayerSegment>, 2> segments_;  // Engram off, on
+  std::vector<LayerRowsShape> rows_shapes_;                 // [Engram layers]
+  std::array<InputBuffer, kInputBuffers> inputs_;
+  size_t next_input_ = 0;
+  gpu::PinnedArray<float> logit_piece_;
+  gpu::Event logits_copied_;
+  std::vector<gpu::PageEntry> page_entries_;  // scratch
+  uint64_t segments_enqueued_ = 0;
+};
+
+CudaBackendImpl::~CudaBackendImpl() {
+  // Kernels and copies in flight use what is about to be freed.
+  (void)cudaSetDevice(options_.device);
+  (void)cudaDeviceSynchronize();
+}
+
+Status CudaBackendImpl::Load(ModelWeights weights) {
+  ENGRAM_CUDA_TRY(cudaSetDevice(options_.device), "choosing the GPU");
+  parameters_ = weights.parameters_non_embedding();
+  MakeSegments(weights);
+  gpu::GpuTransformer::Options options;
+  options.limits = options_.limits;
+  options.pages_per_slot = pages_.pages_per_slot();
+  options.page_count = pages_.page_count();
+  auto transformer = gpu::GpuTransformer::Create(config_, std::move(weights), options);
+  if (!transformer.has_value()) return std::move(transformer).error();
+  transformer_ = *std::move(transformer);
+  return MakeBuffers();
+}
+
+void CudaBackendImpl::MakeSegments(const ModelWeights& weights) {
+  std::vector<int32_t> engram_index(weights.layers.size(), -1);
+  for (size_t e = 0; e < weights.engram.size(); ++e) {
+    const int32_t layer = weights.engram[e].layer_id;
+    engram_index[static_cast<size_t>(layer)] = static_cast<int32_t>(e);
+    rows_shapes_.push_back({layer, config_.engram->variant,
+                            static_cast<uint32_t>(config_.engram_columns()),
+                            RowBytes(weights.row_format, config_.engram->row_values)});
+  }
+  for (const bool engram_on : {false, true}) {
+    segments_[engram_on ? 1 : 0] = gpu::PlanSegments(engram_index, engram_on);
+  }
+}
+
+Status CudaBackendImpl::MakeBuffers() {
+  auto stream = gpu::MakeStream();
+  if (!stream.has_value()) return std::move(stream).error();
+  stream_ = *std::move(stream);
+  for (InputBuffer& buffer : inputs_) {
+    auto ints = gpu::PinnedArray<int32_t>::Create(gpu::StepIntsMax(limits()), "step inputs");
+    if (!ints.has_value()) return std::move(ints).error();
+    buffer.ints = *std::move(ints);
+    auto event = gpu::MakeEvent();
+    if (!event.has_value()) return std::move(event).error();
+    buffer.copied = *std::move(event);
+  }
+  const size_t logits = std::min(limits().sequences_max, limits().step_tokens_max) *
+                        static_cast<size_t>(config_.vocabulary_size);
+  auto piece =
+      gpu::PinnedArray<float>::Create(std::min(logits, kLogitPieceBytes / sizeof(float)), "logits");
+  if (!piece.has_value()) return std::move(piece).error();
+  logit_piece_ = *std::move(piece);
+  auto copied = gpu::MakeEvent();
+  if (!copied.has_value()) return std::move(copied).error();
+  logits_copied_ = *std::move(copied);
+  if (rows_shapes_.empty()) return {};
+  gpu::RowStaging::Options options;
+  options.tokens_max = limits().step_tokens_max;
+  options.layer_bytes_max =
+      size_t{options.tokens_max} * rows_shapes_.front().columns * rows_shapes_.front().row_bytes;
+  options.pinned = &pinned_;
+  auto staging = gpu::RowStaging::Create(options);
+  if (!staging.has_value()) return std::move(staging).error();
+  staging_ = *std::move(staging);
+  return {};
+}
+
+CudaBackendStats CudaBackendImpl::stats() const {
+  CudaBackendStats stats;
+  stats.graphs_captured = graphs_.captured_count();
+  stats.graphs_launched = graphs_.launched_count();
+  stats.segments_enqueued = segments_enqueued_;
+  if (staging_ != nullptr) {
+    stats.row_copies_pinned = staging_->pinned_count();
+    stats.row_copies_bounced = staging_->bounced_count();
+    stats.row_bytes_copied = staging_->byte_count();
+  }
+  return stats;
+}
+
+void CudaBackendImpl::ResetSlot(SequenceSlot slot) {
+  positions_.Reset(slot);
+  pages_.Reset(slot.value());
+}
+
+Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows* engram,
+                                std::vector<float>* logits) {
+  ENGRAM_CUDA_TRY(cudaSetDevice(options_.device), "choosing the GPU");
+  ENGRAM_RETURN_IF_ERROR(positions_.Check(steps));
+  if (engram != nullptr && rows_shapes_.empty()) {
+    return {StatusCode::kInvalidArgument,
+            "Engram rows for a model without Engram layers: run it with Engram off"};
+  }
+  page_entries_.clear();
+  ENGRAM_RETURN_IF_ERROR(pages_.Extend(steps, &page_entries_));
+  positions_.Begin(steps);
+  const gpu::StepCounts counts =
+      gpu::CountStep(steps, page_entries_.size(), static_cast<uint32_t>(config_.kv_head_count));
+  Status status = SendInputs(steps, counts);
+  if (status.ok()) status = RunSegments(counts, engram);
+  if (status.ok()) status = TakeLogits(counts, logits);
+  // Also after an error: the rows are the caller's again when this returns.
+  if (engram != nullptr) {
+    const Status finished = staging_->FinishCopies();
+    if (status.ok()) status = finished;
+  }
+  if (status.ok()) positions_.Finish(steps);
+  return status;
+}
+
+Status CudaBackendImpl::SendInputs(std::span<const SequenceStep> steps,
+                                   const gpu::StepCounts& counts) {
+  InputBuffer& buffer = inputs_[next_input_];
+  next_input_ = (next_input_ + 1) % kInputBuffers;
+  ENGRAM_CUDA_TRY(cudaEventSynchronize(buffer.copied.get()), "awaiting the step before the last");
+  gpu::FillStep(steps, page_entries_, counts, buffer.ints.data());
+  // On the compute stream: the step before has read its inputs by then.
+  ENGRAM_CUDA_TRY(cudaMemcpyAsync(transformer_->inputs(), buffer.ints.data(),
+                                  gpu::PlaceStep(counts).int_count * sizeof(int32_t),
+                                  cudaMemcpyHostToDevice, stream_.get()),
+                  "copying a step's inputs");
+  ENGRAM_CUDA_TRY(cudaEventRecord(buffer.copied.get(), stream_.get()), "recording a copy");
+  return {};
+}
+
+Status CudaBackendImpl::RunSegments(const gpu::StepCounts& counts, EngramRows* engram) {
+  const bool engram_on = engram != nullptr;
+  const std::vector<gpu::LayerSegment>& segments = segments_[engram_on ? 1 : 0];
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (segments[i].engram_index >= 0) {
+      ENGRAM_RETURN_IF_ERROR(StageRows(segments[i].engram_index, counts, engram));
+    }
+    ENGRAM_RETURN_IF_ERROR(RunSegment(i, segments[i], engram_on, counts));
+  }
+  return {};
+}
+
+// Waits for the rows on the CPU, while the GPU runs the segments that were enqueued before.
+Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& counts,
+                                  EngramRows* engram) {
+  const Result<LayerRows> rows = engram->Rows(engram_index);
+  if (!rows.has_value()) return rows.error();
+  ENGRAM_RETURN_IF_ERROR(
+      CheckLayerRows(rows_shapes_[static_cast<size_t>(engram_index)], *rows, counts.tokens));
+  const auto staged = staging_->Stage(*rows, stream_.get());
+  if (!staged.has_value()) return staged.error();
+  ENGRAM_RETURN_IF_ERROR(transformer_->DecodeRows(*staged, counts, stream_.get()));
+  return staging_->Consumed(*staged, stream_.get());
+}
+
+Status CudaBackendImpl::RunSegment(size_t index, const gpu::LayerSegment& segment, bool engram_on,
+                                   const gpu::StepCounts& counts) {
+  const auto enqueue = [&] { return transformer_->EnqueueSegment(segment, counts, stream_.get()); };
+  if (!options_.graphs || !counts.uniform_decode) {
+    ++segments_enqueued_;
+    return enqueue();
+  }
+  const gpu::GraphKey key{counts.rows, counts.splits.count, counts.splits.tokens,
+                          static_cast<int32_t>(index), engram_on};
+  const uint64_t launched = graphs_.launched_count();
+  ENGRAM_RETURN_IF_ERROR(graphs_.Run(key, stream_.get(), enqueue));
+  if (graphs_.launched_count() == launched) ++segments_enqueued_;
+  return {};
+}
+
+Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits) {
+  const size_t count = counts.logits_wanted * static_cast<size_t>(config_.vocabulary_size);
+  logits->resize(count);
+  for (size_t at = 0; at < count; at += logit_piece_.size()) {
+    const size_t piece = std::min(logit_piece_.size(), count - at);
+    ENGRAM_CUDA_TRY(cudaMemcpyAsync(logit_piece_.data(), transformer_->logits() + at,
+                                    piece * sizeof(float), cudaMemcpyDeviceToHost, stream_.get()),
+                    "copying logits");
+    ENGRAM_CUDA_TRY(cudaEventRecord(logits_copied_.get(), stream_.get()), "recording a copy");
+    // Errors of the step's kernels come out here.
+    ENGRAM_CUDA_TRY(cudaEventSynchronize(logits_copied_.get()), "computing a step");
+    std::memcpy(logits->data() + at, logit_piece_.data(), piece * sizeof(float));
+  }
+  return {};
+}
+
+Status CheckShapes(const ModelConfig& config) {
+  const auto unfit = [](const char* key, int32_t value, const char* bound) {
+    return Status(StatusCode::kInvalidArgument, std::string(key) + " is " + std::to_string(value) +
+                                                    ": the CUDA backend takes " + bound +
+                                                    "; use --backend cpu");
+  };
+  if (config.hidden_size % 8 != 0) {
+    return unfit("hidden_size", config.hidden_size, "multiples of 8");
+  }
+  if (config.head_dim % 8 != 0 || gpu::PaddedHeadDim(static_cast<uint32_t>(config.head_dim)) == 0) {
+    return unfit("head_dim", config.head_dim, "multiples of 8 up to 128");
+  }
+  return {};
+}
+
+Status CheckDevice(int32_t device) {
+  const auto unfit = [](const std::string& message) {
+    return Status(StatusCode::kFailedPrecondition, message + "; or use --backend cpu");
+  };
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess) {
+    (void)cudaGetLastError();
+    return unfit(std::string("no GPU can be used here (") + cudaGetErrorString(error) +
+                 "): run on a machine with an NVIDIA GPU and its driver");
+  }
+  if (device < 0 || device >= count) {
+    return unfit("GPU " + std::to_string(device) + " is not there: this machine has " +
+                 std::to_string(count) + "; choose one of them");
+  }
+  int major = 0;
+  ENGRAM_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                  "asking what the GPU is");
+  if (major >= 8) return {};
+  return unfit("the GPU's compute capability is " + std::to_string(major) +
+               ".x: use one of 8.0 or more (A100, H100 and later)");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config,
+                                                       ModelWeights weights,
+                                                       const CudaBackendOptions& options) {
+  ENGRAM_TRY(CheckBackendLimits(config, weights, options.limits));
+  ENGRAM_TRY(CheckShapes(config));
+  ENGRAM_TRY(CheckDevice(options.device));
+  const uint32_t per_slot = gpu::PagesFor(options.limits.sequence_tokens_max);
+  const uint64_t all_slots = uint64_t{per_slot} * options.limits.sequences_max;
+  const uint64_t asked = (options.kv_cache_tokens + gpu::kPageTokens - 1) / gpu::kPageTokens;
+  const uint64_t pages = options.kv_cache_tokens == 0 ? all_slots : std::min(asked, all_slots);
+  if (all_slots > INT32_MAX) {
+    return Error(StatusCode::kInvalidArgument,
+                 "a KV cache of " + std::to_string(all_slots) + " pages: lower the limits");
+  }
+  try {
+    auto backend =
+        std::make_unique<CudaBackendImpl>(config, options, per_slot, static_cast<uint32_t>(pages));
+    ENGRAM_TRY(backend->Load(std::move(weights)));
+    return backend;
+  } catch (const std::bad_alloc&) {
+    return Error(StatusCode::kResourceExhausted, "not enough memory to load the model");
+  }
+}
+
+}  // namespace engram

@@ -1,0 +1,59 @@
+// The backend on an NVIDIA GPU: bf16 weights, activations and KV cache; fp32 sums, norms and
+// residual stream. No CUDA header is needed to use it.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "engram/base/status.h"
+#include "model_worker/backend.h"
+#include "model_worker/model_config.h"
+#include "model_worker/weights.h"
+
+namespace engram {
+
+struct CudaBackendOptions {
+  Backend::Limits limits;
+  int32_t device = 0;  // as CUDA counts them
+  // Decode steps are captured as CUDA graphs the second time a row bucket comes, and replayed from
+  // then on; the numbers are the same without.
+  bool graphs = true;
+  // Positions that the KV cache has room for, over all sequences; 0 = all slots filled to the end.
+  uint64_t kv_cache_tokens = 0;
+};
+
+// Monotonic counters.
+struct CudaBackendStats {
+  uint64_t graphs_captured = 0;
+  uint64_t graphs_launched = 0;
+  uint64_t segments_enqueued = 0;   // kernel by kernel: prefill, and the first step of a kind
+  uint64_t row_copies_pinned = 0;   // straight out of pinned staging memory
+  uint64_t row_copies_bounced = 0;  // through a pinned buffer of our own
+  uint64_t row_bytes_copied = 0;
+};
+
+// Thread-compatible, as Backend says. Forward enqueues a step's layers without waiting for the GPU,
+// so that an Engram layer's rows are asked for while the layers before it run; a late layer keeps
+// only itself and what follows waiting. The rows of each layer travel in one copy on a stream of
+// their own. With logits wanted, Forward returns when they are there; without, as soon as no row
+// memory is read any more, and the GPU may still be computing.
+class CudaBackend : public Backend {
+ public:
+  [[nodiscard]] virtual CudaBackendStats stats() const = 0;
+};
+
+// Takes the weights, rounds them to bf16 and frees the originals as it goes.
+//
+// WHAT IT TAKES: hidden_size and head_dim must be multiples of 8, head_dim at most 128; a GPU of
+// compute capability 8.0 or more.
+// DETERMINISM: the same steps in the same order give the same bits on one kind of GPU, with graphs
+// or without. What shares a step, and how a prefill is cut, may change the last bits of a bf16: the
+// matrix products are computed in different tiles for different numbers of rows.
+// Engram may be off (null) or on per sequence, not change within one.
+// ERRORS: kFailedPrecondition (this build has no CUDA, this machine no GPU that will do; the
+// message says what to do), kInvalidArgument (limits, shapes, more than one branch),
+// kResourceExhausted (GPU memory), kInternal (CUDA).
+[[nodiscard]] Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(
+    const ModelConfig& config, ModelWeights weights, const CudaBackendOptions& options);
+
+}  // namespace engram

@@ -1,0 +1,108 @@
+#include "model_worker/cuda/row_staging.h"
+
+#include <cstring>
+#include <utility>
+
+#include "engram/base/check.h"
+
+namespace engram::gpu {
+
+void PinnedStaging::Mapped(std::span<std::byte> memory) {
+  (void)cudaSetDevice(device_);
+  if (cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable) != cudaSuccess) {
+    (void)cudaGetLastError();
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  ranges_[memory.data()] = memory.size();
+}
+
+void PinnedStaging::Unmapping(std::span<std::byte> memory) {
+  const std::lock_guard lock(mutex_);
+  if (ranges_.erase(memory.data()) == 0) return;
+  (void)cudaSetDevice(device_);
+  (void)cudaHostUnregister(memory.data());
+}
+
+bool PinnedStaging::Contains(std::span<const std::byte> rows) const {
+  const std::lock_guard lock(mutex_);
+  auto after = ranges_.upper_bound(rows.data());
+  if (after == ranges_.begin()) return false;
+  const auto& [begin, bytes] = *--after;
+  return rows.data() + rows.size() <= begin + bytes;
+}
+
+Result<std::unique_ptr<RowStaging>> RowStaging::Create(const Options& options) {
+  auto staging = std::make_unique<RowStaging>();
+  staging->options_ = options;
+  ENGRAM_ASSIGN_OR_RETURN(staging->copy_stream_, MakeStream());
+  for (Buffer& buffer : staging->buffers_) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        buffer.rows, DeviceArray<std::byte>::Create(options.layer_bytes_max, "staged Engram rows"));
+    ENGRAM_ASSIGN_OR_RETURN(buffer.dead,
+                            DeviceArray<uint8_t>::Create(options.tokens_max, "staged Engram rows"));
+    ENGRAM_ASSIGN_OR_RETURN(buffer.bounce_dead,
+                            PinnedArray<uint8_t>::Create(options.tokens_max, "staged Engram rows"));
+    ENGRAM_ASSIGN_OR_RETURN(buffer.copied, MakeEvent());
+    ENGRAM_ASSIGN_OR_RETURN(buffer.consumed, MakeEvent());
+  }
+  return staging;
+}
+
+Result<const std::byte*> RowStaging::HostRows(const LayerRows& rows, Buffer* buffer) {
+  if (options_.pinned != nullptr && options_.pinned->Contains(rows.rows)) {
+    ++pinned_count_;
+    return rows.rows.data();
+  }
+  if (buffer->bounce_rows.size() == 0) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        buffer->bounce_rows,
+        PinnedArray<std::byte>::Create(options_.layer_bytes_max, "staged Engram rows"));
+  }
+  ++bounced_count_;
+  std::memcpy(buffer->bounce_rows.data(), rows.rows.data(), rows.rows.size());
+  return buffer->bounce_rows.data();
+}
+
+Result<RowStaging::Staged> RowStaging::Stage(const LayerRows& rows, cudaStream_t compute) {
+  ENGRAM_CHECK(rows.rows.size() <= options_.layer_bytes_max &&
+               rows.dead.size() <= options_.tokens_max);
+  const uint32_t index = next_;
+  next_ = (next_ + 1) % kBuffers;
+  Buffer& buffer = buffers_[index];
+  // Its bounce buffers are about to be written; the copy was kBuffers layers ago.
+  ENGRAM_TRY(CudaStatus(cudaEventSynchronize(buffer.copied.get()), "awaiting a copy of rows"));
+  ENGRAM_ASSIGN_OR_RETURN(const std::byte* host, HostRows(rows, &buffer));
+  cudaStream_t stream = copy_stream_.get();
+  ENGRAM_TRY(CudaStatus(cudaStreamWaitEvent(stream, buffer.consumed.get(), 0), "ordering copies"));
+  ENGRAM_TRY(CudaStatus(
+      cudaMemcpyAsync(buffer.rows.data(), host, rows.rows.size(), cudaMemcpyHostToDevice, stream),
+      "copying Engram rows"));
+  byte_count_ += rows.rows.size();
+  Staged staged;
+  staged.rows = buffer.rows.data();
+  staged.buffer = index;
+  if (!rows.dead.empty()) {
+    std::memcpy(buffer.bounce_dead.data(), rows.dead.data(), rows.dead.size());
+    ENGRAM_TRY(CudaStatus(cudaMemcpyAsync(buffer.dead.data(), buffer.bounce_dead.data(),
+                                          rows.dead.size(), cudaMemcpyHostToDevice, stream),
+                          "copying a dead mask"));
+    staged.dead = buffer.dead.data();
+  }
+  ENGRAM_TRY(CudaStatus(cudaEventRecord(buffer.copied.get(), stream), "recording a copy"));
+  ENGRAM_TRY(CudaStatus(cudaStreamWaitEvent(compute, buffer.copied.get(), 0), "ordering copies"));
+  last_ = index;
+  return staged;
+}
+
+Status RowStaging::Consumed(const Staged& staged, cudaStream_t compute) {
+  return CudaStatus(cudaEventRecord(buffers_[staged.buffer].consumed.get(), compute),
+                    "recording that rows were read");
+}
+
+Status RowStaging::FinishCopies() {
+  // Copies run in order.
+  return CudaStatus(cudaEventSynchronize(buffers_[last_].copied.get()), "awaiting copies of rows");
+}
+
+}  // namespace engram::gpu

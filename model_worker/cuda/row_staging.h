@@ -1,0 +1,87 @@
+// Staged rows on their way to the GPU.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+
+#include <cuda_runtime_api.h>
+
+#include "client/row_source.h"
+#include "client/staging_memory.h"
+#include "engram/base/status.h"
+#include "model_worker/cuda/device_memory.h"
+
+namespace engram::gpu {
+
+// Pins the memory that row sources stage rows in, once, for as long as it is mapped. Thread-safe.
+class PinnedStaging final : public StagingMemoryObserver {
+ public:
+  explicit PinnedStaging(int32_t device) : device_(device) {}
+  // Memory that cannot be pinned (a limit of the system) is left alone: its rows take a copy more.
+  void Mapped(std::span<std::byte> memory) override;
+  void Unmapping(std::span<std::byte> memory) override;
+  [[nodiscard]] bool Contains(std::span<const std::byte> rows) const;
+
+ private:
+  const int32_t device_;
+  mutable std::mutex mutex_;
+  std::map<const std::byte*, size_t> ranges_;  // guarded by mutex_; begin -> bytes
+};
+
+// A ring of device buffers, each for one layer's rows of one step. A buffer is filled on a stream
+// of its own, read by what is enqueued on the compute stream, and filled again only after that was
+// run: steps in flight never share one that is still being read. Thread-compatible.
+class RowStaging {
+ public:
+  static constexpr uint32_t kBuffers = 3;
+
+  struct Options {
+    size_t layer_bytes_max = 0;  // of one layer's rows
+    uint32_t tokens_max = 0;
+    const PinnedStaging* pinned = nullptr;  // outlives this
+  };
+  struct Staged {
+    const std::byte* rows = nullptr;  // on the device
+    const uint8_t* dead = nullptr;    // the same; null = none
+    uint32_t buffer = 0;
+  };
+
+  [[nodiscard]] static Result<std::unique_ptr<RowStaging>> Create(const Options& options);
+
+  // Starts one copy (two where there are dead positions); what is enqueued on `compute` from now on
+  // waits for it. Does not wait for the GPU, unless all buffers' copies are still to be made.
+  // OWNERSHIP: the rows must stay until FinishCopies, or until the GPU has run what reads them.
+  [[nodiscard]] Result<Staged> Stage(const LayerRows& rows, cudaStream_t compute);
+  // Everything that reads the buffer is enqueued on `compute` by now.
+  [[nodiscard]] Status Consumed(const Staged& staged, cudaStream_t compute);
+  // Sleeps until no copy reads host memory any more.
+  [[nodiscard]] Status FinishCopies();
+
+  [[nodiscard]] uint64_t pinned_count() const { return pinned_count_; }
+  [[nodiscard]] uint64_t bounced_count() const { return bounced_count_; }
+  [[nodiscard]] uint64_t byte_count() const { return byte_count_; }
+
+ private:
+  struct Buffer {
+    DeviceArray<std::byte> rows;
+    DeviceArray<uint8_t> dead;
+    PinnedArray<std::byte> bounce_rows;  // made when first needed
+    PinnedArray<uint8_t> bounce_dead;
+    Event copied, consumed;
+  };
+  [[nodiscard]] Result<const std::byte*> HostRows(const LayerRows& rows, Buffer* buffer);
+
+  Options options_;
+  Stream copy_stream_;
+  std::array<Buffer, kBuffers> buffers_;
+  uint32_t next_ = 0;
+  uint32_t last_ = 0;  // whose copy was enqueued last
+  uint64_t pinned_count_ = 0, bounced_count_ = 0, byte_count_ = 0;
+};
+
+}  // namespace engram::gpu

@@ -1,0 +1,132 @@
+#include "model_worker/step_check.h"
+
+#include <algorithm>
+#include <limits>
+#include <string>
+
+namespace engram {
+namespace {
+
+constexpr uint32_t kStepTokensMax = 1u << 16;
+constexpr uint32_t kSequencesMax = 1u << 16;
+constexpr uint32_t kNeedsReset = std::numeric_limits<uint32_t>::max();
+
+Status Invalid(const std::string& message) { return {StatusCode::kInvalidArgument, message}; }
+
+std::string NameOf(SequenceSlot slot) { return "sequence slot " + std::to_string(slot.value()); }
+
+}  // namespace
+
+void SequencePositions::Reset(SequenceSlot slot) {
+  if (slot.value() < limits_.sequences_max) next_[slot.value()] = 0;
+}
+
+Status SequencePositions::Check(std::span<const SequenceStep> steps) const {
+  if (steps.empty()) return Invalid("a step without sequences");
+  if (steps.size() > limits_.sequences_max) {
+    return Invalid("a step of " + std::to_string(steps.size()) + " sequences; at most " +
+                   std::to_string(limits_.sequences_max));
+  }
+  size_t tokens = 0;
+  for (size_t s = 0; s < steps.size(); ++s) {
+    if (steps[s].slot.value() >= limits_.sequences_max) {
+      return Invalid(NameOf(steps[s].slot) + " of " + std::to_string(limits_.sequences_max));
+    }
+    for (size_t other = 0; other < s; ++other) {
+      if (steps[other].slot == steps[s].slot) {
+        return Invalid(NameOf(steps[s].slot) + " is in the step twice");
+      }
+    }
+    ENGRAM_RETURN_IF_ERROR(CheckOne(steps[s]));
+    tokens += steps[s].tokens.size();
+  }
+  if (tokens > limits_.step_tokens_max) {
+    return Invalid("a step of " + std::to_string(tokens) + " tokens; at most " +
+                   std::to_string(limits_.step_tokens_max));
+  }
+  return {};
+}
+
+Status SequencePositions::CheckOne(const SequenceStep& step) const {
+  const std::string name = NameOf(step.slot);
+  if (step.tokens.empty()) return Invalid(name + ": no tokens");
+  const uint32_t next = next_[step.slot.value()];
+  if (step.position != next) {
+    return Invalid(name + ": position " + std::to_string(step.position) +
+                   (next == kNeedsReset ? " after an error: reset the slot"
+                                        : ", expected " + std::to_string(next)));
+  }
+  if (step.tokens.size() > limits_.sequence_tokens_max - step.position) {
+    return Invalid(name + ": " + std::to_string(step.tokens.size()) + " tokens at position " +
+                   std::to_string(step.position) + "; a sequence has at most " +
+                   std::to_string(limits_.sequence_tokens_max));
+  }
+  for (const TokenId token : step.tokens) {
+    if (token < 0 || token >= vocabulary_size_) {
+      return Invalid(name + ": token id " + std::to_string(token) + "; the vocabulary has " +
+                     std::to_string(vocabulary_size_));
+    }
+  }
+  return {};
+}
+
+void SequencePositions::Begin(std::span<const SequenceStep> steps) {
+  for (const SequenceStep& step : steps) next_[step.slot.value()] = kNeedsReset;
+}
+
+void SequencePositions::Finish(std::span<const SequenceStep> steps) {
+  for (const SequenceStep& step : steps) {
+    next_[step.slot.value()] = step.position + static_cast<uint32_t>(step.tokens.size());
+  }
+}
+
+Status CheckBackendLimits(const ModelConfig& config, const ModelWeights& weights,
+                          const Backend::Limits& limits) {
+  if (limits.sequences_max == 0 || limits.sequence_tokens_max == 0 || limits.step_tokens_max == 0) {
+    return Invalid("sequences_max, sequence_tokens_max and step_tokens_max must be at least 1");
+  }
+  if (limits.sequence_tokens_max > static_cast<uint32_t>(config.positions_max)) {
+    return Invalid("sequence_tokens_max = " + std::to_string(limits.sequence_tokens_max) +
+                   ", but the model's max_position_embeddings is " +
+                   std::to_string(config.positions_max));
+  }
+  if (limits.step_tokens_max > kStepTokensMax || limits.sequences_max > kSequencesMax) {
+    return Invalid("step_tokens_max is at most " + std::to_string(kStepTokensMax) +
+                   ", sequences_max at most " + std::to_string(kSequencesMax));
+  }
+  for (const EngramLayerWeights& layer : weights.engram) {
+    if (layer.branch_count != 1) {
+      return Invalid("Engram layer " + std::to_string(layer.layer_id) + " has " +
+                     std::to_string(layer.branch_count) +
+                     " hyper-connection branches; this worker runs the plain residual stream "
+                     "(1 branch)");
+    }
+  }
+  return {};
+}
+
+Status CheckLayerRows(const LayerRowsShape& shape, const LayerRows& rows, uint32_t token_count) {
+  const uint64_t bytes = uint64_t{token_count} * shape.columns * shape.row_bytes;
+  const auto layer = [&] { return "Engram layer " + std::to_string(shape.layer_id) + ": "; };
+  if (rows.token_count != token_count || rows.rows.size() != bytes) {
+    return {StatusCode::kInternal,
+            layer() + "the row source gave " + std::to_string(rows.token_count) + " tokens in " +
+                std::to_string(rows.rows.size()) + " bytes, the step has " +
+                std::to_string(token_count) + " tokens of " + std::to_string(shape.columns) +
+                " rows of " + std::to_string(shape.row_bytes) +
+                " bytes: the tables and the model's config.json do not belong together"};
+  }
+  if (!rows.dead.empty() && rows.dead.size() != token_count) {
+    return {StatusCode::kInternal, layer() + "the dead mask has " +
+                                       std::to_string(rows.dead.size()) + " entries for " +
+                                       std::to_string(token_count) + " tokens"};
+  }
+  const bool any_dead =
+      std::any_of(rows.dead.begin(), rows.dead.end(), [](uint8_t d) { return d != 0; });
+  if (any_dead && shape.variant == Variant::kDemo) {
+    return Invalid(layer() + "the demo variant has no dead positions: send no dead mask");
+  }
+  return {};
+}
+
+}  // namespace engram
