@@ -38,6 +38,8 @@ class SlotReleaseTest : public testing::Test {
     store_ = std::make_unique<SlotStore>(f_->server_.get(), &clock_, options);
     ASSERT_TRUE(store_->AddVersion(kVersion, test::SmallIdentity(), f_->layout_).ok());
     store_->SetNewestEpoch(kVersion, Epoch(1));
+    // All the memory in one region, then the spare given back.
+    ASSERT_TRUE(store_->SetSlots(kVersion, Without(kSlots + spare, kSlots + spare)).ok());
     ASSERT_TRUE(store_->SetSlots(kVersion, Without(kSlots)).ok());
     FillEmpty();
     ASSERT_EQ(store_->ReadySlots(kVersion).size(), kSlots);
