@@ -39,7 +39,7 @@ DecodeSplits ChooseDecodeSplits(uint32_t sequences, uint32_t kv_heads, uint32_t 
   for (uint32_t count = 2; count <= length / kSplitTokensMin && blocks * count <= kBlocksMax;
        count *= 2) {
     // Each doubling costs a little: more to merge.
-    const double evenness = Evenness(blocks * count) - 0.02 * std::bit_width(count - 1);
+    const double evenness = Evenness(blocks * count) * (1 - 0.02 * std::bit_width(count - 1));
     if (evenness <= best) continue;
     best = evenness;
     splits = {count, length / count};

@@ -46,7 +46,11 @@ TEST(LaunchShapeTest, DecodeSplitsCoverTheLongestSequenceAndFillTheGpu) {
   EXPECT_EQ(ChooseDecodeSplits(4, 8, 8192).count, 8u);
   EXPECT_EQ(ChooseDecodeSplits(32, 8, 1024).count, 1u);
   EXPECT_EQ(ChooseDecodeSplits(64, 8, 2048).count, 2u);
+  EXPECT_EQ(ChooseDecodeSplits(32, 8, 4096).count, 1u);
   EXPECT_EQ(ChooseDecodeSplits(128, 8, 1024).count, 1u);
+  EXPECT_EQ(ChooseDecodeSplits(256, 8, 2048).count, 1u);
+  // However few blocks there are, more parts are better.
+  EXPECT_EQ(ChooseDecodeSplits(1, 1, 4096).count, 32u);
 }
 
 TEST(LaunchShapeTest, PartialResultsHaveRoomForEveryStep) {
