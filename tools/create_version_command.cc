@@ -118,6 +118,7 @@ void AddCreateVersionCommand(CLI::App& app, CommandLine& line) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand(
       "create-version", "Make a table version of a checkpoint: place its slots, load them");
+  command->alias("add-version");
   command->footer(
       "The folder must be readable under the same path by the coordinator and by every memory "
       "node.\n"
