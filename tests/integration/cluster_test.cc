@@ -140,6 +140,10 @@ TEST(ClusterTest, ReadsGoOnWhileTheCoordinatorIsKilledAndRestarted) {
 TEST(ClusterTest, AFlippedByteIsFoundByReadersAndReportedNeverDelivered) {
   auto cluster = StartCluster({.node_arguments = {"--scrub-rate", "0"}});
   ASSERT_NE(cluster, nullptr);
+  // Else it is repaired before the reader gives up.
+  for (int i = 0; i < cluster->node_count(); ++i) {
+    EXPECT_EQ(HttpCall(cluster->node_http(i), "POST", "/test/pause_loading?paused=1").status, 200);
+  }
   // Row 5 of slot 0 on the node that has it.
   int holder = -1;
   for (int i = 0; i < cluster->node_count(); ++i) {

@@ -49,6 +49,7 @@ class MovesTest : public testing::TestWithParam<std::string> {
     EXPECT_EQ(tally.batches_failed, 0u)
         << (tally.failures.empty() ? "" : tally.failures[0].ToString());
     EXPECT_GT(tally.batches_ok, 20u);
+    std::printf("longest batch %.1f ms\n", tally.longest_batch_ms);
     EXPECT_EQ(client_->remote().Stats().rows_wrong, 0u);
   }
   nlohmann::json NodeStatus(int i) {

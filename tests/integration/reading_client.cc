@@ -78,7 +78,10 @@ Status ReadingClient::ReadBatch(ReadTally* tally) {
 
 void ReadingClient::Read(int batches, ReadTally* tally) {
   for (int i = 0; i < batches; ++i) {
+    const auto began = std::chrono::steady_clock::now();
     Status status = ReadBatch(tally);
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - began;
+    tally->longest_batch_ms = std::max(tally->longest_batch_ms, took.count());
     if (status.ok()) {
       ++tally->batches_ok;
     } else {

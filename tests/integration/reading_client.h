@@ -21,6 +21,7 @@ struct ReadTally {
   // Batches by the checkpoint whose rows they had, all of them: the cluster's, then other_models'.
   std::vector<uint64_t> batches_of;
   std::vector<Status> failures;  // the first hundred
+  double longest_batch_ms = 0;   // from before its Prefetch to after its last Await
 };
 
 // Reads random tokens' rows remotely and from the checkpoint (`local`), and compares them byte by
