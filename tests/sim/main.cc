@@ -13,18 +13,11 @@
 namespace engram::sim {
 namespace {
 
+// Sent through a pipe as it is.
 struct Totals {
   uint64_t seeds = 0;
   uint64_t violations = 0;
-  uint64_t steps = 0;
-  uint64_t faults = 0;
-  uint64_t batches = 0;
-  uint64_t batches_failed = 0;
-  uint64_t rows = 0;
-  uint64_t rows_mapped = 0;
-  uint64_t reads_hedged = 0;
-  uint64_t terms = 0;
-  uint64_t checks = 0;
+  Figures figures;
 };
 
 Totals RunSeeds(uint64_t first, uint64_t count, uint64_t step, PlantedBug bug, bool stop_at_first) {
@@ -32,15 +25,7 @@ Totals RunSeeds(uint64_t first, uint64_t count, uint64_t step, PlantedBug bug, b
   for (uint64_t seed = first; seed < first + count; seed += step) {
     const Outcome outcome = Simulate({seed, bug, false});
     ++totals.seeds;
-    totals.steps += outcome.steps;
-    totals.faults += outcome.faults;
-    totals.batches += outcome.batches;
-    totals.batches_failed += outcome.batches_failed;
-    totals.rows += outcome.rows;
-    totals.rows_mapped += outcome.rows_mapped;
-    totals.reads_hedged += outcome.reads_hedged;
-    totals.terms += outcome.terms;
-    totals.checks += outcome.checks;
+    totals.figures.Add(outcome.figures);
     if (outcome.violation.empty()) continue;
     ++totals.violations;
     std::printf("seed %llu: %s\n", static_cast<unsigned long long>(seed),
@@ -49,6 +34,20 @@ Totals RunSeeds(uint64_t first, uint64_t count, uint64_t step, PlantedBug bug, b
     if (stop_at_first) break;
   }
   return totals;
+}
+
+void Print(const Totals& all, uint64_t first, double took) {
+  const auto number = [](uint64_t value) { return std::to_string(value); };
+  const Figures& figures = all.figures;
+  std::printf("%s seeds from %s in %.1f s: %s violated an invariant\n", number(all.seeds).c_str(),
+              number(first).c_str(), took, number(all.violations).c_str());
+  std::printf("  %s steps, %s faults, %s terms, %s checks of memory against leases\n",
+              number(figures.steps).c_str(), number(figures.faults).c_str(),
+              number(figures.terms).c_str(), number(figures.checks).c_str());
+  std::printf("  %s batches (%s failed), %s rows (%s mapped), %s reads hedged\n",
+              number(figures.batches).c_str(), number(figures.batches_failed).c_str(),
+              number(figures.rows).c_str(), number(figures.rows_mapped).c_str(),
+              number(figures.reads_hedged).c_str());
 }
 
 }  // namespace
@@ -121,32 +120,14 @@ int main(int argc, char** argv) {
     if (read(end, &part, sizeof(part)) != sizeof(part)) died = true;
     all.seeds += part.seeds;
     all.violations += part.violations;
-    all.steps += part.steps;
-    all.faults += part.faults;
-    all.batches += part.batches;
-    all.batches_failed += part.batches_failed;
-    all.rows += part.rows;
-    all.rows_mapped += part.rows_mapped;
-    all.reads_hedged += part.reads_hedged;
-    all.terms += part.terms;
-    all.checks += part.checks;
+    all.figures.Add(part.figures);
     close(end);
   }
   while (wait(nullptr) > 0) {
   }
   const double took =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-  std::printf(
-      "%llu seeds from %llu in %.1f s: %llu violated an invariant\n"
-      "  %llu steps, %llu faults, %llu terms, %llu checks of memory against leases\n"
-      "  %llu batches (%llu failed), %llu rows (%llu mapped), %llu reads hedged\n",
-      static_cast<unsigned long long>(all.seeds), static_cast<unsigned long long>(first), took,
-      static_cast<unsigned long long>(all.violations), static_cast<unsigned long long>(all.steps),
-      static_cast<unsigned long long>(all.faults), static_cast<unsigned long long>(all.terms),
-      static_cast<unsigned long long>(all.checks), static_cast<unsigned long long>(all.batches),
-      static_cast<unsigned long long>(all.batches_failed),
-      static_cast<unsigned long long>(all.rows), static_cast<unsigned long long>(all.rows_mapped),
-      static_cast<unsigned long long>(all.reads_hedged));
+  Print(all, first, took);
   if (died) {
     std::fprintf(stderr, "engram-sim: a process died; run with --jobs 1 to see where\n");
     return 2;

@@ -9,7 +9,7 @@ namespace engram::sim {
 enum class PlantedBug : uint8_t {
   kNone,
   kSkipLeaseWait,        // a node gives memory away while a lease may still point at it
-  kReuseEpoch,           // a new leader gives out maps before their epochs are kept
+  kReuseEpoch,           // epochs are not kept, so the next leader gives them out again
   kForgetFence,          // the store takes writes of a leader whose term is over
   kDropAcknowledgement,  // a reader that has moved on to a newer map does not say so
   kPublishBeforeVerify,  // a node serves copied rows that it did not check

@@ -68,7 +68,6 @@ void SimClient::Poll() {
     }
     choice_.Answered();
     if (*newer) {
-      ++figures_.maps;
       if (scheduler_ == nullptr) StartScheduler();
       scheduler_->SetMap(directory_.map(), world_->Now());
       ArmTick();
@@ -204,8 +203,8 @@ void SimClient::OnReadDone(uint64_t tag, StatusCode status) {
 }
 void SimClient::OnEpoch(SessionId /*session*/, Epoch newest) { scheduler_->OnEpoch(newest); }
 
-ClientFigures SimClient::figures() const {
-  ClientFigures figures = figures_;
+Figures SimClient::figures() const {
+  Figures figures = figures_;
   figures.rows_mapped = reader_.mapped_rows();
   return figures;
 }

@@ -13,18 +13,10 @@
 #include "engram/rpc/coordinator_choice.h"
 #include "tests/sim/sim_coordinator.h"
 #include "tests/sim/sim_reader.h"
+#include "tests/sim/simulation.h"
 #include "tests/sim/world.h"
 
 namespace engram::sim {
-
-struct ClientFigures {
-  uint64_t batches = 0;
-  uint64_t batches_failed = 0;
-  uint64_t rows = 0;
-  uint64_t rows_mapped = 0;
-  uint64_t reads_hedged = 0;
-  uint64_t maps = 0;
-};
 
 class SimClient final : public ScheduledRows, public ReaderEvents {
  public:
@@ -47,7 +39,8 @@ class SimClient final : public ScheduledRows, public ReaderEvents {
   [[nodiscard]] SimReader& reader() { return reader_; }
   [[nodiscard]] const SimReader& reader() const { return reader_; }
   [[nodiscard]] const DirectoryState& directory() const { return directory_; }
-  [[nodiscard]] ClientFigures figures() const;
+  // Its part of them.
+  [[nodiscard]] Figures figures() const;
 
   // -- ScheduledRows
   void TakeRows(uint32_t slot, std::span<const uint32_t> rows, const std::byte* stored,
@@ -89,7 +82,7 @@ class SimClient final : public ScheduledRows, public ReaderEvents {
   std::vector<RowAddress> addresses_[kTickets];
   MonotonicTime began_[kTickets];
   MonotonicTime tick_at_ = MonotonicTime::max();
-  ClientFigures figures_;
+  Figures figures_;
 };
 
 }  // namespace engram::sim

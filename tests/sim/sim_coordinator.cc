@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "engram/table/table_proto.h"
+#include "proto/state.pb.h"
 
 namespace engram::sim {
 namespace {
@@ -12,6 +13,20 @@ constexpr Duration kCampaign = milliseconds(200);
 constexpr Duration kStaleAfter = milliseconds(2000);
 // A commit without an answer for this long: whether it was written is not known.
 constexpr Duration kCommitTimeout = milliseconds(1000);
+// Every version is kept as if its map were the first.
+void ForgetEpochs(std::vector<MetadataRecord>* records) {
+  for (MetadataRecord& record : *records) {
+    const bool is_version = record.key.starts_with("version/") &&
+                            record.key.find('/', sizeof("version/")) == std::string::npos;
+    proto::VersionRecord version;
+    if (!is_version || !record.value.has_value() || !version.ParseFromString(*record.value)) {
+      continue;
+    }
+    version.set_epoch(1);
+    record.value = version.SerializeAsString();
+  }
+}
+
 }  // namespace
 
 SimCoordinator::SimCoordinator(World* world, Network* network, SimStore* store,
@@ -114,7 +129,7 @@ void SimCoordinator::Lead(uint64_t term, const std::vector<MetadataRecord>& reco
     term_ = term;
     state_ = std::move(*state);
   };
-  if (effects->records.empty() || bug_ == PlantedBug::kReuseEpoch) {
+  if (effects->records.empty()) {
     take({});
     return;
   }
@@ -164,9 +179,9 @@ void SimCoordinator::Idle() {
   }
 }
 
-void SimCoordinator::Commit(const std::vector<MetadataRecord>& records,
-                            std::function<void(Status)> done) {
+void SimCoordinator::Commit(std::vector<MetadataRecord> records, std::function<void(Status)> done) {
   busy_ = true;
+  if (bug_ == PlantedBug::kReuseEpoch) ForgetEpochs(&records);
   const auto ended = std::make_shared<bool>(false);
   const auto end = [this, ended, done = std::move(done)](const Status& status) {
     if (std::exchange(*ended, true)) return;

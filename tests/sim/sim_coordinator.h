@@ -60,7 +60,7 @@ class SimCoordinator {
   void StepDown();
   // Steps, keeps the effects, then `done`. One after the other: the real one blocks meanwhile.
   void Apply(ClusterEvent event, std::function<void(Status, const ClusterEffects&)> done);
-  void Commit(const std::vector<MetadataRecord>& records, std::function<void(Status)> done);
+  void Commit(std::vector<MetadataRecord> records, std::function<void(Status)> done);
   void WhenIdle(Action what);
   void Idle();
 

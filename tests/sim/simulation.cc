@@ -440,23 +440,28 @@ Outcome Cluster::Run() {
 
   Outcome outcome;
   outcome.violation = world_.violation();
-  outcome.steps = world_.steps();
-  outcome.faults = faults_;
-  for (const auto& client : clients_) {
-    const ClientFigures figures = client->figures();
-    outcome.batches += figures.batches;
-    outcome.batches_failed += figures.batches_failed;
-    outcome.rows += figures.rows;
-    outcome.rows_mapped += figures.rows_mapped;
-    outcome.reads_hedged += figures.reads_hedged;
-    outcome.maps += figures.maps;
-  }
-  outcome.terms = store_.terms();
-  outcome.checks = checks_;
+  Figures& figures = outcome.figures;
+  figures.steps = world_.steps();
+  figures.faults = faults_;
+  figures.terms = store_.terms();
+  figures.checks = checks_;
+  for (const auto& client : clients_) figures.Add(client->figures());
   return outcome;
 }
 
 }  // namespace
+
+void Figures::Add(const Figures& other) {
+  steps += other.steps;
+  faults += other.faults;
+  batches += other.batches;
+  batches_failed += other.batches_failed;
+  rows += other.rows;
+  rows_mapped += other.rows_mapped;
+  reads_hedged += other.reads_hedged;
+  terms += other.terms;
+  checks += other.checks;
+}
 
 Outcome Simulate(const Scenario& scenario) { return Cluster(scenario).Run(); }
 

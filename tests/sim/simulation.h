@@ -15,8 +15,8 @@ struct Scenario {
   bool prints_notes = false;
 };
 
-struct Outcome {
-  std::string violation;  // empty: every invariant held
+// What happened, so that one sees that something did.
+struct Figures {
   uint64_t steps = 0;
   uint64_t faults = 0;
   uint64_t batches = 0;
@@ -24,9 +24,16 @@ struct Outcome {
   uint64_t rows = 0;
   uint64_t rows_mapped = 0;
   uint64_t reads_hedged = 0;
-  uint64_t maps = 0;    // that clients took
   uint64_t terms = 0;   // leaders, one after the other
   uint64_t checks = 0;  // of memory about to be written, against every reader's lease
+
+  void Add(const Figures& other);
+  friend bool operator==(const Figures&, const Figures&) = default;
+};
+
+struct Outcome {
+  std::string violation;  // empty: every invariant held
+  Figures figures;
 };
 
 // The invariants (DESIGN.md, "Never a wrong row" and "The coordinator"):

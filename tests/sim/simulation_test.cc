@@ -10,26 +10,24 @@ TEST(SimulationTest, ASeedReplaysExactly) {
     const Outcome first = Simulate({seed, PlantedBug::kNone, false});
     const Outcome again = Simulate({seed, PlantedBug::kNone, false});
     EXPECT_EQ(first.violation, "") << "seed " << seed;
-    EXPECT_EQ(first.steps, again.steps);
-    EXPECT_EQ(first.rows, again.rows);
-    EXPECT_EQ(first.checks, again.checks);
-    EXPECT_GT(first.faults, 0u);
-    EXPECT_GT(first.rows_mapped, 0u);
-    EXPECT_LT(first.rows_mapped, first.rows);
-    EXPECT_GT(first.checks, 0u);
+    EXPECT_TRUE(first.figures == again.figures);
+    EXPECT_GT(first.figures.faults, 0u);
+    EXPECT_GT(first.figures.rows_mapped, 0u);
+    EXPECT_LT(first.figures.rows_mapped, first.figures.rows);
+    EXPECT_GT(first.figures.checks, 0u);
   }
 }
 
 TEST(SimulationTest, SeedsDiffer) {
-  EXPECT_NE(Simulate({5, PlantedBug::kNone, false}).steps,
-            Simulate({6, PlantedBug::kNone, false}).steps);
+  EXPECT_NE(Simulate({5, PlantedBug::kNone, false}).figures.steps,
+            Simulate({6, PlantedBug::kNone, false}).figures.steps);
 }
 
 // The simulator is worth what it finds.
 class PlantedBugTest : public testing::TestWithParam<PlantedBug> {};
 
 TEST_P(PlantedBugTest, IsFound) {
-  constexpr uint64_t kSeedsMax = 3000;
+  constexpr uint64_t kSeedsMax = 1000;
   for (uint64_t seed = 1; seed <= kSeedsMax; ++seed) {
     const Outcome outcome = Simulate({seed, GetParam(), false});
     if (outcome.violation.empty()) continue;
