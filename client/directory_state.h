@@ -25,7 +25,7 @@ class DirectoryState {
   [[nodiscard]] proto::GetShardMapRequest NextRequest() const;
   // Takes a reply. True: map() is another now; older maps than the one known change nothing.
   // ERRORS: kMalformed, kInvalidArgument (a spec that no table can have), kWrongModel naming both
-  // identities, kWrongVersion. After an error nothing has changed.
+  // identities, kWrongVersion. After an error map() is as before.
   [[nodiscard]] Result<bool> Take(const proto::GetShardMapReply& reply);
 
   // Null before the first.
