@@ -29,7 +29,7 @@ class SimClient final : public ScheduledRows, public ReaderEvents {
     std::function<SimNode*(const std::string&)> listener;
     std::function<bool(const SimNode&)> same_host;
     Duration stall_max{};
-    // A batch failed although no fault excuses it.
+    // True: no fault excuses a batch that fails.
     std::function<bool()> reads_must_succeed;
   };
   SimClient(const Surroundings& around, const std::string& name);
