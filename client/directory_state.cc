@@ -26,14 +26,19 @@ Result<bool> DirectoryState::Take(const proto::GetShardMapReply& reply) {
     }
     return false;
   }
-  if (layout_ == nullptr) ENGRAM_TRY(TakeModel(reply));
-  auto map = ShardMapFromProto(reply.map(), layout_->slot_count());
+  Model model{layout_, identity_};
+  if (layout_ == nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(model, ModelOf(reply));
+  }
+  auto map = ShardMapFromProto(reply.map(), model.layout->slot_count());
   if (!map.has_value()) return Error(std::move(map).error());
   if (map_ != nullptr && map->version != version_) {
     return Error(StatusCode::kWrongVersion, "asked for table version " +
                                                 std::to_string(version_.value()) + ", got " +
                                                 std::to_string(map->version.value()));
   }
+  layout_ = std::move(model.layout);
+  identity_ = model.identity;
   ready_ = reply.ready();
   current_version_ = TableVersion(reply.current_version());
   if (map_ != nullptr && map->epoch <= map_->epoch) return false;
@@ -42,23 +47,19 @@ Result<bool> DirectoryState::Take(const proto::GetShardMapReply& reply) {
   return true;
 }
 
-// What the version is; once.
-Status DirectoryState::TakeModel(const proto::GetShardMapReply& reply) {
-  auto spec = TableSpecFromProto(reply.spec());
-  if (!spec.has_value()) return spec.error();
-  auto identity = ModelIdentityFromBytes(reply.model_identity());
-  if (!identity.has_value()) return identity.error();
-  if (identity_wanted_.has_value() && *identity != *identity_wanted_) {
-    return {StatusCode::kWrongModel, "its tables have the model identity " +
-                                         ModelIdentityHex(*identity) + ", this model has " +
-                                         ModelIdentityHex(*identity_wanted_) +
-                                         ": config.json, tokenizer.json or the row format differ"};
+Result<DirectoryState::Model> DirectoryState::ModelOf(const proto::GetShardMapReply& reply) const {
+  ENGRAM_ASSIGN_OR_RETURN(const TableSpec spec, TableSpecFromProto(reply.spec()));
+  ENGRAM_ASSIGN_OR_RETURN(const ModelIdentity identity,
+                          ModelIdentityFromBytes(reply.model_identity()));
+  if (identity_wanted_.has_value() && identity != *identity_wanted_) {
+    return Error(StatusCode::kWrongModel, "its tables have the model identity " +
+                                              ModelIdentityHex(identity) + ", this model has " +
+                                              ModelIdentityHex(*identity_wanted_) +
+                                              ": config.json, tokenizer.json or the row format "
+                                              "differ");
   }
-  auto layout = TableLayout::Create(*spec);
-  if (!layout.has_value()) return layout.error();
-  identity_ = *identity;
-  layout_ = std::make_shared<const TableLayout>(*std::move(layout));
-  return {};
+  ENGRAM_ASSIGN_OR_RETURN(TableLayout layout, TableLayout::Create(spec));
+  return Model{std::make_shared<const TableLayout>(std::move(layout)), identity};
 }
 
 }  // namespace engram

@@ -25,7 +25,7 @@ class DirectoryState {
   [[nodiscard]] proto::GetShardMapRequest NextRequest() const;
   // Takes a reply. True: map() is another now; older maps than the one known change nothing.
   // ERRORS: kMalformed, kInvalidArgument (a spec that no table can have), kWrongModel naming both
-  // identities, kWrongVersion. After an error map() is as before.
+  // identities, kWrongVersion. After an error all is as before.
   [[nodiscard]] Result<bool> Take(const proto::GetShardMapReply& reply);
 
   // Null before the first.
@@ -40,7 +40,12 @@ class DirectoryState {
   [[nodiscard]] TableVersion current_version() const { return current_version_; }
 
  private:
-  [[nodiscard]] Status TakeModel(const proto::GetShardMapReply& reply);
+  struct Model {
+    std::shared_ptr<const TableLayout> layout;
+    ModelIdentity identity{};
+  };
+  // What the version is, as a reply says.
+  [[nodiscard]] Result<Model> ModelOf(const proto::GetShardMapReply& reply) const;
 
   const std::optional<ModelIdentity> identity_wanted_;
   TableVersion version_;

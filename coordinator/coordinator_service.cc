@@ -305,6 +305,13 @@ awaitable<Result<std::string>> CoordinatorService::GetShardMap(std::string body)
         request->version() == 0 ? state_->DefaultVersion() : TableVersion(request->version());
     const std::shared_ptr<const ShardMap> map = state_->Map(version);
     const bool late = stopped_ || SteadyClock().Now() >= until;
+    if (map == nullptr && term_ != 0 && request->known_current() != 0 &&
+        request->known_current() != state_->current().value()) {
+      // It was dropped before its reader heard what to read instead.
+      proto::GetShardMapReply reply;
+      reply.set_current_version(state_->current().value());
+      co_return reply.SerializeAsString();
+    }
     if (map == nullptr && (request->version() != 0 || late)) {
       // The leader may have one that is not seen here yet.
       co_return Error(term_ != 0 ? StatusCode::kNotFound : StatusCode::kUnavailable,

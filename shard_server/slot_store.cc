@@ -21,6 +21,7 @@ Status SlotStore::AddVersion(TableVersion version, const ModelIdentity& identity
     return {StatusCode::kAlreadyExists,
             "version " + std::to_string(version.value()) + " is held already"};
   }
+  if (const auto retired = versions_.find(version); retired != versions_.end()) EndVersion(retired);
   Version added;
   added.served = std::make_shared<ServedSlots>(version, identity, layout);
   added.slots.resize(layout->slot_count());
@@ -91,7 +92,7 @@ void SlotStore::Replace(TableVersion number, Version& version, uint32_t slot) {
 
 Status SlotStore::SetSlots(TableVersion version, std::span<const AssignedSlot> slots) {
   const auto found = versions_.find(version);
-  if (found == versions_.end()) {
+  if (found == versions_.end() || found->second.retired) {
     return {StatusCode::kNotFound, "version " + std::to_string(version.value()) + " is not held"};
   }
   Version& held = found->second;
@@ -328,39 +329,65 @@ void SlotStore::SetNewestEpoch(TableVersion version, Epoch epoch) {
 
 void SlotStore::DropVersion(TableVersion version) {
   const auto found = versions_.find(version);
-  if (found == versions_.end()) return;
+  if (found == versions_.end() || found->second.retired) return;
   Version& held = found->second;
-  server_->Drop(version);
-  Waiting waiting;
-  waiting.readers = held.served;
-  // No reader of it is given a lease any more; those that run must end.
-  waiting.release = server_->StartRelease(version, Epoch(kNeverRead), kNeverRead);
+  held.retired = true;
+  // No map takes its readers elsewhere: they end their sessions.
+  Departure departure{Epoch(kNeverRead), clock_->Now(), {}, {}};
+  const uint64_t number = ++departures_;
   for (uint32_t slot = 0; slot < held.slots.size(); ++slot) {
-    LetReplacementGo(held, slot);
-    const ArenaPiece& piece = held.slots[slot].piece;
-    if (piece.data != nullptr) waiting.pieces.push_back(piece);
+    if (held.slots[slot].assigned) Unassign(held, slot, &departure, number);
   }
-  versions_.erase(found);
-  waiting_.push_back(std::move(waiting));
+  if (!departure.slots.empty()) held.departures.emplace(number, std::move(departure));
   Reclaim();
 }
 
+SlotStore::Versions::iterator SlotStore::EndVersion(Versions::iterator ended) {
+  const TableVersion number = ended->first;
+  Version& held = ended->second;
+  server_->Drop(number);
+  Waiting waiting;
+  waiting.readers = held.served;
+  // No reader of it is given a lease any more; those that run must end.
+  waiting.release = server_->StartRelease(number, Epoch(kNeverRead), kNeverRead);
+  for (const Slot& slot : held.slots) {
+    if (slot.piece.data != nullptr) waiting.pieces.push_back(slot.piece);
+  }
+  waiting_.push_back(std::move(waiting));
+  return versions_.erase(ended);
+}
+
 bool SlotStore::Reclaim() {
-  bool changed = std::erase_if(waiting_, [&](const Waiting& waiting) {
-                   if (!waiting.readers.expired() || !server_->MayReuse(waiting.release)) {
-                     return false;
-                   }
-                   for (const ArenaPiece& piece : waiting.pieces) LetGo(piece);
-                   return true;
-                 }) > 0;
-  for (auto& [number, version] : versions_) {
+  bool changed = false;
+  for (auto held = versions_.begin(); held != versions_.end();) {
+    auto& [number, version] = *held;
+    if (version.retired) {
+      const bool ends = std::all_of(
+          version.departures.begin(), version.departures.end(), [&, n = number](const auto& item) {
+            return item.second.release.has_value() || MayWithdraw(n, item.second);
+          });
+      held = ends ? EndVersion(held) : std::next(held);
+      changed |= ends;
+      continue;
+    }
     for (auto at = version.departures.begin(); at != version.departures.end();) {
       changed |= AdvanceDeparture(number, version, at->first, at->second);
       at = at->second.slots.empty() ? version.departures.erase(at) : std::next(at);
     }
+    ++held;
   }
+  changed |= std::erase_if(waiting_, [&](const Waiting& waiting) {
+               if (!waiting.readers.expired() || !server_->MayReuse(waiting.release)) return false;
+               for (const ArenaPiece& piece : waiting.pieces) LetGo(piece);
+               return true;
+             }) > 0;
   for (auto& [number, version] : versions_) changed |= PlaceUnplaced(version);
   return changed;
+}
+
+bool SlotStore::MayWithdraw(TableVersion number, const Departure& departure) const {
+  return clock_->Now() - departure.since >= release_patience_ ||
+         server_->AllAcknowledged(number, departure.epoch);
 }
 
 // A departure that is over has no slots.
@@ -372,8 +399,7 @@ bool SlotStore::AdvanceDeparture(TableVersion number, Version& version, uint64_t
   if (departure.slots.empty()) return false;
   bool changed = false;
   if (!departure.release.has_value()) {
-    const bool patient = clock_->Now() - departure.since < release_patience_;
-    if (patient && !server_->AllAcknowledged(number, departure.epoch)) return false;
+    if (!MayWithdraw(number, departure)) return false;
     Withdraw(number, version, departure);
     changed = true;
   }

@@ -59,8 +59,9 @@ struct SlotStoreFigures {
 // slots, but without an epoch: the map did not change. Only a ready slot has a replacement:
 // whatever takes it out of that state lets the replacement, which no reader knew, go.
 //
-// Memory of a dropped version goes by the rule of withdrawn slots. Whatever becomes free serves the
-// unplaced slots of any version: Reclaim.
+// A dropped version is served on while its readers end their sessions: its slots are leaving. Then
+// its memory goes by the rule of withdrawn slots. Whatever becomes free serves the unplaced slots
+// of any version: Reclaim.
 class SlotStore {
  public:
   struct Options {
@@ -72,7 +73,8 @@ class SlotStore {
   // `server` and `clock` must outlive the store.
   SlotStore(RowServer* server, const Clock* clock, const Options& options);
 
-  // Starts serving a version (with no slot yet). ERRORS: kAlreadyExists.
+  // Starts serving a version (with no slot yet); one of the same number that was dropped ends now.
+  // ERRORS: kAlreadyExists.
   [[nodiscard]] Status AddVersion(TableVersion version, const ModelIdentity& identity,
                                   std::shared_ptr<const TableLayout> layout);
 
@@ -115,7 +117,8 @@ class SlotStore {
 
   // Never goes back.
   void SetNewestEpoch(TableVersion version, Epoch epoch);
-  // Stops serving a version and lets its memory go, when that is safe. No effect if unknown.
+  // The node holds nothing of a version any more: its slots leave, and once nobody has a session
+  // for it, or release_patience has passed, the version is served no longer. No effect if unknown.
   void DropVersion(TableVersion version);
   // Looks how far readers are: withdraws, takes memory back, and places unplaced slots. SetSlots
   // does it too; call it now and then while NeedsReclaim. True if anything changed.
@@ -123,7 +126,10 @@ class SlotStore {
   // True while something waits for readers or for memory.
   [[nodiscard]] bool NeedsReclaim() const;
 
-  [[nodiscard]] bool Has(TableVersion version) const { return versions_.contains(version); }
+  [[nodiscard]] bool Has(TableVersion version) const {
+    const auto found = versions_.find(version);
+    return found != versions_.end() && !found->second.retired;
+  }
   // Null for an unknown version.
   [[nodiscard]] std::shared_ptr<const TableLayout> layout(TableVersion version) const;
   // Ready slots, ascending, with the digest of their rows. Empty for an unknown version.
@@ -179,6 +185,7 @@ class SlotStore {
     std::optional<MemoryRelease> release;  // once they are withdrawn
   };
   struct Version {
+    bool retired = false;  // dropped: ends once no slot of it is served
     std::shared_ptr<const TableLayout> layout;
     std::shared_ptr<ServedSlots> served;
     std::vector<Slot> slots;                     // [slot_count]
@@ -188,6 +195,7 @@ class SlotStore {
     uint64_t replacing_bytes = 0;                // of those
     std::map<uint64_t, Departure> departures;    // by number
   };
+  using Versions = std::map<TableVersion, Version>;
   // Memory that somebody's thread may write to, by its rows.
   struct PinnedPiece {
     uint32_t count = 0;
@@ -220,9 +228,13 @@ class SlotStore {
                                  std::span<const AssignedSlot> slots) const;
   // Bytes that are about to be free.
   [[nodiscard]] uint64_t ReleasingBytes() const;
+  // No reader may still ask for its slots, or readers were waited for long enough.
+  [[nodiscard]] bool MayWithdraw(TableVersion number, const Departure& departure) const;
   bool AdvanceDeparture(TableVersion number, Version& version, uint64_t departure_number,
                         Departure& departure);
   void Withdraw(TableVersion number, Version& version, Departure& departure);
+  // Stops serving a version; what memory it still has waits for its readers.
+  Versions::iterator EndVersion(Versions::iterator ended);
   bool PlaceUnplaced(Version& version);
   // No reader can reach the piece: gives it back, now or when it is pinned no longer.
   void LetGo(const ArenaPiece& piece);
@@ -231,7 +243,7 @@ class SlotStore {
   const Clock* clock_;
   Duration release_patience_;
   SlotArena arena_;
-  std::map<TableVersion, Version> versions_;
+  Versions versions_;
   std::vector<Waiting> waiting_;
   std::unordered_map<const std::byte*, PinnedPiece> pins_;
   uint64_t departures_ = 0;  // so far: numbers start at 1

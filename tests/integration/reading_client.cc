@@ -10,17 +10,19 @@
 
 namespace engram::test {
 
-Result<std::unique_ptr<ReadingClient>> ReadingClient::Create(const TestCluster& cluster,
+Result<std::unique_ptr<ReadingClient>> ReadingClient::Create(const std::string& coordinators,
+                                                             const std::filesystem::path& model,
                                                              const Options& options) {
   std::unique_ptr<ReadingClient> client(new ReadingClient(options));
-  ENGRAM_ASSIGN_OR_RETURN(const ModelTables tables, ReadModelTables(cluster.model_dir(), true));
+  ENGRAM_ASSIGN_OR_RETURN(const ModelTables tables, ReadModelTables(model, true));
   client->vocabulary_size_ = static_cast<int32_t>(tables.compression.size());
 
   ConnectOptions connect;
-  connect.coordinators = SplitAddresses(cluster.coordinator_address());
+  connect.coordinators = SplitAddresses(coordinators);
   connect.tables = &tables;
   connect.tls = options.transport;
   connect.one_sided = options.one_sided;
+  connect.zone = options.zone;
   if (options.way == "gather") connect.way = ReadWay::kGather;
   if (options.way == "mapped") connect.way = ReadWay::kMapped;
   if (options.way == "one-sided") connect.way = ReadWay::kOneSided;
@@ -31,14 +33,35 @@ Result<std::unique_ptr<ReadingClient>> ReadingClient::Create(const TestCluster& 
                           NgramHasher::Create(tables.spec.hash, tables.compression));
   const auto shared_layout = std::make_shared<const TableLayout>(std::move(layout));
   const auto shared_hasher = std::make_shared<const NgramHasher>(std::move(hasher));
-  std::vector<std::filesystem::path> models = {cluster.model_dir()};
+  std::vector<std::filesystem::path> models = {model};
   models.insert(models.end(), options.other_models.begin(), options.other_models.end());
-  for (const std::filesystem::path& model : models) {
-    ENGRAM_ASSIGN_OR_RETURN(auto local, LocalTables::Load(model, shared_layout));
+  for (const std::filesystem::path& each : models) {
+    ENGRAM_ASSIGN_OR_RETURN(auto local, LocalTables::Load(each, shared_layout));
     ENGRAM_ASSIGN_OR_RETURN(auto rows, CreateLocalRows({}, std::move(local), shared_hasher));
     client->locals_.push_back(std::move(rows));
   }
   return client;
+}
+
+ReadingClient::Compared ReadingClient::Compare(const std::vector<LayerRows>& got, RowSource& local,
+                                               const TokenRun& run) {
+  const Ticket ticket = local.Prefetch({&run, 1}, {std::chrono::seconds(60)}).value();
+  const size_t row_bytes = local.layout().row_bytes();
+  Compared compared;
+  for (size_t layer = 0; layer < got.size(); ++layer) {
+    const LayerRows wanted = local.Await(ticket, static_cast<int32_t>(layer)).value();
+    const size_t token_bytes = wanted.rows.size() / run.tokens.size();
+    for (size_t token = 0; token < run.tokens.size(); ++token) {
+      if (!wanted.dead.empty() && wanted.dead[token] != 0) continue;
+      for (size_t at = token * token_bytes; at < (token + 1) * token_bytes; at += row_bytes) {
+        const bool same =
+            std::memcmp(got[layer].rows.data() + at, wanted.rows.data() + at, row_bytes) == 0;
+        ++(same ? compared.right : compared.wrong);
+      }
+    }
+  }
+  local.Release(ticket);
+  return compared;
 }
 
 Status ReadingClient::ReadBatch(ReadTally* tally) {
@@ -48,40 +71,43 @@ Status ReadingClient::ReadBatch(ReadTally* tally) {
   }
   TokenRun run;
   run.tokens = tokens;
-  const BatchOptions batch{std::chrono::milliseconds(options_.deadline_ms)};
-  auto remote = remote_->Prefetch({&run, 1}, batch);
-  if (!remote.has_value()) return remote.error();
-  std::vector<Ticket> locals;
-  for (const auto& local : locals_) locals.push_back(local->Prefetch({&run, 1}, batch).value());
-  std::vector<uint64_t> wrong(locals_.size());  // rows, by checkpoint
-  Status status;
-  const uint32_t row_bytes = remote_->layout().row_bytes();
+  const auto began = std::chrono::steady_clock::now();
+  auto remote =
+      remote_->Prefetch({&run, 1}, BatchOptions{std::chrono::milliseconds(options_.deadline_ms)});
+  std::vector<LayerRows> got;
+  Status status = remote.has_value() ? Status() : remote.error();
   for (int32_t layer = 0; status.ok() && layer < remote_->layout().layer_count(); ++layer) {
-    const auto got = remote_->Await(*remote, layer);
-    if (!got.has_value()) status = got.error();
-    for (size_t i = 0; status.ok() && i < locals_.size(); ++i) {
-      const LayerRows wanted = locals_[i]->Await(locals[i], layer).value();
-      for (size_t at = 0; at < wanted.rows.size(); at += row_bytes) {
-        if (std::memcmp(got->rows.data() + at, wanted.rows.data() + at, row_bytes) != 0) ++wrong[i];
-      }
+    const auto rows = remote_->Await(*remote, layer);
+    if (rows.has_value()) {
+      got.push_back(*rows);
+    } else {
+      status = rows.error();
     }
   }
-  remote_->Release(*remote);
-  for (size_t i = 0; i < locals_.size(); ++i) locals_[i]->Release(locals[i]);
-  if (!status.ok()) return status;
-  const auto best = std::min_element(wrong.begin(), wrong.end());
-  tally->rows_wrong += *best;
-  tally->batches_of.resize(locals_.size());
-  ++tally->batches_of[static_cast<size_t>(best - wrong.begin())];
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - began;
+  tally->last_batch_ms = took.count();
+  tally->longest_batch_ms = std::max(tally->longest_batch_ms, took.count());
+  if (status.ok()) {
+    // Most batches are of the checkpoint that the last one was of.
+    Compared best = Compare(got, *locals_[last_of_], run);
+    for (size_t i = 0; best.wrong > 0 && i < locals_.size(); ++i) {
+      const Compared compared = Compare(got, *locals_[i], run);
+      if (compared.wrong >= best.wrong) continue;
+      best = compared;
+      last_of_ = i;
+    }
+    tally->rows_right += best.right;
+    tally->rows_wrong += best.wrong;
+    tally->batches_of.resize(locals_.size());
+    ++tally->batches_of[last_of_];
+  }
+  if (remote.has_value()) remote_->Release(*remote);
   return status;
 }
 
 void ReadingClient::Read(int batches, ReadTally* tally) {
   for (int i = 0; i < batches; ++i) {
-    const auto began = std::chrono::steady_clock::now();
     Status status = ReadBatch(tally);
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - began;
-    tally->longest_batch_ms = std::max(tally->longest_batch_ms, took.count());
     if (status.ok()) {
       ++tally->batches_ok;
     } else {

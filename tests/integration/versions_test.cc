@@ -90,6 +90,24 @@ TEST_P(VersionsTest, ASwitchIsSeenByARunningClientAndNoBatchIsOfTwoVersions) {
   EXPECT_GT(tally_.batches_ok, 50u);
 }
 
+TEST_P(VersionsTest, ADroppedVersionIsServedUntilItsReadersHaveLeftIt) {
+  EXPECT_TRUE(IsRead(0));
+  // The reader may not have heard of a switch when what it reads is dropped.
+  Expect({"create-version", "--model", second_model_.string(), "--not-current", "--wait"});
+  Expect({"switch", "2"});
+  Expect({"drop-version", "1"});
+  EXPECT_TRUE(IsRead(1));
+  Expect({"create-version", "--model", cluster_->model_dir().string(), "--not-current", "--wait"});
+  Expect({"switch", "3"});
+  Expect({"rollback"});
+  Expect({"drop-version", "3"});
+  EXPECT_TRUE(IsRead(1));
+  StopReading();
+  EXPECT_EQ(tally_.batches_failed, 0u)
+      << (tally_.failures.empty() ? "" : tally_.failures[0].ToString());
+  EXPECT_EQ(tally_.rows_wrong, 0u);
+}
+
 INSTANTIATE_TEST_SUITE_P(Ways, VersionsTest, testing::Values("gather", "mapped"),
                          [](const auto& parameter) { return parameter.param; });
 

@@ -3,6 +3,7 @@
 // share a byte.
 #include <algorithm>
 #include <map>
+#include <memory>
 #include <set>
 #include <tuple>
 #include <utility>
@@ -41,6 +42,13 @@ struct ModelVersion {
   std::vector<EmptySlot> loading;
 };
 
+// Dropped, and served on while readers have sessions for it.
+struct Retired {
+  uint64_t number;
+  std::shared_ptr<const ServedSlots> served;
+  ModelVersion version;
+};
+
 struct History {
   History() : layout(test::SmallLayout(300)) {
     server.acknowledged = Epoch(0);
@@ -56,25 +64,33 @@ struct History {
         at = gone ? version.withdrawn.erase(at) : std::next(at);
       }
       for (auto at = version.left.begin(); at != version.left.end();) {
-        const bool over = at->second.epoch <= server.acknowledged.load() ||
-                          clock.Now() - at->second.since >= kPatience;
+        const bool over = IsOver(at->second);
         if (over) version.withdrawn[at->first] = server.releases.size();
         at = over ? version.left.erase(at) : std::next(at);
       }
     }
+    for (auto at = retired.begin(); at != retired.end();) {
+      const auto& left = at->version.left;
+      const bool over = std::all_of(left.begin(), left.end(),
+                                    [this](const auto& item) { return IsOver(item.second); });
+      at = over ? End(at) : std::next(at);
+    }
+  }
+  [[nodiscard]] bool IsOver(const ModelVersion::Left& left) const {
+    return left.epoch <= server.acknowledged.load() || clock.Now() - left.since >= kPatience;
+  }
+  // A dropped version is served no longer.
+  std::vector<Retired>::iterator End(std::vector<Retired>::iterator ended) {
+    for (const auto& [slot, rows] : ended->version.loaded) {
+      waiting.emplace_back(server.releases.size(), rows, slot);
+    }
+    return retired.erase(ended);
   }
 
   void Check(const SlotStore& store) const {
     std::vector<Extent> owned;
     for (const auto& [number, version] : versions) {
-      const auto served = server.served.at(TableVersion(number));
-      for (uint32_t slot = 0; slot < layout->slot_count(); ++slot) {
-        const auto loaded = version.loaded.find(slot);
-        const bool wanted = loaded != version.loaded.end() && !version.withdrawn.contains(slot);
-        RC_ASSERT(served->Rows(SlotIndex(slot)) == (wanted ? loaded->second : nullptr));
-      }
-      // Rows that a reader may still look at, and rows that a load writes.
-      for (const auto& [slot, rows] : version.loaded) Own(rows, slot, &owned);
+      CheckServed(*server.served.at(TableVersion(number)), version, &owned);
       for (const EmptySlot& slot : version.loading) {
         if (!version.loaded.contains(slot.slot.value()) ||
             version.loaded.at(slot.slot.value()) != slot.rows) {
@@ -86,6 +102,7 @@ struct History {
                     store.UnplacedCount(held) ==
                 version.assigned.size());
     }
+    for (const Retired& dropped : retired) CheckServed(*dropped.served, dropped.version, &owned);
     for (const auto& [releases, rows, slot] : waiting) {
       if (releases > server.reusable) Own(rows, slot, &owned);
     }
@@ -99,6 +116,16 @@ struct History {
               figures.region_bytes);
   }
 
+  void CheckServed(const ServedSlots& served, const ModelVersion& version,
+                   std::vector<Extent>* owned) const {
+    for (uint32_t slot = 0; slot < layout->slot_count(); ++slot) {
+      const auto loaded = version.loaded.find(slot);
+      const bool wanted = loaded != version.loaded.end() && !version.withdrawn.contains(slot);
+      RC_ASSERT(served.Rows(SlotIndex(slot)) == (wanted ? loaded->second : nullptr));
+    }
+    // Rows that a reader may still look at, and rows that a load writes.
+    for (const auto& [slot, rows] : version.loaded) Own(rows, slot, owned);
+  }
   void Own(const std::byte* rows, uint32_t slot, std::vector<Extent>* owned) const {
     owned->push_back({rows, rows + layout->slot_bytes(SlotIndex(slot))});
   }
@@ -108,6 +135,7 @@ struct History {
   std::shared_ptr<const TableLayout> layout;
   uint64_t epoch = 0;  // newest, of every version
   std::map<uint64_t, ModelVersion> versions;
+  std::vector<Retired> retired;
   // Memory of dropped versions and replaced slots that a reader may still look at, and the releases
   // by then.
   std::vector<std::tuple<uint64_t, const std::byte*, uint32_t>> waiting;
@@ -119,6 +147,10 @@ void Assign(History* history, SlotStore* store) {
   if (!store->Has(version)) {
     RC_ASSERT(store->AddVersion(version, test::SmallIdentity(), history->layout).ok());
     history->versions[number] = {};
+    const auto retired =
+        std::find_if(history->retired.begin(), history->retired.end(),
+                     [&](const Retired& dropped) { return dropped.number == number; });
+    if (retired != history->retired.end()) history->End(retired);
   }
   const uint32_t first = *rc::gen::inRange(0u, history->layout->slot_count());
   const uint32_t end = *rc::gen::inRange(first, history->layout->slot_count() + 1);
@@ -191,11 +223,15 @@ void DropOne(History* history, SlotStore* store) {
   if (history->versions.empty()) return;
   const auto victim = history->versions.begin();
   if (!victim->second.loading.empty()) return;
-  store->DropVersion(TableVersion(victim->first));
-  for (const auto& [slot, rows] : victim->second.loaded) {
-    history->waiting.emplace_back(history->server.releases.size(), rows, slot);
-  }
+  Retired dropped{victim->first, history->server.served.at(TableVersion(victim->first)),
+                  std::move(victim->second)};
   history->versions.erase(victim);
+  for (const auto& [slot, rows] : dropped.version.loaded) {
+    if (dropped.version.left.contains(slot) || dropped.version.withdrawn.contains(slot)) continue;
+    dropped.version.left[slot] = {Epoch(kNeverRead), history->clock.Now()};
+  }
+  store->DropVersion(TableVersion(dropped.number));
+  history->retired.push_back(std::move(dropped));
   history->Reclaimed();
 }
 

@@ -282,6 +282,28 @@ TEST_F(CoordinatorServiceTest, AHeldMapRequestIsAnsweredWhenTheMapChanges) {
   EXPECT_EQ(reply.map().nodes(0).incarnation(), 12u);
 }
 
+TEST_F(CoordinatorServiceTest, AReaderOfADroppedVersionIsToldWhatIsCurrent) {
+  ASSERT_TRUE(Register("a", 11).has_value());
+  const uint64_t version = CreateVersion();
+  proto::DropVersionRequest drop;
+  drop.set_version(version);
+  ASSERT_TRUE(Call("admin.DropVersion", drop.SerializeAsString()).has_value());
+  proto::GetShardMapRequest request;
+  request.set_version(version);
+  request.set_known_epoch(1);
+  request.set_wait_ms(kForeverMs);
+  request.set_known_current(version);
+  const auto reply =
+      Parse<proto::GetShardMapReply>(Call("directory.GetShardMap", request.SerializeAsString()));
+  EXPECT_FALSE(reply.has_map());
+  EXPECT_FALSE(reply.ready());
+  EXPECT_NE(reply.current_version(), version);
+  // Once it knows, there is nothing to tell.
+  request.set_known_current(reply.current_version());
+  EXPECT_EQ(Call("directory.GetShardMap", request.SerializeAsString()).error().code(),
+            StatusCode::kNotFound);
+}
+
 TEST_F(CoordinatorServiceTest, StopAnswersHeldCalls) {
   ASSERT_TRUE(Register("a", 11).has_value());
   const Reply heartbeat = BeginCall("node.Heartbeat", HeartbeatBody("a", 11, kForeverMs));

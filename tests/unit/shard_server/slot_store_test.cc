@@ -280,6 +280,46 @@ TEST_F(SlotStoreTest, DroppedVersionsMemoryWaitsForTheLastReaderAndTheLastLease)
   EXPECT_LE(store.figures().region_bytes, limit);
 }
 
+TEST_F(SlotStoreTest, DroppedVersionIsServedUntilNobodyHasASessionForItOrPatienceEnds) {
+  for (const bool patience_ends : {false, true}) {
+    SlotStore store = StoreWithVersion();
+    ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
+    LoadAll(&store);
+    server_.acknowledged = Epoch(1000);  // by readers that have sessions
+    store.DropVersion(kVersion);
+    EXPECT_FALSE(store.Has(kVersion));
+    EXPECT_TRUE(store.ReadySlots(kVersion).empty());
+    EXPECT_EQ(store.HeldBytes(kVersion), 0u);
+    EXPECT_EQ(store.SetSlots(kVersion, {}).code(), StatusCode::kNotFound);
+    clock_.Advance(milliseconds(29999));
+    EXPECT_FALSE(store.Reclaim());
+    ASSERT_NE(server_.Served(7), nullptr);
+    EXPECT_NE(server_.Served(7)->Rows(SlotIndex(3)), nullptr);
+    EXPECT_TRUE(store.NeedsReclaim());
+    if (patience_ends) {
+      clock_.Advance(milliseconds(1));
+    } else {
+      server_.acknowledged = Epoch(kNeverRead);  // there are none
+    }
+    EXPECT_TRUE(store.Reclaim());
+    EXPECT_EQ(server_.Served(7), nullptr);
+    EXPECT_FALSE(store.NeedsReclaim());
+    EXPECT_EQ(store.figures().free_bytes, store.figures().region_bytes);
+  }
+}
+
+TEST_F(SlotStoreTest, DroppedVersionsNumberMayComeBackWhileItIsServed) {
+  SlotStore store = StoreWithVersion();
+  ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
+  LoadAll(&store);
+  server_.acknowledged = Epoch(0);
+  store.DropVersion(kVersion);
+  ASSERT_TRUE(store.AddVersion(kVersion, test::SmallIdentity(), layout_).ok());
+  EXPECT_EQ(server_.Served(7)->Rows(SlotIndex(3)), nullptr);
+  ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
+  EXPECT_EQ(store.EmptyCount(kVersion), 4u);
+}
+
 TEST_F(SlotStoreTest, DroppedVersionsMemoryIsNotReusedWhileALoadWritesToIt) {
   SlotStore store = StoreWithVersion();
   ASSERT_TRUE(store.SetSlots(kVersion, SlotList(0, 4)).ok());
