@@ -20,7 +20,7 @@ def lines_of(report, title):
     out.append(("tokens/s, same tables in the worker's process", f"{report['tok_s_local']:.1f}"))
     out.append(("tokens/s, Engram off", f"{report['tok_s_off']:.1f}"))
     out.append((f"remote / in process, median of {report['pairs']} pairs",
-                f"{report['ratio_median']:.4f}  (95 % interval {low:.4f} to {high:.4f})"))
+                f"{report['ratio_median']:.4f}  ({100 * report['ratio_ci95_coverage']:.0f} % interval {low:.4f} to {high:.4f})"))
     for name, layer in sorted(report["layers"].items(), key=lambda item: int(item[0])):
         out.append((f"layer {name}: prefetch p50 / p99",
                     f"{us(layer['prefetch_p50_us'])} / {us(layer['prefetch_p99_us'])}"))

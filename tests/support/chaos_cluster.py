@@ -97,7 +97,7 @@ class Cluster:
         self.options = options
         self.log = log
         self.copy_rate = to_bytes(options.copy_rate)
-        self.models = [folder / "model-a", folder / "model-b"]
+        self.models = [folder / "model-a", folder / "model-b"][:1 if options.moves_only else 2]
         self.model_of = {}  # version: index into models
         heads = [Host(f"c{i}", folder, 256 << 20) for i in range(COORDINATORS)]
         self.addresses = ",".join(f"{host.address}:7000" for host in heads)
