@@ -73,8 +73,7 @@ class SlotStore {
   // `server` and `clock` must outlive the store.
   SlotStore(RowServer* server, const Clock* clock, const Options& options);
 
-  // Starts serving a version (with no slot yet); one of the same number that was dropped ends now.
-  // ERRORS: kAlreadyExists.
+  // Serves a version, with no slot yet; a dropped one of its number ends. ERRORS: kAlreadyExists.
   [[nodiscard]] Status AddVersion(TableVersion version, const ModelIdentity& identity,
                                   std::shared_ptr<const TableLayout> layout);
 
