@@ -44,6 +44,9 @@ struct VersionRequested {
   uint32_t replica_count = 1;
   bool make_current = false;
   uint32_t expect_nodes = 0;
+  // Where memory is short: in place of one replica of each slot of the current version.
+  bool take_replica = false;
+  bool dry_run = false;  // only says what would be
 };
 // An operator wants clients to read this version; 0 = the previous one.
 struct VersionSwitched {
@@ -72,7 +75,13 @@ struct ClusterEffects {
   std::vector<MetadataRecord> records;  // to be durable before anything else of this is seen
   bool wake = false;                    // maps, assignments or readiness changed: ask again
   std::vector<std::string> notes;       // one line each, for the log and for engramctl events
-  TableVersion created;                 // VersionRequested: the new version
+  // VersionRequested: the new version (0: dry run), its replicas until there is memory for all, and
+  // the version that gives up one replica of each slot for it (0 = none), what it keeps and frees.
+  TableVersion created;
+  uint32_t replicas_at_first = 0;
+  TableVersion taken_from;
+  uint32_t taken_from_keeps = 0;
+  uint64_t taken_bytes = 0;
 };
 
 }  // namespace engram

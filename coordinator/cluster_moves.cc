@@ -211,12 +211,17 @@ std::vector<PlacementNode> ClusterState::PlacementNodes(TableVersion number,
 }
 
 void ClusterState::Replan(ClusterEffects* effects) {
-  for (auto& [number, version] : versions_) ReplanVersion(number, version, effects);
+  for (auto& [number, version] : versions_) {
+    if (version.wanted_replicas < version.map->replica_count) {
+      RaiseReplicas(number, version, effects);
+    }
+    ReplanVersion(number, version, effects);
+  }
 }
 
 void ClusterState::ReplanVersion(TableVersion number, Version& version, ClusterEffects* effects) {
   const std::vector<PlacementNode> nodes = PlacementNodes(number, version);
-  auto target = PlanOwners(*version.layout, version.map->replica_count, nodes, version.map->owners);
+  auto target = PlanWith(version.wanted_replicas, version, nodes);
   const std::string problem = target.has_value() ? "" : target.error().message();
   if (problem != version.plan_problem && !problem.empty()) {
     effects->notes.push_back("version " + std::to_string(number.value()) +
@@ -251,14 +256,14 @@ void ClusterState::ReplanVersion(TableVersion number, Version& version, ClusterE
 ClusterState::Rank ClusterState::RankOf(const Version& version, uint32_t slot) const {
   const std::span<const NodeIndex> owners = version.map->Replicas(SlotIndex(slot));
   bool any_readable = false;
-  bool all_there = true;
+  uint32_t there = 0;
   for (size_t i = 0; i < owners.size(); ++i) {
-    const bool lost = owners[i] == kNoNode || IsLost(version, owners[i]);
-    all_there &= !lost;
-    any_readable |= !lost && version.ready[size_t{slot} * owners.size() + i] != 0;
+    if (owners[i] == kNoNode || IsLost(version, owners[i])) continue;
+    ++there;
+    any_readable |= version.ready[size_t{slot} * owners.size() + i] != 0;
   }
   if (!any_readable) return Rank::kNoReplica;
-  return all_there ? Rank::kBalance : Rank::kRepair;
+  return there >= version.wanted_replicas ? Rank::kBalance : Rank::kRepair;
 }
 
 bool ClusterState::IsUp(const Version& version, NodeIndex node) const {

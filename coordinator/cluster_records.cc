@@ -65,6 +65,7 @@ void ClusterState::PersistVersion(TableVersion number, const Version& version,
   record.set_model_identity(ModelIdentityToBytes(version.identity));
   record.set_checkpoint_path(version.checkpoint_path);
   record.set_replica_count(version.map->replica_count);
+  record.set_wanted_replicas(version.wanted_replicas);
   record.set_make_current(version.make_current);
   record.set_was_ready(version.was_ready);
   for (const std::string& id : version.node_ids) record.add_node_ids(id);
@@ -207,7 +208,8 @@ Status ClusterState::RestoreVersion(const MetadataRecord& record, TableVersion n
   const auto identity = ModelIdentityFromBytes(message.model_identity());
   auto layout = TableLayout::Create(*spec);
   if (!identity.has_value() || !layout.has_value() || message.replica_count() < 1 ||
-      message.replica_count() > kReplicasMax || message.version() != number.value() ||
+      message.replica_count() > kReplicasMax ||
+      message.wanted_replicas() > message.replica_count() || message.version() != number.value() ||
       message.epoch() == std::numeric_limits<uint64_t>::max()) {
     return Damaged(record, "does not fit together");
   }
@@ -216,6 +218,8 @@ Status ClusterState::RestoreVersion(const MetadataRecord& record, TableVersion n
   version.identity = *identity;
   version.checkpoint_path = message.checkpoint_path();
   version.layout = std::make_shared<const TableLayout>(*std::move(layout));
+  version.wanted_replicas =
+      message.wanted_replicas() == 0 ? message.replica_count() : message.wanted_replicas();
   version.make_current = message.make_current();
   version.was_ready = message.was_ready();
   version.node_ids.assign(message.node_ids().begin(), message.node_ids().end());

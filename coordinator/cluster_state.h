@@ -107,6 +107,7 @@ class ClusterState {
     std::vector<uint64_t> digests;        // [slots]; 0 = not recorded yet
     std::shared_ptr<const ShardMap> map;  // its owners are what clients are told
     std::vector<NodeIndex> target;        // [slots][replicas] what the plan wants them to become
+    uint32_t wanted_replicas = 1;         // 1..replica_count; the other columns are missing
     std::vector<uint8_t> ready;           // [slots][replicas]
     std::vector<uint8_t> ready_replicas;  // [slots]
     uint32_t slots_ready = 0;             // with at least one ready replica
@@ -153,6 +154,31 @@ class ClusterState {
   // Nodes [NodeIndex] as the planner sees them; knows nodes that the version does not have yet.
   [[nodiscard]] std::vector<PlacementNode> PlacementNodes(TableVersion number,
                                                           const Version& version) const;
+
+  // cluster_replicas.cc
+  // The target if each slot is to have `wanted` replicas. ERRORS: PlanOwners.
+  [[nodiscard]] static Result<std::vector<NodeIndex>> PlanWith(
+      uint32_t wanted, const Version& version, const std::vector<PlacementNode>& nodes);
+  [[nodiscard]] static uint64_t MinimumBytesOf(const Version& version,
+                                               const std::vector<PlacementNode>& nodes);
+  // Fewer than wanted, or on lost nodes.
+  [[nodiscard]] uint32_t ReplicasMissing(const Version& version) const;
+  // Wants as many replicas as there is memory for.
+  void RaiseReplicas(TableVersion number, Version& version, ClusterEffects* effects);
+  [[nodiscard]] bool CanGiveUpReplica(TableVersion number) const;
+  [[nodiscard]] std::vector<NodeIndex> OwnersToKeep(const Version& version, uint32_t wanted) const;
+  // From now on each slot has `wanted` replicas; the others leave.
+  void GiveUpReplicas(TableVersion number, Version& version, uint32_t wanted,
+                      ClusterEffects* effects);
+  struct FirstLayout {
+    uint32_t wanted_replicas = 0;
+    std::vector<NodeIndex> owners;  // [slots][replicas]
+  };
+  // Of a version that is to be made, on its node_ids: with as many replicas as there is memory for.
+  // ERRORS: PlanOwners, of the fewest.
+  [[nodiscard]] Result<FirstLayout> PlaceNew(const TableLayout& layout, uint32_t replicas,
+                                             uint32_t fewest, const Version& version) const;
+
   // Tells nodes which slots to copy next.
   void ScheduleMoves(Version& version);
   void ScheduleNode(Version& version, NodeIndex node, const std::vector<uint32_t>& wanted);

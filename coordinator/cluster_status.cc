@@ -110,7 +110,7 @@ proto::VersionStatus ClusterState::StatusOf(TableVersion number, const Version& 
   status.set_replica_count(replicas);
   status.set_slot_count(version.layout->slot_count());
   status.set_ready_slots(version.slots_ready);
-  status.set_total_bytes(version.layout->total_bytes() * replicas);
+  status.set_total_bytes(version.layout->total_bytes() * version.wanted_replicas);
   uint64_t loaded = 0;
   for (const Holding& holding : version.holdings) loaded += holding.bytes_loaded;
   status.set_bytes_loaded(loaded);
@@ -120,11 +120,8 @@ proto::VersionStatus ClusterState::StatusOf(TableVersion number, const Version& 
   status.set_moves_pending(static_cast<uint32_t>(moves.size()));
   status.set_move_bytes_pending(MovedBytes(*version.layout, moves));
   status.set_move_bytes_done(version.move_bytes_done);
-  uint32_t missing = 0;
-  for (const NodeIndex owner : version.map->owners) {
-    missing += owner == kNoNode || IsLost(version, owner) ? 1 : 0;
-  }
-  status.set_replicas_missing(missing);
+  status.set_replicas_missing(ReplicasMissing(version));
+  status.set_replicas_wanted(version.wanted_replicas);
   status.set_plan_problem(version.plan_problem);
   return status;
 }
@@ -173,7 +170,7 @@ proto::GetPlanReply::Version ClusterState::PlanOf(TableVersion number,
   const uint32_t replicas = version.map->replica_count;
   const std::vector<PlacementNode> nodes = PlacementNodes(number, version);
   const std::vector<NodeIndex>& owners = version.map->owners;
-  const auto target = PlanOwners(*version.layout, replicas, nodes, owners);
+  const auto target = PlanWith(version.wanted_replicas, version, nodes);
   for (const PlacementNode& node : nodes) plan.add_nodes()->set_id(node.id);
   for (size_t place = 0; place < owners.size(); ++place) {
     if (owners[place] == kNoNode) continue;
@@ -206,7 +203,7 @@ proto::GetPlanReply::Version ClusterState::PlanOf(TableVersion number,
   }
   plan.set_moves(static_cast<uint32_t>(moves.size()));
   plan.set_move_bytes(MovedBytes(*version.layout, moves));
-  plan.set_minimum_bytes(MinimumBytes(*version.layout, replicas, nodes, owners));
+  plan.set_minimum_bytes(MinimumBytesOf(version, nodes));
   return plan;
 }
 

@@ -41,12 +41,38 @@ void ClusterState::On(const VersionRequested& event, MonotonicTime /*now*/,
   }
   const uint32_t replicas = std::max(event.replica_count, 1u);
   const TableVersion number(next_version_);
-  std::vector<PlacementNode> candidates = PlacementNodes(number, version);
-  candidates.resize(version.node_ids.size());
-  auto owners = PlanOwners(*layout, replicas, candidates, {});
-  if (!owners.has_value()) {
-    effects->status = owners.error();
+  auto placed = PlaceNew(*layout, replicas, replicas, version);
+  if (!placed.has_value() && placed.error().code() == StatusCode::kResourceExhausted &&
+      CanGiveUpReplica(current_)) {
+    ClusterState tried = *this;  // a value: what is given up there is not given up here
+    ClusterEffects nothing;
+    Version& current = tried.versions_.at(current_);
+    tried.GiveUpReplicas(current_, current, current.wanted_replicas - 1, &nothing);
+    auto in_its_place = tried.PlaceNew(*layout, replicas, 1, version);
+    if (in_its_place.has_value() && event.take_replica) {
+      placed = std::move(in_its_place);
+      effects->taken_from = current_;
+      effects->taken_from_keeps = current.wanted_replicas;
+      effects->taken_bytes = current.layout->total_bytes();
+    } else if (in_its_place.has_value()) {
+      placed = Error(StatusCode::kResourceExhausted,
+                     placed.error().message() +
+                         "; or let it take the place of one replica of each slot of version " +
+                         std::to_string(current_.value()) +
+                         " until that one is dropped (engramctl create-version --take-replica)");
+    }
+  }
+  if (!placed.has_value()) {
+    effects->status = placed.error();
     return;
+  }
+  effects->replicas_at_first = placed->wanted_replicas;
+  if (event.dry_run) return;
+  if (effects->taken_from != TableVersion()) {
+    Version& current = versions_.at(current_);
+    effects->notes.push_back("version " + std::to_string(current_.value()) +
+                             " gives up one replica of each slot: memory is short");
+    GiveUpReplicas(current_, current, current.wanted_replicas - 1, effects);
   }
   ++next_version_;
   version.spec = event.spec;
@@ -58,8 +84,9 @@ void ClusterState::On(const VersionRequested& event, MonotonicTime /*now*/,
   ShardMap map;
   map.version = number;
   map.replica_count = replicas;
-  map.owners = *std::move(owners);
+  map.owners = std::move(placed->owners);
   version.target = map.owners;
+  version.wanted_replicas = placed->wanted_replicas;
   version.map = std::make_shared<const ShardMap>(std::move(map));
   for (Holding& holding : version.holdings) NewRevision(holding);
   effects->notes.push_back("version " + std::to_string(number.value()) + " of " +

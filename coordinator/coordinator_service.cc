@@ -172,11 +172,9 @@ Status CoordinatorService::Settle(const ClusterEffects& effects) {
   return effects.status;
 }
 
-Status CoordinatorService::Apply(const ClusterEvent& event, TableVersion* created) {
+Status CoordinatorService::Apply(const ClusterEvent& event) {
   ENGRAM_RETURN_IF_ERROR(CheckLeads());
-  const ClusterEffects effects = state_->Step(event, SteadyClock().Now());
-  if (created != nullptr) *created = effects.created;
-  return Settle(effects);
+  return Settle(state_->Step(event, SteadyClock().Now()));
 }
 
 void CoordinatorService::StartTicking() {
@@ -377,11 +375,24 @@ awaitable<Result<std::string>> CoordinatorService::CreateVersion(std::string bod
   event.replica_count = request->replica_count();
   event.make_current = request->make_current();
   event.expect_nodes = request->expect_nodes();
-  TableVersion created;
-  if (Status status = Apply(event, &created); !status.ok()) co_return Error(std::move(status));
+  event.take_replica = request->take_replica();
+  event.dry_run = request->dry_run();
+  co_return MakeVersion(event);
+}
+
+Result<std::string> CoordinatorService::MakeVersion(const VersionRequested& event) {
+  ENGRAM_TRY(CheckLeads());
+  const ClusterEffects effects = state_->Step(event, SteadyClock().Now());
+  ENGRAM_TRY(Settle(effects));
   proto::CreateVersionReply reply;
-  reply.set_version(created.value());
-  co_return reply.SerializeAsString();
+  reply.set_version(effects.created.value());
+  reply.set_replicas_at_first(effects.replicas_at_first);
+  reply.set_taken_from(effects.taken_from.value());
+  reply.set_taken_from_keeps(effects.taken_from_keeps);
+  reply.set_taken_bytes(effects.taken_bytes);
+  ENGRAM_ASSIGN_OR_RETURN(const TableLayout layout, TableLayout::Create(event.spec));
+  reply.set_table_bytes(layout.total_bytes());
+  return reply.SerializeAsString();
 }
 
 awaitable<Result<std::string>> CoordinatorService::GetStatus(std::string body) {

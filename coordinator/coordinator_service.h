@@ -92,7 +92,7 @@ class CoordinatorService {
   [[nodiscard]] Readiness RoleReadiness() const;
 
   // Steps, persists, then wakes. The event's status, or why it could not be persisted.
-  [[nodiscard]] Status Apply(const ClusterEvent& event, TableVersion* created = nullptr);
+  [[nodiscard]] Status Apply(const ClusterEvent& event);
   [[nodiscard]] Status Settle(const ClusterEffects& effects);
   [[nodiscard]] boost::asio::awaitable<void> Tick();
   // Until something changed or `until`.
@@ -103,6 +103,8 @@ class CoordinatorService {
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetShardMap(std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> ReportSlot(std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> CreateVersion(std::string body);
+  // Its checkpoint was read.
+  [[nodiscard]] Result<std::string> MakeVersion(const VersionRequested& event);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetStatus(std::string body);
   // admin_calls.cc
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetEvents(std::string body);

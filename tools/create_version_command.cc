@@ -1,7 +1,10 @@
 #include <filesystem>
+#include <iostream>
 #include <memory>
 #include <optional>
 #include <thread>
+
+#include <unistd.h>
 
 #include "tools/command.h"
 #include "tools/coordinator_calls.h"
@@ -20,6 +23,8 @@ struct Options {
   uint32_t replicas = 1;
   uint32_t expect_nodes = 0;
   bool not_current = false;
+  bool take_replica = false;
+  bool yes = false;
   bool wait = false;
   double wait_timeout_s = 3600;
 };
@@ -82,6 +87,45 @@ Result<proto::VersionStatus> WaitReady(const Options& options, uint64_t version)
   }
 }
 
+// What --take-replica would do, in words; empty when there is memory for both versions.
+std::string TakeReplicaText(const proto::CreateVersionReply& would, uint32_t replicas) {
+  if (would.taken_from() == 0) return "";
+  const std::string taken_from = "version " + std::to_string(would.taken_from());
+  const auto of_each = [](uint32_t count) {
+    return std::to_string(count) + (count == 1 ? " replica" : " replicas") + " of each slot";
+  };
+  std::string text = "There is no memory for both versions. " + taken_from + " would keep " +
+                     of_each(would.taken_from_keeps()) + " and give up " +
+                     BytesText(would.taken_bytes()) + "; the new version would have " +
+                     of_each(would.replicas_at_first()) + " (" +
+                     BytesText(would.table_bytes() * would.replicas_at_first()) + ")";
+  if (would.replicas_at_first() < replicas) {
+    text += " instead of " + std::to_string(replicas);
+  }
+  return text +
+         ". Reads go on. Replicas come back once a version is dropped or nodes join; until then a "
+         "node that is lost costs the rows that nobody else holds, until they are loaded again.";
+}
+
+Status Confirm(const CoordinatorOptions& coordinator, proto::CreateVersionRequest request,
+               bool yes) {
+  request.set_dry_run(true);
+  const auto would = CallCreateVersion(coordinator, request);
+  if (!would.has_value()) return would.error();
+  const std::string text = TakeReplicaText(*would, request.replica_count());
+  if (text.empty()) return {};
+  std::cerr << text << "\n";
+  if (yes) return {};
+  if (isatty(STDIN_FILENO) == 0) {
+    return {StatusCode::kFailedPrecondition, "nothing was changed: confirm with --yes"};
+  }
+  std::cerr << "Go on? [y/N] " << std::flush;
+  std::string answer;
+  std::getline(std::cin, answer);
+  if (answer == "y" || answer == "Y" || answer == "yes") return {};
+  return {StatusCode::kCancelled, "nothing was changed"};
+}
+
 Status Run(const Options& options, bool json) {
   std::error_code error;
   const auto model_dir = std::filesystem::absolute(options.model_dir, error).lexically_normal();
@@ -92,6 +136,8 @@ Status Run(const Options& options, bool json) {
   request.set_expect_nodes(options.expect_nodes);
   CoordinatorOptions coordinator = options.coordinator;
   coordinator.timeout_s = std::max(coordinator.timeout_s, kCreateTimeoutS);
+  request.set_take_replica(options.take_replica);
+  if (options.take_replica) ENGRAM_RETURN_IF_ERROR(Confirm(coordinator, request, options.yes));
   const auto created = CallCreateVersion(coordinator, request);
   if (!created.has_value()) return created.error();
   if (!options.wait) {
@@ -136,6 +182,10 @@ void AddCreateVersionCommand(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
   command->add_flag("--not-current", options->not_current,
                     "Do not serve it to clients that name no version");
+  command->add_flag("--take-replica", options->take_replica,
+                    "Where there is no memory for both versions: take the place of one replica of "
+                    "each slot of the current one. Shown, and asked for, before anything changes");
+  command->add_flag("--yes", options->yes, "Do not ask");
   command->add_flag("--wait", options->wait, "Wait until every slot is ready, with progress");
   command->add_option("--wait-timeout-s", options->wait_timeout_s, "Stop waiting after this")
       ->check(CLI::Range(0.001, 1e7))

@@ -50,6 +50,15 @@ std::string MovesText(const proto::VersionStatus& version, uint64_t bytes_per_s)
   return text;
 }
 
+// "2", or "1 of 2" while memory is short.
+std::string ReplicasText(const proto::VersionStatus& version) {
+  const std::string all = std::to_string(version.replica_count());
+  if (version.replicas_wanted() == 0 || version.replicas_wanted() == version.replica_count()) {
+    return all;
+  }
+  return std::to_string(version.replicas_wanted()) + " of " + all;
+}
+
 }  // namespace
 
 std::string StatusText(const proto::GetStatusReply& status) {
@@ -72,7 +81,7 @@ std::string StatusText(const proto::GetStatusReply& status) {
       rows.push_back({std::to_string(version.version()), state,
                       Of(version.ready_slots(), version.slot_count()),
                       BytesText(version.bytes_loaded()) + " of " + BytesText(version.total_bytes()),
-                      std::to_string(version.replica_count()), std::to_string(version.epoch()),
+                      ReplicasText(version), std::to_string(version.epoch()),
                       MovesText(version, copy_bytes_per_s),
                       std::to_string(version.damaged_slot_reports()), version.checkpoint_path()});
     }

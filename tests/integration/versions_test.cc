@@ -14,8 +14,9 @@ namespace {
 
 class VersionsTest : public testing::TestWithParam<std::string> {
  protected:
-  void SetUp() override {
-    ClusterOptions options;
+  void SetUp() override { Start({}); }
+  void Start(ClusterOptions options) {
+    StopReading();
     if (GetParam() == "mapped") options.transport = "auto";
     auto cluster = TestCluster::Start(options);
     ASSERT_TRUE(cluster.has_value()) << cluster.error().ToString();
@@ -31,6 +32,7 @@ class VersionsTest : public testing::TestWithParam<std::string> {
     auto client = ReadingClient::Create(*cluster_, reading);
     ASSERT_TRUE(client.has_value()) << client.error().ToString();
     client_ = *std::move(client);
+    stop_.store(false);
     reader_ = std::thread([this] {
       while (!stop_.load()) {
         client_->Read(1, &tally_);
@@ -101,6 +103,43 @@ TEST_P(VersionsTest, ADroppedVersionIsServedUntilItsReadersHaveLeftIt) {
   Expect({"switch", "3"});
   Expect({"rollback"});
   Expect({"drop-version", "3"});
+  EXPECT_TRUE(IsRead(1));
+  StopReading();
+  EXPECT_EQ(tally_.batches_failed, 0u)
+      << (tally_.failures.empty() ? "" : tally_.failures[0].ToString());
+  EXPECT_EQ(tally_.rows_wrong, 0u);
+}
+
+TEST_P(VersionsTest, WithoutMemoryForBothTheNewOneTakesThePlaceOfOneReplica) {
+  client_ = nullptr;
+  // 24.6 MiB of tables; three nodes have memory for two and a half times that.
+  Start({.replicas = 2, .node_memory = "21MiB"});
+  EXPECT_TRUE(IsRead(0));
+  const std::vector<std::string> create = {"create-version",       "--model",
+                                           second_model_.string(), "--replicas",
+                                           "2",                    "--not-current",
+                                           "--wait",               "--wait-timeout-s",
+                                           "60"};
+  const CommandOutput refused = cluster_->Ctl(create);
+  EXPECT_EQ(refused.exit_status, 1);
+  EXPECT_NE(refused.err.find("--take-replica"), std::string::npos) << refused.err;
+  std::vector<std::string> taking = create;
+  taking.emplace_back("--take-replica");
+  const CommandOutput unconfirmed = cluster_->Ctl(taking);  // its standard input is no terminal
+  EXPECT_EQ(unconfirmed.exit_status, 1);
+  EXPECT_NE(unconfirmed.err.find("version 1 would keep 1 replica"), std::string::npos)
+      << unconfirmed.err;
+  EXPECT_NE(unconfirmed.err.find("--yes"), std::string::npos) << unconfirmed.err;
+  taking.emplace_back("--yes");
+  Expect(taking);
+  EXPECT_TRUE(IsRead(0));
+  Expect({"switch", "2"});
+  EXPECT_TRUE(IsRead(1));
+  Expect({"drop-version", "1"});
+  const Status settled = cluster_->WaitSettled();  // with both replicas
+  EXPECT_TRUE(settled.ok()) << settled.ToString();
+  EXPECT_NE(cluster_->Ctl({"status", "--json"}).out.find("\"replicas_wanted\": 2"),
+            std::string::npos);
   EXPECT_TRUE(IsRead(1));
   StopReading();
   EXPECT_EQ(tally_.batches_failed, 0u)

@@ -151,7 +151,7 @@ Status TestCluster::StartNode(int i, const std::string& listen) {
                                    "--http",
                                    "127.0.0.1:0",
                                    "--memory",
-                                   "1GiB",
+                                   options_.node_memory,
                                    "--transport",
                                    options_.transport,
                                    "--one-sided",

@@ -24,6 +24,7 @@ struct ClusterOptions {
   std::string one_sided = "off";
   std::string variant = "v41";
   int base_rows = 2000;                     // per column, before primes
+  std::string node_memory = "1GiB";         // of each
   std::vector<std::string> node_arguments;  // added to every node's command line
   // With "etcd://..." there may be several coordinators; empty = one, with a SQLite file.
   std::string store;
