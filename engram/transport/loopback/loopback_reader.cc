@@ -262,10 +262,11 @@ void LoopbackReader::Wait(MonotonicTime until) {
                        (!session->reads.empty() && session->reads.front().due <= now);
     if (ready && !(held && !session->closing)) return;
   }
-  // A manual clock may say anything: what is waited is real time.
-  const Duration limit = std::min(until, NextDue()) - now;
-  const Duration bounded = std::clamp<Duration>(limit, Duration::zero(), std::chrono::seconds(1));
-  sleeper_.wakened.wait_for(lock, bounded, [this] { return sleeper_.wake; });
+  // A manual clock may say anything: what is waited is real time. A difference with
+  // MonotonicTime::min() or max() overflows.
+  const MonotonicTime end =
+      std::clamp(std::min(until, NextDue()), now, now + std::chrono::seconds(1));
+  sleeper_.wakened.wait_for(lock, end - now, [this] { return sleeper_.wake; });
   sleeper_.wake = false;
 }
 

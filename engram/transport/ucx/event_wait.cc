@@ -45,9 +45,10 @@ Status EventWait::Watch(int fd) {
 }
 
 void EventWait::Sleep(MonotonicTime until) {
-  const Duration left = until - std::chrono::steady_clock::now();
-  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(
-      std::clamp<Duration>(left, Duration::zero(), std::chrono::hours(1)));
+  // `until` may be MonotonicTime::min() or max(): a difference with them overflows.
+  const MonotonicTime now = std::chrono::steady_clock::now();
+  const MonotonicTime end = std::clamp<MonotonicTime>(until, now, now + std::chrono::hours(1));
+  const auto ms = std::chrono::ceil<std::chrono::milliseconds>(end - now);
   std::array<epoll_event, 4> events{};
   const int count = ::epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
                                  static_cast<int>(ms.count()));
