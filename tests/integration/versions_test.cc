@@ -17,6 +17,8 @@ class VersionsTest : public testing::TestWithParam<std::string> {
   void SetUp() override { Start({}); }
   void Start(ClusterOptions options) {
     StopReading();
+    client_ = nullptr;
+    tally_ = {};
     if (GetParam() == "mapped") options.transport = "auto";
     auto cluster = TestCluster::Start(options);
     ASSERT_TRUE(cluster.has_value()) << cluster.error().ToString();
@@ -111,7 +113,6 @@ TEST_P(VersionsTest, ADroppedVersionIsServedUntilItsReadersHaveLeftIt) {
 }
 
 TEST_P(VersionsTest, WithoutMemoryForBothTheNewOneTakesThePlaceOfOneReplica) {
-  client_ = nullptr;
   // 24.6 MiB of tables; three nodes have memory for two and a half times that.
   Start({.replicas = 2, .node_memory = "21MiB"});
   EXPECT_TRUE(IsRead(0));
