@@ -58,6 +58,7 @@ ordered_json VersionJson(const proto::VersionStatus& version) {
           {"bytes_loaded", version.bytes_loaded()},
           {"damaged_slot_reports", version.damaged_slot_reports()},
           {"previous", version.previous()},
+          {"replicas_wanted", version.replicas_wanted()},
           {"moves_pending", version.moves_pending()},
           {"move_bytes_pending", version.move_bytes_pending()},
           {"move_bytes_done", version.move_bytes_done()},
