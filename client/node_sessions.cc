@@ -31,7 +31,9 @@ void NodeSessions::SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now
     if (old_place != old_places.end()) {
       const ShardMapNode& before = old_map->nodes[old_place->second];
       Node& old_node = old_nodes[old_place->second];
-      if (before.address == wanted.address && before.incarnation == wanted.incarnation) {
+      const bool same_process =
+          wanted.incarnation == old_node.incarnation || wanted.incarnation == Incarnation();
+      if (before.address == wanted.address && same_process) {
         nodes_[i] = std::move(old_node);
         old_node = Node{};
         const auto session = sessions_.find(nodes_[i].session);
@@ -39,6 +41,7 @@ void NodeSessions::SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now
         continue;
       }
     }
+    nodes_[i].incarnation = wanted.incarnation;
     if (wanted.incarnation == Incarnation()) {
       nodes_[i].trouble = Status(StatusCode::kUnavailable, "the coordinator says it is not up");
     } else {
@@ -60,7 +63,7 @@ void NodeSessions::Open(NodeIndex index) {
   Node& node = nodes_[index.value()];
   NodeTarget target = options_.target;
   target.address = map_->nodes[index.value()].address;
-  target.incarnation = map_->nodes[index.value()].incarnation;
+  target.incarnation = node.incarnation;
   node.state = State::kOpening;
   node.reopen_at = MonotonicTime::max();
   node.session = reader_->Open(target);

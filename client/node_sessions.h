@@ -34,7 +34,8 @@ class NodeSessions {
   NodeSessions(const SessionOptions& options, RowReader* reader);
 
   // Keeps the sessions of nodes that are the same (id, address, incarnation), closes the others,
-  // opens what is new. Node indexes mean the new map from now on.
+  // opens what is new. Node indexes mean the new map from now on. A node that the map says is not
+  // up keeps its session too: the coordinator may be wrong, and it is the session that knows.
   void SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now);
   [[nodiscard]] const ShardMap* map() const { return map_.get(); }
 
@@ -49,6 +50,10 @@ class NodeSessions {
   [[nodiscard]] uint32_t node_count() const { return static_cast<uint32_t>(nodes_.size()); }
   [[nodiscard]] bool IsOpen(NodeIndex node) const {
     return nodes_[node.value()].state == State::kOpen;
+  }
+  // As the map says.
+  [[nodiscard]] bool IsSaidUp(NodeIndex node) const {
+    return map_->nodes[node.value()].incarnation != Incarnation();
   }
   // kNoNode: the session ended, or the map has moved on.
   [[nodiscard]] NodeIndex NodeOf(SessionId session) const;
@@ -82,6 +87,7 @@ class NodeSessions {
   struct Node {
     State state = State::kDown;
     SessionId session;
+    Incarnation incarnation;  // that its sessions are for; 0 = not up since it is known here
     MonotonicTime reopen_at = MonotonicTime::max();
     uint32_t failures = 0;  // in a row
     Status trouble;

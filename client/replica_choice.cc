@@ -16,11 +16,11 @@ void RankNode(const NodeSessions& sessions, NodeIndex node, std::vector<NodeLane
   NodeLane& lane = (*lanes)[node.value()];
   const NodeHealth& health = sessions.health(node);
   lane.late = health.late;
-  lane.rank = !sessions.IsOpen(node) ? kRankClosed
-              : health.suspected     ? kRankSuspected
-              : health.mapped        ? kRankSameHost
-              : lane.same_zone       ? kRankSameZone
-                                     : kRankFar;
+  lane.rank = !sessions.IsOpen(node)                         ? kRankClosed
+              : health.suspected || !sessions.IsSaidUp(node) ? kRankSuspected
+              : health.mapped                                ? kRankSameHost
+              : lane.same_zone                               ? kRankSameZone
+                                                             : kRankFar;
 }
 
 void RateNodes(const NodeSessions& sessions, std::vector<NodeLane>* lanes) {

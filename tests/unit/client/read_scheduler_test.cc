@@ -309,6 +309,36 @@ TEST_F(ReadSchedulerTest, NodeThatIsNotUpIsNotConnectedTo) {
   EXPECT_THAT(status.message(), ::testing::HasSubstr("m1"));
 }
 
+// A coordinator that was cut off may have said so of every node.
+TEST_F(ReadSchedulerTest, NodesThatAreSaidToBeDownAreReadOnOverTheirSessions) {
+  Make();
+  SetMap(Map(1, 2));
+  OpenAll();
+  const ShardMap up = Map(1, 2);
+  ShardMap map = up;
+  map.epoch = Epoch(2);
+  for (ShardMapNode& node : map.nodes) node.incarnation = Incarnation(0);
+  SetMap(map);
+  Begin(0, {20, 20});
+  AnswerAll();
+  ExpectAllTaken(0);
+  // A session that ends meanwhile is opened again, to the same process.
+  const SessionId ended = SessionOf("h1:1");
+  Close(ended, StatusCode::kPeerLost);
+  Advance(milliseconds(100));
+  EXPECT_NE(SessionOf("h1:1"), ended);
+  EXPECT_EQ(reader_.sessions[SessionOf("h1:1")].target.incarnation, up.nodes[1].incarnation);
+  OpenAll();
+  const size_t sessions = reader_.sessions.size();
+  map = up;
+  map.epoch = Epoch(3);
+  SetMap(map);
+  EXPECT_EQ(reader_.sessions.size(), sessions);
+  Begin(1, {20, 20});
+  AnswerAll();
+  ExpectAllTaken(1);
+}
+
 TEST_F(ReadSchedulerTest, SlotWithoutANodeIsUnavailable) {
   Make();
   ShardMap map = Map(1, 1);

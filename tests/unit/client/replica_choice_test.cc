@@ -37,6 +37,21 @@ TEST_F(ReplicaChoiceTest, SameZoneIsPreferred) {
   ExpectAllTaken(0);
 }
 
+TEST_F(ReplicaChoiceTest, NodeThatIsSaidToBeDownIsAskedLast) {
+  Make();
+  ShardMap map = Map(1, 2, 2);
+  SetMap(map);
+  OpenAll();
+  map.epoch = Epoch(2);
+  map.nodes[0].incarnation = Incarnation(0);
+  SetMap(map);
+  Begin(0, {40, 40});
+  EXPECT_EQ(RowsAt("h0:1"), 0u);
+  EXPECT_EQ(RowsAt("h1:1"), 80u);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
 TEST_F(ReplicaChoiceTest, SameHostIsPreferredToTheSameZone) {
   options_.zone = "b";
   mapped_ = {"h0:1"};
