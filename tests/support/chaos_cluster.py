@@ -165,7 +165,10 @@ class Cluster:
 
     def settled(self, moved_to=None):
         status = self.status()
-        if status is None or any(not node["up"] for node in status["nodes"]):
+        # A node that started again counts once it has loaded what it owns: until then the other
+        # replica is the only one.
+        if status is None or any(not node["up"] or node["ready_slots"] < node["assigned_slots"]
+                                 for node in status["nodes"]):
             return False
         if moved_to is not None and not any(
                 node["id"] == moved_to.name and node["assigned_slots"] > 0 for node in status["nodes"]):
