@@ -116,11 +116,9 @@ TEST_P(VersionsTest, WithoutMemoryForBothTheNewOneTakesThePlaceOfOneReplica) {
   // 24.6 MiB of tables; three nodes have memory for two and a half times that.
   Start({.replicas = 2, .node_memory = "21MiB"});
   EXPECT_TRUE(IsRead(0));
-  const std::vector<std::string> create = {"create-version",       "--model",
-                                           second_model_.string(), "--replicas",
-                                           "2",                    "--not-current",
-                                           "--wait",               "--wait-timeout-s",
-                                           "60"};
+  const std::vector<std::string> create = {
+      "create-version", "--model", second_model_.string(), "--replicas", "2",
+      "--not-current",  "--wait",  "--wait-timeout-s",     "60"};
   const CommandOutput refused = cluster_->Ctl(create);
   EXPECT_EQ(refused.exit_status, 1);
   EXPECT_NE(refused.err.find("--take-replica"), std::string::npos) << refused.err;
