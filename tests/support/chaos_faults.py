@@ -52,20 +52,28 @@ def join_and_drain(cluster, dice):
     return f"{spare.name} joined, {old.name} was drained and left"
 
 
-def kill_node_while_moving(cluster, dice):
+def _while_a_node_joins(cluster, disturb):
+    """disturb(spare) while slots are on their way to it; then it is drained again."""
     spare = cluster.spare()
     spare.start()
     await_true(f"slots are on their way to {spare.name}",
                lambda: cluster.node(spare.name).get("incoming_slots", 0) > 0)
-    victim = dice.choice([spare] + cluster.nodes[1:])
-    victim.kill()
-    time.sleep(_some_seconds(dice))
-    victim.start()
+    told = disturb(spare)
     cluster.await_settled(moved_to=spare)
     cluster.ctl("drain", spare.name, "--wait")
     cluster.await_settled()
     spare.leave()
-    return f"{spare.name} joined, {victim.name} was killed meanwhile and came back, {spare.name} left again"
+    return f"while {spare.name} joined: {told}"
+
+
+def kill_node_while_moving(cluster, dice):
+    def disturb(spare):
+        victim = dice.choice([spare] + cluster.nodes[1:])
+        victim.kill()
+        time.sleep(_some_seconds(dice))
+        victim.start()
+        return f"{victim.name} killed and started again"
+    return _while_a_node_joins(cluster, disturb)
 
 
 def kill_leader(cluster, dice):
@@ -95,16 +103,7 @@ def cut_leader(cluster, dice):
 
 
 def kill_leader_while_moving(cluster, dice):
-    spare = cluster.spare()
-    spare.start()
-    await_true(f"slots are on their way to {spare.name}",
-               lambda: cluster.node(spare.name).get("incoming_slots", 0) > 0)
-    told = kill_leader(cluster, dice)
-    cluster.await_settled(moved_to=spare)
-    cluster.ctl("drain", spare.name, "--wait")
-    cluster.await_settled()
-    spare.leave()
-    return f"while {spare.name} joined: {told}"
+    return _while_a_node_joins(cluster, lambda spare: kill_leader(cluster, dice))
 
 
 def kill_etcd_member(cluster, dice):

@@ -12,19 +12,7 @@ using testing::Not;
 
 class ClusterReplicasTest : public ClusterStory {
  protected:
-  static VersionRequested Wanted(uint32_t replicas) {
-    VersionRequested request;
-    request.spec.hash.max_ngram_size = 3;
-    request.spec.hash.head_count = 2;
-    request.spec.hash.base_sizes = {500, 500};
-    request.spec.hash.layer_ids = {1};
-    request.spec.hash.compressed_vocab_size = 100;
-    request.spec.row_values = 32;
-    request.checkpoint_path = "/models/b";
-    request.replica_count = replicas;
-    return request;
-  }
-  static uint64_t TableBytes() { return TableLayout::Create(Wanted(1).spec)->total_bytes(); }
+  static uint64_t TableBytes() { return TableLayout::Create(SmallVersion(1).spec)->total_bytes(); }
   // Three nodes with memory for so many tables together, all of version 1 ready and current.
   void Start(double tables, uint32_t replicas) {
     capacity_ = static_cast<uint64_t>(tables * static_cast<double>(TableBytes()) / 3);
@@ -72,11 +60,11 @@ class ClusterReplicasTest : public ClusterStory {
 TEST_F(ClusterReplicasTest, WithoutMemoryForBothNothingChangesAndTheWayIsNamed) {
   Start(2.5, 2);
   const auto before = disk_;
-  const ClusterEffects refused = Step(Wanted(2));
+  const ClusterEffects refused = Step(SmallVersion(2));
   EXPECT_EQ(refused.status.code(), StatusCode::kResourceExhausted);
   EXPECT_THAT(refused.status.message(), HasSubstr("bytes and has"));
   EXPECT_THAT(refused.status.message(), HasSubstr("--take-replica"));
-  VersionRequested asked = Wanted(2);
+  VersionRequested asked = SmallVersion(2);
   asked.take_replica = true;
   asked.dry_run = true;
   const ClusterEffects would = Step(asked);
@@ -93,7 +81,7 @@ TEST_F(ClusterReplicasTest, WithoutMemoryForBothNothingChangesAndTheWayIsNamed) 
 TEST_F(ClusterReplicasTest,
        TheNewVersionTakesThePlaceOfOneReplicaAndGetsTheOtherOnceTheOldIsDropped) {
   Start(2.5, 2);
-  VersionRequested request = Wanted(2);
+  VersionRequested request = SmallVersion(2);
   request.take_replica = true;
   const Epoch before = EpochOf(kOld);
   const ClusterEffects made = Step(request);
@@ -125,7 +113,7 @@ TEST_F(ClusterReplicasTest,
 
 TEST_F(ClusterReplicasTest, WhereThereIsMemoryForBothNothingIsTaken) {
   Start(4.5, 2);
-  VersionRequested request = Wanted(2);
+  VersionRequested request = SmallVersion(2);
   request.take_replica = true;
   const ClusterEffects made = Step(request);
   ASSERT_TRUE(made.status.ok()) << made.status.ToString();
@@ -136,7 +124,7 @@ TEST_F(ClusterReplicasTest, WhereThereIsMemoryForBothNothingIsTaken) {
 
 TEST_F(ClusterReplicasTest, TheOnlyReplicaIsNeverTaken) {
   Start(1.5, 1);
-  VersionRequested request = Wanted(1);
+  VersionRequested request = SmallVersion(1);
   request.take_replica = true;
   const ClusterEffects refused = Step(request);
   EXPECT_EQ(refused.status.code(), StatusCode::kResourceExhausted);
@@ -149,7 +137,7 @@ TEST_F(ClusterReplicasTest, ReplicasThatCanBeReadStay) {
   // b's process started again and has loaded nothing yet.
   NodeStarts("b", 12, capacity_);
   ASSERT_TRUE(state_->Ready(kOld));
-  VersionRequested request = Wanted(2);
+  VersionRequested request = SmallVersion(2);
   request.take_replica = true;
   const ClusterEffects made = Step(request);
   ASSERT_TRUE(made.status.ok()) << made.status.ToString();
@@ -158,7 +146,7 @@ TEST_F(ClusterReplicasTest, ReplicasThatCanBeReadStay) {
 
 TEST_F(ClusterReplicasTest, ReplicasComeBackWhenANodeJoins) {
   Start(2.5, 2);
-  VersionRequested request = Wanted(2);
+  VersionRequested request = SmallVersion(2);
   request.take_replica = true;
   ASSERT_TRUE(Step(request).status.ok());
   AllLoad();

@@ -66,7 +66,7 @@ class ClusterStory : public testing::Test {
     }
     return NodeSays(message);
   }
-  TableVersion VersionIsCreated(uint32_t replicas = 1) {
+  static VersionRequested SmallVersion(uint32_t replicas) {
     VersionRequested request;
     request.spec.hash.max_ngram_size = 3;
     request.spec.hash.head_count = 2;
@@ -76,6 +76,10 @@ class ClusterStory : public testing::Test {
     request.spec.row_values = 32;
     request.checkpoint_path = "/models/a";
     request.replica_count = replicas;
+    return request;
+  }
+  TableVersion VersionIsCreated(uint32_t replicas = 1) {
+    VersionRequested request = SmallVersion(replicas);
     request.make_current = true;
     const ClusterEffects effects = Step(request);
     EXPECT_TRUE(effects.status.ok()) << effects.status.ToString();
