@@ -232,8 +232,11 @@ class Reader:
                 self.errors += [f"at {line['t']:.1f} s: {error}" for error in line["errors"]]
 
     def order(self, batches_per_s):
-        self.process.stdin.write(f"{batches_per_s}\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(f"{batches_per_s}\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise Failed(f"a reader ended with {self.process.wait()}: --keep shows its log") from None
 
     def stop(self):
         self.process.stdin.close()
