@@ -138,7 +138,8 @@ class Cluster {
       proto::HeartbeatRequest message;
       message.set_id(node.id());
       message.set_incarnation(node.incarnation());
-      for (const auto& assignment : state.Changes(message).changed()) {
+      const auto changes = state.Changes(message);
+      for (const auto& assignment : changes.changed()) {
         proto::HeldVersion* held = message.add_held();
         held->set_version(assignment.version());
         *held->mutable_ready_slots() = assignment.slots();

@@ -78,10 +78,16 @@ class MemoryNode(Program):
         self.name = name
         self.zone = "z-" + name
         self.memory_bytes = 8 << 30
+        self.ended = 0  # the incarnation that was killed last
         super().__init__(host, [
             cluster.bin / "engram-shard-server", "--id", name, "--zone", self.zone,
             "--coordinator", cluster.addresses, "--listen", host.address + ":7100",
             "--http", host.address + ":7101", "--memory", "8GiB", "--transport", transport], "node.log")
+
+    def kill(self, how=signal.SIGKILL):
+        if how == signal.SIGKILL:
+            self.ended = self.cluster.node(self.name).get("incarnation", 0)
+        super().kill(how)
 
     def leave(self):
         """Once it is drained."""
@@ -118,7 +124,7 @@ class Cluster:
         # A reader is on the first node's host, and reads that one's rows from its memory.
         self.nodes = [MemoryNode(self, f"m{i}", "auto" if i == 0 else "tcp")
                       for i in range(options.nodes)]
-        self.spares = 0
+        self.spares = []
 
     def start(self):
         for index, model in enumerate(self.models):
@@ -166,9 +172,10 @@ class Cluster:
     def settled(self, moved_to=None):
         status = self.status()
         # A node that started again counts once it has loaded what it owns: until then the other
-        # replica is the only one.
-        if status is None or any(not node["up"] or node["ready_slots"] < node["assigned_slots"]
-                                 for node in status["nodes"]):
+        # replica is the only one. One that came back before it was missed is still told of as it was.
+        ended = {node.ended for node in self.nodes + self.spares}
+        if status is None or any(not node["up"] or node["ready_slots"] < node["assigned_slots"] or
+                                 node["incarnation"] in ended for node in status["nodes"]):
             return False
         if moved_to is not None and not any(
                 node["id"] == moved_to.name and node["assigned_slots"] > 0 for node in status["nodes"]):
@@ -181,9 +188,8 @@ class Cluster:
 
     def spare(self):
         """A memory node that nobody knew before, not started."""
-        self.spares += 1
-        node = MemoryNode(self, f"s{self.spares}", "tcp")
-        return node
+        self.spares.append(MemoryNode(self, f"s{len(self.spares) + 1}", "tcp"))
+        return self.spares[-1]
 
     def copied_bytes(self):
         """Of every memory node there is, by its id. They must not be started again in between."""
