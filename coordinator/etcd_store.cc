@@ -96,7 +96,7 @@ Status EtcdStore::CommitLarge(const std::vector<MetadataRecord>& records,
   for (EtcdOp& part : event.parts) ENGRAM_RETURN_IF_ERROR(Write({std::move(part)}, deadline));
   ENGRAM_RETURN_IF_ERROR(Write({EtcdOp::Put(names_.pending, event.pending)}, deadline));
   // From here on the event counts, whoever finishes it.
-  const Status finished = FinishEvent(groups, deadline);
+  Status finished = FinishEvent(groups, deadline);
   if (finished.ok()) return finished;
   term_ = 0;  // a later write of this term finishes it first
   if (finished.code() == StatusCode::kFailedPrecondition) return Status();

@@ -129,6 +129,7 @@ class NodeBalancer {
     double column_gain = 0;
     uint64_t hash = 0;
     uint32_t n = 0;
+    // NOLINTNEXTLINE(modernize-use-nullptr): its 0 is an ordering
     friend auto operator<=>(const Partner&, const Partner&) = default;
   };
 
@@ -320,6 +321,7 @@ std::optional<uint32_t> NodeInFreeZone(const OwnerDraft& draft, uint32_t slot, u
     double column_slots = 0;
     int64_t lacks_bytes = 0;
     uint64_t hash = 0;
+    // NOLINTNEXTLINE(modernize-use-nullptr): its 0 is an ordering
     auto operator<=>(const Rank&) const = default;
   };
   std::optional<uint32_t> best;

@@ -22,6 +22,7 @@ struct Rank {
   double behind_bytes = 0;
   uint64_t hash = 0;
 
+  // NOLINTNEXTLINE(modernize-use-nullptr): its 0 is an ordering
   friend auto operator<=>(const Rank&, const Rank&) = default;
 };
 
@@ -30,6 +31,7 @@ struct Ranked {
   uint32_t index = 0;  // of a node or a zone
 
   friend bool operator<(const Ranked& a, const Ranked& b) {
+    // NOLINTNEXTLINE(modernize-use-nullptr): its 0 is an ordering
     if (const auto order = a.rank <=> b.rank; order != 0) return order < 0;
     return a.index > b.index;
   }

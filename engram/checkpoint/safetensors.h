@@ -91,7 +91,7 @@ struct TensorToWrite {
 class SafetensorsWriter {
  public:
   [[nodiscard]] static Result<SafetensorsWriter> Create(const std::filesystem::path& file,
-                                                        std::vector<TensorToWrite> tensors);
+                                                        const std::vector<TensorToWrite>& tensors);
   SafetensorsWriter(SafetensorsWriter&&) noexcept;
   SafetensorsWriter& operator=(SafetensorsWriter&&) noexcept;
   ~SafetensorsWriter();

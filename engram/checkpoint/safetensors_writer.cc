@@ -38,7 +38,7 @@ std::span<const std::byte> BytesOf(const std::string& text) {
 }  // namespace
 
 Result<SafetensorsWriter> SafetensorsWriter::Create(const std::filesystem::path& file,
-                                                    std::vector<TensorToWrite> tensors) {
+                                                    const std::vector<TensorToWrite>& tensors) {
   nlohmann::ordered_json header;
   header["__metadata__"] = {{"format", "pt"}};
   uint64_t data_bytes = 0;

@@ -87,7 +87,8 @@ std::string EndpointText(const tcp::endpoint& endpoint) {
   return endpoint.address().to_string() + ":" + port;
 }
 
-Result<tcp::acceptor> Listen(boost::asio::any_io_executor executor, std::string_view address) {
+Result<tcp::acceptor> Listen(const boost::asio::any_io_executor& executor,
+                             std::string_view address) {
   ENGRAM_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(address));
   ENGRAM_ASSIGN_OR_RETURN(const tcp::endpoint endpoint,
                           ResolveToListen(executor, host_port, address));

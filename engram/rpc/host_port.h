@@ -31,8 +31,8 @@ struct HostPort {
 
 // Opens a listening socket. A name is resolved now, which may block.
 // ERRORS: kInvalidArgument (not "host:port"), kIo naming the address, and the fix when it is taken.
-[[nodiscard]] Result<boost::asio::ip::tcp::acceptor> Listen(boost::asio::any_io_executor executor,
-                                                            std::string_view address);
+[[nodiscard]] Result<boost::asio::ip::tcp::acceptor> Listen(
+    const boost::asio::any_io_executor& executor, std::string_view address);
 
 // What every accepted or made connection gets: no Nagle delay, and keep-alive probes that find a
 // vanished host within about 20 s.

@@ -89,8 +89,8 @@ __attribute__((target("avx2,f16c"))) void DecodeF8Avx2(const uint8_t* row, uint3
   const __m256 not_a_number = _mm256_set1_ps(480.0f / 256.0f);
   const __m256 no_sign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   for (uint32_t block = 0; block < row_values / kValuesPerScale; ++block) {
-    const uint8_t* weights = row + block * kValuesPerScale;
-    float* out = values + block * kValuesPerScale;
+    const uint8_t* weights = row + size_t{block} * kValuesPerScale;
+    float* out = values + size_t{block} * kValuesPerScale;
     const uint8_t scale_bits = scales[block];
     if (scale_bits < kExactScaleMin || scale_bits > kExactScaleMax) {
       DecodeBlock(weights, scale_bits, out);

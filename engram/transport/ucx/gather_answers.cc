@@ -11,7 +11,7 @@ namespace {
 // Rows of a decode step go at once: a rendezvous is one more round trip between threads that sleep,
 // which took longer than the rows themselves. Longer replies were faster with it (measured over
 // TCP).
-constexpr uint64_t kEagerReplyBytesMax = 64 * 1024;
+constexpr uint64_t kEagerReplyBytesMax = 64u << 10;
 
 // A body may start at any byte.
 RowAddress LoadAddress(const std::byte* addresses, uint32_t i) {
