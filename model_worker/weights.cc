@@ -218,11 +218,12 @@ class Loader {
         ReadMatrix(prefix + "value_proj.weight", hidden, values, &layer->keys_value));
     ENGRAM_RETURN_IF_ERROR(ReadVector(prefix + "value_proj.bias", hidden, &layer->bias));
     for (int64_t g = 0; g < branches; ++g) {
-      const std::string dot_g = "." + std::to_string(g) + ".weight";
-      ENGRAM_RETURN_IF_ERROR(ReadVector(prefix + "norm1" + dot_g, hidden, &layer->key_norm));
-      ENGRAM_RETURN_IF_ERROR(ReadVector(prefix + "norm2" + dot_g, hidden, &layer->query_norm));
-      ENGRAM_RETURN_IF_ERROR(
-          ReadVector(prefix + "short_conv.norms" + dot_g, hidden, &layer->conv_norm));
+      const auto name_of = [&](const char* norm) {
+        return std::string(prefix).append(norm).append(std::to_string(g)).append(".weight");
+      };
+      ENGRAM_RETURN_IF_ERROR(ReadVector(name_of("norm1."), hidden, &layer->key_norm));
+      ENGRAM_RETURN_IF_ERROR(ReadVector(name_of("norm2."), hidden, &layer->query_norm));
+      ENGRAM_RETURN_IF_ERROR(ReadVector(name_of("short_conv.norms."), hidden, &layer->conv_norm));
     }
     return Read(prefix + "short_conv.conv.weight",
                 {branches * hidden, 1, config_.engram->demo_kernel_size}, &layer->conv);

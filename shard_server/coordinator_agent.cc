@@ -258,6 +258,7 @@ void CoordinatorAgent::TakeReply(const proto::HeartbeatReply& reply) {
     return;
   }
   std::vector<std::pair<TableVersion, Epoch>> epochs;
+  epochs.reserve(static_cast<size_t>(reply.versions_size()));
   for (int i = 0; i < reply.versions_size(); ++i) {
     epochs.emplace_back(reply.versions(i), reply.newest_epochs(i));
   }

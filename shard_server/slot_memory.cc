@@ -14,10 +14,8 @@ namespace engram {
 Status PopulatePages(SlotIndex slot, std::span<std::byte> bytes) {
 #ifdef MADV_POPULATE_WRITE
   static const auto page_bytes = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto first = reinterpret_cast<uintptr_t>(bytes.data());
-  const uintptr_t begin = first / page_bytes * page_bytes;
-  const uintptr_t end = first + bytes.size();
-  if (::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_POPULATE_WRITE) == 0) return {};
+  const uintptr_t before = reinterpret_cast<uintptr_t>(bytes.data()) % page_bytes;
+  if (::madvise(bytes.data() - before, before + bytes.size(), MADV_POPULATE_WRITE) == 0) return {};
   if (errno != EFAULT && errno != ENOMEM) return {};
   return {StatusCode::kResourceExhausted,
           "the system has no memory left for slot " + std::to_string(slot.value()) + ": " +

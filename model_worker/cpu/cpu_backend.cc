@@ -295,7 +295,7 @@ Status CpuBackend::RunMlp(CpuLayer* layer) {
     const int64_t width = (at.column_end - at.column_begin) / 2;
     for (uint32_t row = at.row_begin; row < at.row_end; ++row) {
       const float* gate =
-          gate_up_.data() + row * 2 * int64_t{config_.intermediate_size} + at.column_begin;
+          gate_up_.data() + int64_t{row} * 2 * config_.intermediate_size + at.column_begin;
       kernels_->silu_multiply(
           gate, gate + width, static_cast<int>(width),
           activated_.data() + row * int64_t{config_.intermediate_size} + at.column_begin / 2);

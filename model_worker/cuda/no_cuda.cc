@@ -3,6 +3,8 @@
 
 namespace engram {
 
+// The weights by value, as the real one takes them.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
 Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig&, ModelWeights,
                                                        const CudaBackendOptions&) {
   return Error(StatusCode::kFailedPrecondition,

@@ -62,7 +62,7 @@ Status CheckOneSidedReads(const UcxContext& node_context, const UcxMemory& memor
   auto node = UcxWorker::Create(node_context);
   if (!node.has_value()) return node.error();
   CountedGets gets;
-  std::vector<std::byte> target(kReads * kReadBytes);
+  std::vector<std::byte> target(size_t{kReads} * kReadBytes);
   auto reader = UcxWorker::Create(**context);
   if (!reader.has_value()) return reader.error();
   auto address = (*node)->Address();
