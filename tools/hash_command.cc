@@ -25,7 +25,7 @@ class Output {
   void Text(std::string_view text) { text_ += text; }
   Status FlushIfLarge() { return text_.size() < kFlushBytes ? Status() : Flush(); }
   Status Flush() {
-    const Status status = Print(text_);
+    Status status = Print(text_);
     text_.clear();
     return status;
   }
