@@ -1,246 +1,323 @@
-// How fast rows are read from one memory node: hash, dedupe, read, verify, scatter, in a closed
-// loop.
+// How fast are rows read from one memory node, and how near is that to what the wire and the memory
+// allow?
 #include <algorithm>
-#include <chrono>
-#include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <memory>
-#include <random>
+#include <numeric>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/command.h"
+#include "bench/read_floor.h"
+#include "bench/read_loop.h"
 #include "bench/read_node.h"
+#include "bench/repetitions.h"
 #include "bench/report.h"
-#include "client/fixed_shard_map.h"
-#include "client/remote_rows.h"
-#include "engram/transport/ucx/ucx_transport.h"
+#include "engram/tokenizer/tokenizer.h"
 
 namespace engram::bench {
 namespace {
-
-using SteadyTime = std::chrono::steady_clock::time_point;
 
 struct ReadOptions {
   std::string transport = "tcp";
   std::string way = "auto";
   std::string one_sided = "off";
-  std::vector<uint32_t> tokens = {1, 32, 256};
+  std::vector<uint32_t> rows = {48, 1536, 12288};
+  uint32_t row_values = 256;
   uint64_t bytes = 2ull << 30;
-  double seconds = 3;
-  int repetitions = 5;
+  double seconds = 1;
+  int repetitions = 7;
   uint32_t io_threads = 1;
   uint32_t gather_threads = 1;
+  uint64_t cache_bytes = 0;
+  std::string ids_file;
+  std::string tokenizer_file;
   uint64_t seed = 1;
   std::string json_file;
 };
 
-struct Measured {
-  double rows_s = 0;
-  double p50_us = 0;
-  double p99_us = 0;
+// What is measured, all of it made once.
+struct Subject {
+  TokenSource tokens;
+  std::vector<int32_t> compression;  // [vocabulary]
+  std::shared_ptr<const TableLayout> layout;
+  SharedMemory copy;  // of the node's rows
+  std::unique_ptr<ReadNode> node;
+  std::unique_ptr<NgramHasher> hasher;
+  ReaderOptions reader;
+  std::unique_ptr<RowSource> rows;  // anew for every repetition where there is a cache
+
+  // An empty cache, for what it keeps from one repetition to the next is no measurement of it.
+  Status Reconnect() {
+    rows.reset();
+    auto connected = ConnectTo({node.get()}, reader, layout, compression);
+    if (!connected.has_value()) return connected.error();
+    rows = *std::move(connected);
+    return {};
+  }
+};
+
+// The floor of the way that rows take: what the stack does is compared with it.
+enum class FloorKind : uint8_t { kGather, kMapped };
+
+FloorKind FloorOf(const ReadOptions& options) {
+  const bool gathers = options.way == "gather" || options.transport == "tcp";
+  return gathers ? FloorKind::kGather : FloorKind::kMapped;
+}
+
+// The middle repetition and what varied between them, of one batch size.
+struct Point {
+  uint32_t rows = 0;
+  Spread stack_rows_s;
+  Spread floor_rows_s;
+  Spread local_rows_s;
+  Spread ratio;  // stack over floor, repetition by repetition
+  LatencyHistogram stack_took;
+  LatencyHistogram floor_took;
   double client_cpu_us_per_row = 0;
   double node_cpu_us_per_row = 0;
+  double from_cache = 0;  // share of the rows asked
+  double deduped = 0;     // likewise
+  BareMessages floor_messages;
 };
 
-double Seconds(SteadyTime from, SteadyTime to) {
-  return std::chrono::duration<double>(to - from).count();
+Result<std::vector<int32_t>> CompressionOf(const ReadOptions& options, int32_t vocabulary) {
+  if (!options.tokenizer_file.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(options.tokenizer_file));
+    if (tokenizer.vocabulary_size() < vocabulary) {
+      return Error(StatusCode::kInvalidArgument, options.ids_file + " has token id " +
+                                                     std::to_string(vocabulary - 1) + ", " +
+                                                     options.tokenizer_file + " knows ids below " +
+                                                     std::to_string(tokenizer.vocabulary_size()));
+    }
+    ENGRAM_ASSIGN_OR_RETURN(TokenCompression compression, CompressVocabulary(tokenizer));
+    return std::move(compression.table);
+  }
+  std::vector<int32_t> identity(static_cast<size_t>(vocabulary));
+  std::iota(identity.begin(), identity.end(), 0);
+  return identity;
 }
 
-double Percentile(std::vector<double>& values, double fraction) {
-  const auto at =
-      static_cast<size_t>(std::llround(fraction * static_cast<double>(values.size() - 1)));
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(at), values.end());
-  return values[at];
-}
-
-TableSpec SpecOf(uint64_t bytes) {
-  TableSpec spec;
-  spec.hash = {.variant = Variant::kV41,
-               .max_ngram_size = 4,
-               .head_count = 8,
-               .base_sizes = {},
-               .layer_ids = {1, 14},
-               .compressed_vocab_size = 99092,
-               .pad_id = 2};
-  spec.row_values = 256;
-  const uint64_t row_bytes = RowBytes(spec.row_format, spec.row_values);
-  spec.hash.base_sizes.assign(3,
-                              static_cast<int64_t>(std::max<uint64_t>(64, bytes / 48 / row_bytes)));
-  return spec;
-}
-
-// Reads batches of uniform random tokens: their rows are uniform and all but distinct.
-class ReadLoop {
- public:
-  ReadLoop(RowSource* rows, const ReadNode* node, uint64_t seed)
-      : rows_(rows), node_(node), random_(seed) {}
-
-  Result<Measured> Run(uint32_t tokens, double seconds) {
-    rows_->ResetStats();
-    std::vector<TokenId> ids(tokens);
-    std::vector<double> latencies_us;
-    const double node_cpu = node_->CpuSeconds();
-    const SteadyTime start = std::chrono::steady_clock::now();
-    double elapsed = 0;
-    while (elapsed < seconds) {
-      for (TokenId& id : ids) id = static_cast<TokenId>(random_() % 99092);
-      const SteadyTime begin = std::chrono::steady_clock::now();
-      ENGRAM_TRY(ReadBatch(ids));
-      const SteadyTime end = std::chrono::steady_clock::now();
-      latencies_us.push_back(1e6 * Seconds(begin, end));
-      elapsed = Seconds(start, end);
-    }
-    const RowSourceStats stats = rows_->Stats();
-    if (stats.rows_wrong + stats.rows_failed > 0) {
-      return Error(StatusCode::kCorrupt, "rows were wrong or failed");
-    }
-    const auto rows = static_cast<double>(stats.rows_read);
-    Measured measured;
-    measured.rows_s = rows / elapsed;
-    measured.p50_us = Percentile(latencies_us, 0.5);
-    measured.p99_us = Percentile(latencies_us, 0.99);
-    measured.client_cpu_us_per_row = static_cast<double>(stats.row_path_cpu_ns) / 1e3 / rows;
-    measured.node_cpu_us_per_row = 1e6 * (node_->CpuSeconds() - node_cpu) / rows;
-    return measured;
+Result<Subject> Prepare(const ReadOptions& options) {
+  const uint32_t rows_max = *std::max_element(options.rows.begin(), options.rows.end());
+  const uint32_t tokens_max = rows_max / kV41RowsPerToken;
+  constexpr int32_t kRandomVocabulary = 99092;
+  TokenSource tokens = TokenSource::Random(kRandomVocabulary, options.seed);
+  if (!options.ids_file.empty()) {
+    ENGRAM_ASSIGN_OR_RETURN(tokens, TokenSource::Open(options.ids_file, tokens_max));
   }
-
-  // Every row of one batch against what the node made up.
-  Status CheckContents(uint32_t tokens) {
-    std::vector<TokenId> ids(tokens);
-    for (TokenId& id : ids) id = static_cast<TokenId>(random_() % 99092);
-    TokenRun run{.tokens = ids};
-    const TableLayout& layout = rows_->layout();
-    const auto columns = static_cast<uint32_t>(layout.column_count());
-    std::vector<uint32_t> buckets(size_t{columns} * tokens);
-    const Result<Ticket> ticket = rows_->Prefetch({&run, 1}, {});
-    if (!ticket.has_value()) return ticket.error();
-    Status status;
-    for (int32_t layer = 0; status.ok() && layer < layout.layer_count(); ++layer) {
-      rows_->hasher().Hash(layer, run, buckets.data(), tokens);
-      const Result<LayerRows> got = rows_->Await(*ticket, layer);
-      if (!got.has_value()) {
-        status = got.error();
-        break;
-      }
-      for (uint32_t i = 0; i < tokens * columns; ++i) {
-        const uint32_t column = i % columns;
-        const RowAddress address = layout.Address(layer, static_cast<int32_t>(column),
-                                                  buckets[column * tokens + i / columns]);
-        uint64_t word = 0;
-        std::memcpy(&word, got->rows.data() + size_t{i} * layout.row_bytes(), sizeof(word));
-        if (word != MadeUpWord(address, 0))
-          status = Status(StatusCode::kCorrupt, "another row came");
-      }
-    }
-    rows_->Release(*ticket);
-    return status;
-  }
-
- private:
-  Status ReadBatch(const std::vector<TokenId>& ids) {
-    TokenRun run{.tokens = ids};
-    const Result<Ticket> ticket = rows_->Prefetch({&run, 1}, {});
-    if (!ticket.has_value()) return ticket.error();
-    Status status;
-    for (int32_t layer = 0; status.ok() && layer < rows_->layout().layer_count(); ++layer) {
-      const Result<LayerRows> got = rows_->Await(*ticket, layer);
-      if (!got.has_value()) status = got.error();
-    }
-    rows_->Release(*ticket);
-    return status;
-  }
-
-  RowSource* rows_;
-  const ReadNode* node_;
-  std::mt19937_64 random_;
-};
-
-Result<std::unique_ptr<RowSource>> ConnectTo(const ReadNode& node, const ReadOptions& options,
-                                             const std::shared_ptr<const TableLayout>& layout) {
-  std::vector<int32_t> identity_compression(99092);
-  for (size_t i = 0; i < identity_compression.size(); ++i) {
-    identity_compression[i] = static_cast<int32_t>(i);
-  }
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> compression,
+                          CompressionOf(options, tokens.vocabulary()));
+  const int64_t ids = *std::max_element(compression.begin(), compression.end()) + 1;
+  ENGRAM_ASSIGN_OR_RETURN(TableLayout made,
+                          TableLayout::Create(V41Spec(options.bytes, ids, options.row_values)));
+  auto layout = std::make_shared<const TableLayout>(std::move(made));
+  std::fprintf(stderr, "making %.2f GiB of rows in a memory node of its own, and a copy here\n",
+               static_cast<double>(layout->total_bytes()) / (1 << 30));
+  ENGRAM_ASSIGN_OR_RETURN(SharedMemory copy, SharedMemory::Create(layout->total_bytes(), true));
+  ReadNode::Options node_options;
+  node_options.transport = options.transport;
+  node_options.one_sided = options.one_sided;
+  node_options.gather_threads = options.gather_threads;
+  node_options.bare_server = FloorOf(options) == FloorKind::kGather;
+  node_options.copy = &copy;
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> node, ReadNode::Start(node_options, layout));
+  copy.Populate();
   ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
-                          NgramHasher::Create(layout->spec().hash, identity_compression));
-  ShardMap map;
-  map.version = kBenchVersion;
-  map.epoch = Epoch(1);
-  map.nodes.push_back({"m0", "", node.address(), node.incarnation()});
-  map.owners.assign(layout->slot_count(), NodeIndex(0));
+                          NgramHasher::Create(layout->spec().hash, compression));
+  Subject subject{.tokens = std::move(tokens),
+                  .compression = std::move(compression),
+                  .layout = std::move(layout),
+                  .copy = std::move(copy),
+                  .node = std::move(node),
+                  .hasher = std::make_unique<NgramHasher>(std::move(hasher)),
+                  .reader = {.transport = options.transport,
+                             .way = options.way,
+                             .one_sided = options.one_sided,
+                             .io_threads = options.io_threads,
+                             .cache_bytes = options.cache_bytes,
+                             .batch_tokens_max = tokens_max},
+                  .rows = nullptr};
+  if (Status status = subject.Reconnect(); !status.ok()) return Error(std::move(status));
+  return subject;
+}
 
-  UcxTransportOptions transport_options;
-  transport_options.tls = options.transport;
-  transport_options.one_sided = options.one_sided;
-  if (options.way == "gather") transport_options.way = ReadWay::kGather;
-  if (options.way == "mapped") transport_options.way = ReadWay::kMapped;
-  if (options.way == "one-sided") transport_options.way = ReadWay::kOneSided;
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
-                          UcxTransport::Create(transport_options));
-  RemoteRowsOptions rows_options;
-  rows_options.version = kBenchVersion;
-  rows_options.identity = kBenchIdentity;
-  rows_options.io_threads = options.io_threads;
-  rows_options.batch_tokens_max = *std::max_element(options.tokens.begin(), options.tokens.end());
-  return CreateRemoteRows(rows_options, std::move(transport),
-                          std::make_shared<const NgramHasher>(std::move(hasher)), layout,
-                          std::make_shared<FixedShardMap>(std::move(map)));
+// Stack, floor and local gather in turns, so that what the machine does meanwhile meets all three.
+Result<Point> Measure(const ReadOptions& options, uint32_t row_count, Subject& subject) {
+  const uint32_t tokens = row_count / kV41RowsPerToken;
+  TokenSource floor_tokens = subject.tokens;
+  ReadFloor floor(subject.layout.get(), subject.hasher.get(), &floor_tokens);
+  const bool gathers = FloorOf(options) == FloorKind::kGather;
+  if (gathers) {
+    if (Status status = floor.PrepareGather(*subject.node, options.transport, tokens);
+        !status.ok()) {
+      return Error(std::move(status));
+    }
+  }
+  (void)floor.RunCopy(subject.copy, tokens, 0.1);  // its first batch takes page faults
+  const auto connect_anew = [&]() -> Status {
+    subject.tokens.Rewind();
+    return options.cache_bytes > 0 ? subject.Reconnect() : Status();
+  };
+  const auto run_stack = [&](double seconds) {
+    return ReadLoop(subject.rows.get(), {subject.node.get()}, &subject.tokens).Run(tokens, seconds);
+  };
+  if (const auto warm = run_stack(options.seconds / 4); !warm.has_value()) {
+    return Error(warm.error());
+  }
+
+  Point point;
+  point.rows = row_count;
+  std::vector<double> stack_rates;
+  std::vector<double> floor_rates;
+  std::vector<double> local_rates;
+  std::vector<double> ratios;
+  RowSourceStats total;
+  double node_cpu = 0;
+  for (int i = 0; i < options.repetitions; ++i) {
+    if (Status status = connect_anew(); !status.ok()) return Error(std::move(status));
+    std::optional<Measured> stack;
+    std::optional<FloorMeasured> bare;
+    const auto measure_stack = [&]() -> Status {
+      auto measured = run_stack(options.seconds);
+      if (!measured.has_value()) return measured.error();
+      stack = *std::move(measured);
+      return {};
+    };
+    const auto measure_floor = [&]() -> Status {
+      floor_tokens.Rewind();
+      const FloorMeasured local = floor.RunCopy(subject.copy, tokens, options.seconds / 4);
+      local_rates.push_back(local.rows_s);
+      if (!gathers) {
+        bare = local;
+        return {};
+      }
+      auto measured = floor.RunGather(tokens, options.seconds / 2);
+      if (!measured.has_value()) return measured.error();
+      bare = *std::move(measured);
+      return {};
+    };
+    const bool stack_first = i % 2 == 0;
+    Status status = stack_first ? measure_stack() : measure_floor();
+    if (status.ok()) status = stack_first ? measure_floor() : measure_stack();
+    if (!status.ok()) return Error(std::move(status));
+    stack_rates.push_back(stack->rows_s);
+    floor_rates.push_back(bare->rows_s);
+    ratios.push_back(stack->rows_s / bare->rows_s);
+    point.stack_took.Merge(stack->took);
+    point.floor_took.Merge(bare->took);
+    total.rows_asked += stack->stats.rows_asked;
+    total.rows_unique += stack->stats.rows_unique;
+    total.rows_from_cache += stack->stats.rows_from_cache;
+    total.row_path_cpu_ns += stack->stats.row_path_cpu_ns;
+    node_cpu += stack->node_cpu_seconds;
+  }
+  const auto asked = static_cast<double>(total.rows_asked);
+  point.stack_rows_s = SpreadOf(stack_rates);
+  point.floor_rows_s = SpreadOf(floor_rates);
+  point.local_rows_s = SpreadOf(local_rates);
+  point.ratio = SpreadOf(ratios);
+  point.client_cpu_us_per_row = static_cast<double>(total.row_path_cpu_ns) / 1e3 / asked;
+  point.node_cpu_us_per_row = 1e6 * node_cpu / asked;
+  point.from_cache = static_cast<double>(total.rows_from_cache) / asked;
+  point.deduped = 1 - static_cast<double>(total.rows_unique) / asked;
+  point.floor_messages = floor.messages();
+  return point;
+}
+
+nlohmann::json ToJson(const Point& point) {
+  return {{"rows", point.rows},
+          {"stack", ToJson(point.stack_rows_s)},
+          {"floor", ToJson(point.floor_rows_s)},
+          {"local", ToJson(point.local_rows_s)},
+          {"stack_over_floor", ToJson(point.ratio)},
+          {"p50_us", point.stack_took.PercentileUs(0.5)},
+          {"p99_us", point.stack_took.PercentileUs(0.99)},
+          {"p999_us", point.stack_took.PercentileUs(0.999)},
+          {"floor_p50_us", point.floor_took.PercentileUs(0.5)},
+          {"floor_p99_us", point.floor_took.PercentileUs(0.99)},
+          {"floor_rows_a_message", point.floor_messages.rows_max},
+          {"floor_eager", point.floor_messages.eager},
+          {"client_cpu_us_per_row", point.client_cpu_us_per_row},
+          {"node_cpu_us_per_row", point.node_cpu_us_per_row},
+          {"rows_from_cache", point.from_cache},
+          {"rows_deduped", point.deduped},
+          {"latency_bins", point.stack_took.ToJson()},
+          {"floor_latency_bins", point.floor_took.ToJson()}};
+}
+
+Status Check(const ReadOptions& options) {
+  for (const uint32_t rows : options.rows) {
+    if (rows < kV41RowsPerToken || rows % kV41RowsPerToken != 0 ||
+        rows > BareGather::kBatchRowsMax) {
+      return {StatusCode::kInvalidArgument,
+              "--rows " + std::to_string(rows) +
+                  ": a batch is whole tokens of 48 rows each, from 48 to " +
+                  std::to_string(BareGather::kBatchRowsMax / kV41RowsPerToken * kV41RowsPerToken)};
+    }
+  }
+  if (options.way == "one-sided") {
+    return {StatusCode::kInvalidArgument,
+            "--way one-sided has no floor here yet: use gather or mapped"};
+  }
+  if (!options.tokenizer_file.empty() && options.ids_file.empty()) {
+    return {StatusCode::kInvalidArgument, "--tokenizer goes with --ids-file"};
+  }
+  return {};
 }
 
 Status Run(const ReadOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(Check(options));
   Report report("read", options.seed);
   report.AddSetting("transport", options.transport);
   report.AddSetting("way", options.way);
   report.AddSetting("table_bytes", options.bytes);
+  report.AddSetting("ids", options.ids_file.empty() ? "uniform" : options.ids_file);
+  report.AddSetting("cache_bytes", options.cache_bytes);
   report.AddSetting("repetitions", options.repetitions);
   report.AddSetting("seconds_each", options.seconds);
   report.AddSetting("io_threads", options.io_threads);
   report.AddSetting("gather_threads", options.gather_threads);
 
-  auto layout_made = TableLayout::Create(SpecOf(options.bytes));
-  if (!layout_made.has_value()) return layout_made.error();
-  const auto layout = std::make_shared<const TableLayout>(*std::move(layout_made));
-  std::fprintf(stderr, "making %.2f GiB of rows in a memory node of its own\n",
-               static_cast<double>(layout->total_bytes()) / (1 << 30));
-  const auto node =
-      ReadNode::Start({options.transport, options.one_sided, options.gather_threads}, layout);
-  if (!node.has_value()) return node.error();
-  const auto rows = ConnectTo(**node, options, layout);
-  if (!rows.has_value()) return rows.error();
-  ReadLoop loop(rows->get(), node->get(), options.seed);
-  ENGRAM_RETURN_IF_ERROR(loop.CheckContents(options.tokens.back()));
+  auto subject = Prepare(options);
+  if (!subject.has_value()) return subject.error();
+  report.AddSetting("row_bytes", subject->layout->row_bytes());
+  report.AddSetting("floor", FloorOf(options) == FloorKind::kGather ? "gather" : "mapped");
+  report.AddSetting("node_huge_pages", subject->node->huge_pages());
+  ENGRAM_RETURN_IF_ERROR(ReadLoop(subject->rows.get(), {subject->node.get()}, &subject->tokens)
+                             .CheckContents(options.rows.back() / kV41RowsPerToken));
 
-  std::printf("%8s %10s %14s %10s %10s %16s %14s\n", "tokens", "rows", "M rows/s", "p50 us",
-              "p99 us", "client CPU ns/row", "node CPU ns/row");
+  std::printf("%8s %10s %10s %10s %14s %9s %9s %9s %9s %9s\n", "rows", "stack M/s", "floor M/s",
+              "local M/s", "stack/floor", "p50 us", "p99 us", "p99.9 us", "floor p50", "floor p99");
   nlohmann::json points = nlohmann::json::array();
-  for (const uint32_t tokens : options.tokens) {
-    std::vector<Measured> runs;
-    const auto warm = loop.Run(tokens, options.seconds / 4);
-    if (!warm.has_value()) return warm.error();
-    for (int i = 0; i < options.repetitions; ++i) {
-      const auto run = loop.Run(tokens, options.seconds);
-      if (!run.has_value()) return run.error();
-      runs.push_back(*run);
-    }
-    std::sort(runs.begin(), runs.end(),
-              [](const Measured& a, const Measured& b) { return a.rows_s < b.rows_s; });
-    const Measured& median = runs[runs.size() / 2];
-    std::printf("%8u %10u %14.3f %10.1f %10.1f %16.1f %14.1f\n", tokens, tokens * 48,
-                median.rows_s / 1e6, median.p50_us, median.p99_us,
-                1e3 * median.client_cpu_us_per_row, 1e3 * median.node_cpu_us_per_row);
-    points.push_back({{"tokens", tokens},
-                      {"rows", tokens * 48},
-                      {"stack_rows_s", median.rows_s},
-                      {"stack_rows_s_min", runs.front().rows_s},
-                      {"stack_rows_s_max", runs.back().rows_s},
-                      {"p50_us", median.p50_us},
-                      {"p99_us", median.p99_us},
-                      {"client_cpu_us_per_row", median.client_cpu_us_per_row},
-                      {"node_cpu_us_per_row", median.node_cpu_us_per_row}});
+  std::optional<Point> last;
+  for (const uint32_t rows : options.rows) {
+    auto point = Measure(options, rows, *subject);
+    if (!point.has_value()) return point.error();
+    std::printf("%8u %10.3f %10.3f %10.3f %5.3f(%.2f-%.2f) %9.1f %9.1f %9.1f %9.1f %9.1f\n", rows,
+                point->stack_rows_s.median / 1e6, point->floor_rows_s.median / 1e6,
+                point->local_rows_s.median / 1e6, point->ratio.median, point->ratio.least,
+                point->ratio.most, point->stack_took.PercentileUs(0.5),
+                point->stack_took.PercentileUs(0.99), point->stack_took.PercentileUs(0.999),
+                point->floor_took.PercentileUs(0.5), point->floor_took.PercentileUs(0.99));
+    std::printf(
+        "         client %.0f ns/row, node %.0f ns/row, %.1f %% deduped, %.1f %% from cache; "
+        "floor: messages of %u rows%s\n",
+        1e3 * point->client_cpu_us_per_row, 1e3 * point->node_cpu_us_per_row, 100 * point->deduped,
+        100 * point->from_cache, point->floor_messages.rows_max,
+        point->floor_messages.eager ? ", eager" : "");
+    points.push_back(ToJson(*point));
+    last = *std::move(point);
   }
   report.AddResult("batches", points);
+  report.AddResult("stack_rows_s", last->stack_rows_s.median);
+  report.AddResult("floor_rows_s", last->floor_rows_s.median);
+  report.AddResult("local_rows_s", last->local_rows_s.median);
+  report.AddResult("ratio", last->ratio.median);
+  report.AddResult("p50_us", last->stack_took.PercentileUs(0.5));
+  report.AddResult("p99_us", last->stack_took.PercentileUs(0.99));
   return report.Write(options.json_file);
 }
 
@@ -251,8 +328,15 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
   CLI::App* sub = app.add_subcommand(
       "read",
       "How fast are rows read from one memory node? Starts a node of its own with made-up rows of\n"
-      "the V4.1 shape (48 rows a token), then reads batches of random tokens in a closed loop:\n"
-      "hash, dedupe, read, verify every row, scatter. No cache. The median repetition is shown.");
+      "the V4.1 shape (48 rows a token), then reads batches in a closed loop: hash, dedupe, "
+      "cache,\n"
+      "read, verify every row, scatter. Beside it, in turns, the floor: the same rows by a bare "
+      "UCX\n"
+      "loop of the same way with nothing added (or, mapped, by a bare copy), and a local gather "
+      "by\n"
+      "one thread. Medians of the repetitions are shown. The floor leaves no row out: with a "
+      "cache\n"
+      "or repeated text the stack may be above it.");
   sub->add_option("--transport", options->transport, "What rows travel over")
       ->check(CLI::IsMember({"tcp", "shm", "auto"}))
       ->capture_default_str();
@@ -262,19 +346,35 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--one-sided", options->one_sided, "Let the one-sided way be: off, shm or rdma")
       ->check(CLI::IsMember({"off", "shm", "rdma"}))
       ->capture_default_str();
-  sub->add_option("--tokens", options->tokens, "Tokens of a batch, one measurement each")
+  sub->add_option("--rows", options->rows, "Rows of a batch, 48 a token; one measurement each")
       ->delimiter(',')
+      ->capture_default_str();
+  sub->add_option("--row-values", options->row_values, "Values of a row: 256 make 264 bytes")
+      ->check(CLI::Range(32, 8192))
       ->capture_default_str();
   sub->add_option("--bytes", options->bytes, "Bytes of the tables")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
-  sub->add_option("--seconds", options->seconds, "Time of one repetition")->capture_default_str();
-  sub->add_option("--repetitions", options->repetitions, "The median of these is shown")
+  sub->add_option("--seconds", options->seconds, "Time of one repetition")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  sub->add_option("--repetitions", options->repetitions, "The medians of these are shown")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   sub->add_option("--io-threads", options->io_threads, "Of the client")->capture_default_str();
   sub->add_option("--gather-threads", options->gather_threads, "Of the node")
       ->capture_default_str();
+  sub->add_option("--cache", options->cache_bytes, "Bytes of the client's row cache")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  sub->add_option(
+         "--ids-file", options->ids_file,
+         "Read these tokens' rows, in their order: one JSON list of ids (else random ones)")
+      ->check(CLI::ExistingFile);
+  sub->add_option(
+         "--tokenizer", options->tokenizer_file,
+         "The tokenizer.json of those ids: some then share their rows, as they do in a model")
+      ->check(CLI::ExistingFile);
   sub->add_option("--seed", options->seed, "Of the tokens")->capture_default_str();
   sub->add_option("--json", options->json_file, "Write the report here");
   sub->callback([options, &outcome] { outcome = Run(*options); });

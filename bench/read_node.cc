@@ -5,6 +5,7 @@
 #include <sstream>
 #include <vector>
 
+#include <nlohmann/json.hpp>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -16,48 +17,99 @@
 namespace engram::bench {
 namespace {
 
-// Fills one region with every slot of the layout.
-Status Fill(UcxRowServer& server, const std::shared_ptr<const TableLayout>& layout) {
-  auto region = server.AllocateRegion(layout->total_bytes());
-  if (!region.has_value()) return region.error();
+// Fills one region with every slot of the layout, and serves it.
+Result<Region> Fill(UcxRowServer& server, const std::shared_ptr<const TableLayout>& layout) {
+  ENGRAM_ASSIGN_OR_RETURN(const Region region, server.AllocateRegion(layout->total_bytes()));
   const auto slots = std::make_shared<ServedSlots>(kBenchVersion, kBenchIdentity, layout);
+  const RowPlaces places(*layout);
   const uint32_t row_bytes = layout->row_bytes();
-  std::byte* at = region->bytes.data();
   std::vector<uint64_t> words((row_bytes + 7) / 8);
   for (uint32_t s = 0; s < layout->slot_count(); ++s) {
     const SlotRange& range = layout->slot(SlotIndex(s));
-    const std::byte* first = at;
+    const uint64_t first = uint64_t{s} << layout->slot_shift();
     for (uint32_t row = 0; row < range.row_count; ++row) {
-      const RowAddress address((uint64_t{s} << layout->slot_shift()) + row);
+      const RowAddress address(first + row);
+      std::byte* const at = region.bytes.data() + places.OffsetOf(address);
       for (uint32_t w = 0; w < words.size(); ++w) words[w] = MadeUpWord(address, w);
       std::memcpy(at, words.data(), row_bytes);
       SealRow(kBenchVersion, layout->spec().hash.layer_ids[static_cast<size_t>(range.layer_index)],
               RowId(range.first_row.value() + row), at, row_bytes);
-      at += layout->row_stride();
     }
-    slots->Publish(SlotIndex(s), first,
-                   {region->number, static_cast<uint64_t>(first - region->bytes.data())});
+    const uint64_t offset = places.OffsetOf(RowAddress(first));
+    slots->Publish(SlotIndex(s), region.bytes.data() + offset, {region.number, offset});
   }
   server.Serve(slots);
-  return Status();
+  return region;
 }
 
-// The child's whole life: says its address, or "!" and why not, then waits for the end.
-void Serve(const ReadNode::Options& options, const std::shared_ptr<const TableLayout>& layout,
-           int channel) {
+std::string ToHex(std::string_view bytes) {
+  static constexpr char kDigits[] = "0123456789abcdef";
+  std::string hex;
+  for (const char c : bytes) {
+    hex += kDigits[static_cast<uint8_t>(c) >> 4];
+    hex += kDigits[static_cast<uint8_t>(c) & 15];
+  }
+  return hex;
+}
+
+std::string FromHex(const std::string& hex) {
+  std::string bytes;
+  for (size_t i = 0; i + 1 < hex.size(); i += 2) {
+    bytes += static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16));
+  }
+  return bytes;
+}
+
+// What the child serves, for as long as it lives.
+struct Served {
+  std::unique_ptr<UcxRowServer> server;
+  std::unique_ptr<BareServer> bare;  // reads the server's memory: ends first
+  nlohmann::json line;
+};
+
+Result<Served> StartServing(const ReadNode::Options& options,
+                            const std::shared_ptr<const TableLayout>& layout) {
+  Served served;
   UcxRowServerOptions server_options;
   server_options.listen_address = "127.0.0.1:0";
   server_options.incarnation = Incarnation(static_cast<uint64_t>(getpid()));
   server_options.tls = options.transport;
   server_options.one_sided = options.one_sided;
   server_options.gather_threads = options.gather_threads;
-  auto server = UcxRowServer::Create(server_options);
-  Status status = server.has_value() ? Fill(**server, layout) : server.error();
-  const std::string line = status.ok() ? (*server)->address() : "!" + status.ToString();
+  ENGRAM_ASSIGN_OR_RETURN(served.server, UcxRowServer::Create(server_options));
+  ENGRAM_ASSIGN_OR_RETURN(const Region region, Fill(*served.server, layout));
+  served.line["address"] = served.server->address();
+  served.line["huge_pages"] = region.huge_pages;
+  if (options.copy != nullptr) {
+    std::memcpy(options.copy->bytes().data(), region.bytes.data(), layout->total_bytes());
+  }
+  if (options.bare_server) {
+    ENGRAM_ASSIGN_OR_RETURN(
+        served.bare, BareServer::Start(options.transport, region.bytes, layout->row_bytes()));
+    served.line["bare_address"] = ToHex(served.bare->worker_address());
+  }
+  return served;
+}
+
+// The child's whole life: says where it is, or why not, then waits for the end.
+void Serve(const ReadNode::Options& options, const std::shared_ptr<const TableLayout>& layout,
+           int channel) {
+  const auto served = StartServing(options, layout);
+  const nlohmann::json said =
+      served.has_value() ? served->line : nlohmann::json{{"error", served.error().ToString()}};
+  const std::string line = said.dump() + "\n";
   if (write(channel, line.data(), line.size()) != static_cast<ssize_t>(line.size())) return;
   char byte = 0;
-  while (status.ok() && read(channel, &byte, 1) > 0) {
+  while (served.has_value() && read(channel, &byte, 1) > 0) {
   }
+}
+
+// Up to the end of the line, or what came before the channel closed.
+std::string ReadLine(int channel) {
+  std::string line;
+  char byte = 0;
+  while (read(channel, &byte, 1) == 1 && byte != '\n') line += byte;
+  return line;
 }
 
 }  // namespace
@@ -66,6 +118,17 @@ uint64_t MadeUpWord(RowAddress address, uint32_t word) {
   uint64_t x = (address.value() << 8 | word) * 0x9e3779b97f4a7c15ull;
   x ^= x >> 29;
   return x * 0xbf58476d1ce4e5b9ull;
+}
+
+RowPlaces::RowPlaces(const TableLayout& layout)
+    : shift_(layout.slot_shift()),
+      mask_((uint64_t{1} << layout.slot_shift()) - 1),
+      stride_(layout.row_stride()) {
+  uint64_t offset = 0;
+  for (uint32_t s = 0; s < layout.slot_count(); ++s) {
+    slots_.push_back(offset);
+    offset += uint64_t{layout.slot(SlotIndex(s)).row_count} * stride_;
+  }
 }
 
 Result<std::unique_ptr<ReadNode>> ReadNode::Start(
@@ -83,11 +146,14 @@ Result<std::unique_ptr<ReadNode>> ReadNode::Start(
   }
   close(channel[1]);
   std::unique_ptr<ReadNode> node(new ReadNode(child, channel[0]));
-  char text[512];
-  const ssize_t size = read(channel[0], text, sizeof(text));
-  if (size <= 0) return Error(StatusCode::kUnavailable, "the benchmark's memory node ended");
-  node->address_.assign(text, static_cast<size_t>(size));
-  if (node->address_[0] == '!') return Error(StatusCode::kUnavailable, node->address_.substr(1));
+  const auto said = nlohmann::json::parse(ReadLine(channel[0]), nullptr, false);
+  if (!said.is_object()) {
+    return Error(StatusCode::kUnavailable, "the benchmark's memory node ended while it started");
+  }
+  if (said.contains("error")) return Error(StatusCode::kUnavailable, said["error"]);
+  node->address_ = said["address"];
+  node->huge_pages_ = said["huge_pages"];
+  if (said.contains("bare_address")) node->bare_address_ = FromHex(said["bare_address"]);
   return node;
 }
 

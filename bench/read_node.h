@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <sys/types.h>
 
+#include "bench/bare_rows.h"
 #include "engram/base/status.h"
 #include "engram/table/table_layout.h"
 
@@ -19,6 +21,21 @@ inline constexpr ModelIdentity kBenchIdentity{0xbe};
 // is seen without keeping a copy).
 [[nodiscard]] uint64_t MadeUpWord(RowAddress address, uint32_t word);
 
+// Where row `address` of `layout` lies in a node's memory, and in the copy of it.
+class RowPlaces {
+ public:
+  explicit RowPlaces(const TableLayout& layout);
+  [[nodiscard]] uint64_t OffsetOf(RowAddress address) const {
+    return slots_[address.value() >> shift_] + (address.value() & mask_) * stride_;
+  }
+
+ private:
+  uint32_t shift_;
+  uint64_t mask_;
+  uint32_t stride_;
+  std::vector<uint64_t> slots_;  // [slots] offset of the first row
+};
+
 // Ended and reaped with it. Create before the process has threads.
 class ReadNode {
  public:
@@ -26,6 +43,10 @@ class ReadNode {
     std::string transport = "tcp";  // UcxRowServerOptions::tls
     std::string one_sided = "off";
     uint32_t gather_threads = 1;
+    // Also answers BareGather, from the same memory.
+    bool bare_server = false;
+    // Gets a copy of the rows, in the same places; may be null. Outlives Start.
+    const SharedMemory* copy = nullptr;
   };
   // Forks; the child fills a node with the layout's rows and serves them until this object goes.
   // ERRORS: kIo, kUnavailable with the child's reason.
@@ -36,6 +57,10 @@ class ReadNode {
   ReadNode& operator=(const ReadNode&) = delete;
 
   [[nodiscard]] const std::string& address() const { return address_; }
+  // Of its BareServer.
+  [[nodiscard]] const std::string& bare_address() const { return bare_address_; }
+  // Whether its rows lie in pages above 4 KiB.
+  [[nodiscard]] bool huge_pages() const { return huge_pages_; }
   [[nodiscard]] Incarnation incarnation() const {
     return Incarnation(static_cast<uint64_t>(child_));
   }
@@ -47,6 +72,8 @@ class ReadNode {
   pid_t child_;
   int channel_;  // owned; the child ends when it closes
   std::string address_;
+  std::string bare_address_;
+  bool huge_pages_ = false;
 };
 
 }  // namespace engram::bench

@@ -1,8 +1,7 @@
 #include "tools/token_input.h"
 
-#include <limits>
-
 #include "engram/checkpoint/strict_json.h"
+#include "engram/tokenizer/token_ids.h"
 #include "engram/tokenizer/tokenizer.h"
 
 namespace engram {
@@ -14,32 +13,6 @@ void AddTokenInputOptions(CLI::App& command, TokenInput& input) {
   group->add_option("--ids-file", input.ids_file, "One JSON list of token ids: [1, 2, 3]")
       ->type_name("FILE");
   group->require_option(1);
-}
-
-Result<std::vector<TokenId>> ParseTokenIds(std::string_view json, std::string_view name) {
-  const auto document = nlohmann::json::parse(json, nullptr, false);
-  if (!document.is_array()) {
-    return Error(StatusCode::kMalformed,
-                 std::string(name) + " is not one JSON list of token ids, such as [1, 2, 3]");
-  }
-  std::vector<TokenId> ids;
-  ids.reserve(document.size());
-  for (const auto& item : document) {
-    constexpr auto kLow = std::numeric_limits<TokenId>::min();
-    constexpr auto kHigh = std::numeric_limits<TokenId>::max();
-    // Unsigned numbers past int64 would come back negative.
-    const bool fits = item.is_number_unsigned() ? item.get<uint64_t>() <= uint64_t{kHigh}
-                      : item.is_number_integer()
-                          ? item.get<int64_t>() >= kLow && item.get<int64_t>() <= kHigh
-                          : false;
-    if (!fits) {
-      return Error(StatusCode::kMalformed, std::string(name) + ": item " +
-                                               std::to_string(ids.size()) +
-                                               " is not a whole number of 32 bits");
-    }
-    ids.push_back(static_cast<TokenId>(item.get<int64_t>()));
-  }
-  return ids;
 }
 
 Result<std::vector<TokenId>> ReadTokens(const TokenInput& input,

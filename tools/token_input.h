@@ -25,8 +25,4 @@ void AddTokenInputOptions(CLI::App& command, TokenInput& input);
 [[nodiscard]] Result<std::vector<TokenId>> ReadTokens(const TokenInput& input,
                                                       const std::filesystem::path& model_dir);
 
-// For ReadTokens and tests.
-[[nodiscard]] Result<std::vector<TokenId>> ParseTokenIds(std::string_view json,
-                                                         std::string_view name);
-
 }  // namespace engram

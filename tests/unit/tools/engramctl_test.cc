@@ -10,7 +10,6 @@
 #include "engram/checkpoint/model_files.h"
 #include "engram/tokenizer/tokenizer.h"
 #include "tests/support/child_process.h"
-#include "tools/token_input.h"
 
 namespace engram {
 namespace {
@@ -156,16 +155,6 @@ TEST_F(EngramctlTest, HashRefusesIdsOutsideTheVocabularyAndOtherJson) {
     EXPECT_EQ(out.exit_status, 1) << text;
     EXPECT_EQ(out.out, "") << text;
   }
-}
-
-TEST(TokenInputTest, ListsOfWholeNumbersAreRead) {
-  EXPECT_EQ(ParseTokenIds("[]", "f").value(), std::vector<TokenId>());
-  EXPECT_EQ(ParseTokenIds("[0, -3, 2147483647]", "f").value(),
-            (std::vector<TokenId>{0, -3, 2147483647}));
-  EXPECT_THAT(ParseTokenIds("[1, 2147483648]", "f").error().message(), HasSubstr("f: item 1"));
-  EXPECT_FALSE(ParseTokenIds("[18446744073709551615]", "f").has_value());
-  EXPECT_FALSE(ParseTokenIds("[true]", "f").has_value());
-  EXPECT_FALSE(ParseTokenIds("[1] 2", "f").has_value());
 }
 
 }  // namespace

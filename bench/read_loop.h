@@ -1,0 +1,72 @@
+// Batches of rows through the whole client in a closed loop: hash, dedupe, cache, read, verify,
+// scatter.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/latency_histogram.h"
+#include "bench/read_node.h"
+#include "bench/token_source.h"
+#include "client/row_source.h"
+#include "engram/base/status.h"
+#include "engram/table/table_layout.h"
+
+namespace engram::bench {
+
+// Tables of the V4.1 shape with fewer rows: two layers of 24 columns, so 48 rows a token.
+//   bytes           of all tables, about
+//   vocabulary      of the tokens; each is its own compressed id
+//   compressed_ids  how many of those there are
+//   row_values      of a row: one byte each, and a scale for every 32
+[[nodiscard]] TableSpec V41Spec(uint64_t bytes, int64_t compressed_ids, uint32_t row_values);
+inline constexpr uint32_t kV41RowsPerToken = 48;
+
+struct ReaderOptions {
+  std::string transport = "tcp";
+  std::string way = "auto";
+  std::string one_sided = "off";
+  uint32_t io_threads = 1;
+  uint64_t cache_bytes = 0;
+  uint32_t batch_tokens_max = 0;
+};
+// A client of `nodes`, which own the columns in turn.
+//   compression  [vocabulary] token id -> compressed id
+// ERRORS: those of the transport and of CreateRemoteRows.
+[[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectTo(
+    const std::vector<const ReadNode*>& nodes, const ReaderOptions& options,
+    const std::shared_ptr<const TableLayout>& layout, const std::vector<int32_t>& compression);
+
+// One measurement.
+struct Measured {
+  double rows_s = 0;      // delivered: every token's rows, deduped and cached ones too
+  LatencyHistogram took;  // of a batch: from its tokens known to its rows ready
+  RowSourceStats stats;
+  double seconds = 0;
+  double node_cpu_seconds = 0;  // of all nodes
+};
+
+// Thread-compatible.
+class ReadLoop {
+ public:
+  // Nothing is owned.
+  ReadLoop(RowSource* rows, std::vector<const ReadNode*> nodes, TokenSource* tokens)
+      : rows_(rows), nodes_(std::move(nodes)), tokens_(tokens) {}
+
+  // Reads batches of `tokens` for so long. ERRORS: those of RowSource; kCorrupt if a row was wrong.
+  [[nodiscard]] Result<Measured> Run(uint32_t tokens, double seconds);
+  // Compares every row of one batch with what the nodes made up. ERRORS: kCorrupt.
+  [[nodiscard]] Status CheckContents(uint32_t tokens);
+
+ private:
+  [[nodiscard]] Status ReadBatch(const TokenRun& run);
+  [[nodiscard]] double NodeCpuSeconds() const;
+
+  RowSource* rows_;
+  std::vector<const ReadNode*> nodes_;
+  TokenSource* tokens_;
+};
+
+}  // namespace engram::bench

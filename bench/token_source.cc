@@ -1,0 +1,51 @@
+#include "bench/token_source.h"
+
+#include <algorithm>
+#include <string>
+
+#include "engram/checkpoint/strict_json.h"
+#include "engram/tokenizer/token_ids.h"
+
+namespace engram::bench {
+namespace {
+// More than any n-gram looks back.
+constexpr size_t kHistoryTokens = 16;
+}  // namespace
+
+TokenSource TokenSource::Random(int32_t vocabulary, uint64_t seed) { return {vocabulary, seed}; }
+
+Result<TokenSource> TokenSource::Open(const std::filesystem::path& ids_file, uint32_t batch_max) {
+  ENGRAM_ASSIGN_OR_RETURN(const std::string json, ReadBoundedFile(ids_file));
+  ENGRAM_ASSIGN_OR_RETURN(std::vector<TokenId> ids, ParseTokenIds(json, ids_file.string()));
+  if (ids.size() < batch_max) {
+    return Error(StatusCode::kInvalidArgument,
+                 ids_file.string() + " has " + std::to_string(ids.size()) +
+                     " tokens, fewer than the largest batch of " + std::to_string(batch_max));
+  }
+  const auto [least, most] = std::minmax_element(ids.begin(), ids.end());
+  if (*least < 0) {
+    return Error(StatusCode::kMalformed, ids_file.string() + " has a negative token id");
+  }
+  TokenSource source(*most + 1, 0);
+  source.stream_ = std::move(ids);
+  return source;
+}
+
+TokenRun TokenSource::Next(uint32_t count) {
+  if (stream_.empty()) {
+    drawn_.resize(count);
+    for (TokenId& id : drawn_) {
+      id = static_cast<TokenId>(random_() % static_cast<uint64_t>(vocabulary_));
+    }
+    return {.tokens = drawn_};
+  }
+  if (next_ + count > stream_.size()) next_ = 0;
+  const std::span<const TokenId> all(stream_);
+  const size_t look_back = std::min(next_, kHistoryTokens);
+  const TokenRun run{.history = all.subspan(next_ - look_back, look_back),
+                     .tokens = all.subspan(next_, count)};
+  next_ += count;
+  return run;
+}
+
+}  // namespace engram::bench
