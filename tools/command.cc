@@ -66,6 +66,7 @@ int RunEngramctl(std::vector<std::string> arguments) {
   app.add_flag("--json", line.json, "Print one JSON document, for programs");
   AddMakeModelCommand(app, line);
   AddHashCommand(app, line);
+  AddTokenizeCommand(app, line);
   AddCreateVersionCommand(app, line);
   AddStatusCommand(app, line);
   AddNodeCommands(app, line);

@@ -25,6 +25,7 @@ struct CommandLine {
 // One function per subcommand: adds it, with its options, to `app`. `line` outlives `app`.
 void AddMakeModelCommand(CLI::App& app, CommandLine& line);
 void AddHashCommand(CLI::App& app, CommandLine& line);
+void AddTokenizeCommand(CLI::App& app, CommandLine& line);
 void AddStatusCommand(CLI::App& app, CommandLine& line);
 void AddCreateVersionCommand(CLI::App& app, CommandLine& line);
 void AddNodeCommands(CLI::App& app, CommandLine& line);     // nodes drain undrain remove-node
