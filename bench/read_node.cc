@@ -17,14 +17,16 @@
 namespace engram::bench {
 namespace {
 
-// Fills one region with every slot of the layout, and serves it.
-Result<Region> Fill(UcxRowServer& server, const std::shared_ptr<const TableLayout>& layout) {
+// Fills one region with the node's slots of the layout, and serves them. (Memory of the others is
+// not touched, and so takes none.)
+Result<Region> Fill(UcxRowServer& server, const std::shared_ptr<const TableLayout>& layout,
+                    const ReadNode::Options& options) {
   ENGRAM_ASSIGN_OR_RETURN(const Region region, server.AllocateRegion(layout->total_bytes()));
   const auto slots = std::make_shared<ServedSlots>(kBenchVersion, kBenchIdentity, layout);
   const RowPlaces places(*layout);
   const uint32_t row_bytes = layout->row_bytes();
   std::vector<uint64_t> words((row_bytes + 7) / 8);
-  for (uint32_t s = 0; s < layout->slot_count(); ++s) {
+  for (uint32_t s = options.part; s < layout->slot_count(); s += options.parts) {
     const SlotRange& range = layout->slot(SlotIndex(s));
     const uint64_t first = uint64_t{s} << layout->slot_shift();
     for (uint32_t row = 0; row < range.row_count; ++row) {
@@ -77,7 +79,7 @@ Result<Served> StartServing(const ReadNode::Options& options,
   server_options.one_sided = options.one_sided;
   server_options.gather_threads = options.gather_threads;
   ENGRAM_ASSIGN_OR_RETURN(served.server, UcxRowServer::Create(server_options));
-  ENGRAM_ASSIGN_OR_RETURN(const Region region, Fill(*served.server, layout));
+  ENGRAM_ASSIGN_OR_RETURN(const Region region, Fill(*served.server, layout, options));
   served.line["address"] = served.server->address();
   served.line["huge_pages"] = region.huge_pages;
   if (options.copy != nullptr) {

@@ -43,6 +43,9 @@ class ReadNode {
     std::string transport = "tcp";  // UcxRowServerOptions::tls
     std::string one_sided = "off";
     uint32_t gather_threads = 1;
+    // Holds every `parts`-th slot, from slot `part` on.
+    uint32_t part = 0;
+    uint32_t parts = 1;
     // Also answers BareGather, from the same memory.
     bool bare_server = false;
     // Gets a copy of the rows, in the same places; may be null. Outlives Start.

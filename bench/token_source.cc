@@ -48,4 +48,9 @@ TokenRun TokenSource::Next(uint32_t count) {
   return run;
 }
 
+TokenId TokenSource::At(uint64_t place) {
+  if (!stream_.empty()) return stream_[place % stream_.size()];
+  return static_cast<TokenId>(random_() % static_cast<uint64_t>(vocabulary_));
+}
+
 }  // namespace engram::bench

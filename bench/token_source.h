@@ -33,6 +33,8 @@ class TokenSource {
   [[nodiscard]] TokenRun Next(uint32_t count);
   // Back to the start of a stream; random tokens go on.
   void Rewind() { next_ = 0; }
+  // The token at a place of the stream, which starts again at its end; a random one without.
+  [[nodiscard]] TokenId At(uint64_t place);
 
  private:
   TokenSource(int32_t vocabulary, uint64_t seed) : vocabulary_(vocabulary), random_(seed) {}

@@ -1,0 +1,354 @@
+// Will the read of the next rows hide behind a model's layers?
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <ctime>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <sys/prctl.h>
+
+#include "bench/command.h"
+#include "bench/decode_steps.h"
+#include "bench/read_loop.h"
+#include "bench/report.h"
+#include "bench/step_profile.h"
+
+namespace engram::bench {
+namespace {
+
+struct PrefetchOptions {
+  std::string profile = "v41-like";
+  std::vector<uint32_t> decode = {1, 8, 64, 256};
+  std::vector<uint32_t> prefill = {512, 4096};
+  uint32_t drafts = 0;
+  double accepted = 0.7;
+  double cancelled = 0;
+  std::string transport = "tcp";
+  std::string way = "auto";
+  uint32_t nodes = 2;
+  uint32_t io_threads = 1;
+  uint64_t cache_bytes = 0;
+  uint64_t bytes = 1ull << 30;
+  std::string ids_file;
+  double seconds = 5;
+  uint64_t seed = 1;
+  std::string json_file;
+};
+
+void SleepUntil(MonotonicTime until) {
+  const auto since_epoch =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(until.time_since_epoch());
+  timespec at{};
+  at.tv_sec = static_cast<time_t>(since_epoch.count() / 1'000'000'000);
+  at.tv_nsec = static_cast<long>(since_epoch.count() % 1'000'000'000);
+  while (::clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, nullptr) == EINTR) {
+  }
+}
+
+// One phase at one batch size.
+struct Point {
+  std::string phase;
+  uint32_t tokens = 0;
+  uint64_t steps = 0;
+  uint64_t cancelled = 0;
+  double step_us = 0;  // mean, stalls included
+  double stall_percent = 0;
+  double wasted_percent = 0;  // of the rows asked: of rejected tokens and cancelled batches
+  struct Layer {
+    int32_t layer = 0;
+    LatencyHistogram took;
+    double window_p50_us = 0;
+    double hidden = 0;
+    double stall_percent = 0;
+  };
+  std::vector<Layer> layers;
+};
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
+                   values.end());
+  return values[values.size() / 2];
+}
+
+// Goes through the layers of a model at the profile's pace, as a worker whose GPU computes: nothing
+// but the reads uses this machine's cores.
+class SimulatedModel {
+ public:
+  SimulatedModel(const StepProfile* profile, RowSource* rows) : profile_(profile), rows_(rows) {}
+
+  // Returns when the last layer would be done. A cancelled step reads its rows for nothing.
+  Status Step(std::span<const TokenRun> runs, uint32_t tokens, bool cancel) {
+    const Duration layer_time = profile_->LayerTime(tokens);
+    const Result<Ticket> ticket = rows_->Prefetch(runs, {});
+    if (!ticket.has_value()) return ticket.error();
+    if (cancel) {
+      rows_->Release(*ticket);
+      return {};
+    }
+    MonotonicTime at = std::chrono::steady_clock::now();
+    Status status;
+    int32_t table_layer = 0;
+    for (int32_t layer = 0; status.ok() && layer < profile_->layers(); ++layer) {
+      const auto& consuming = profile_->engram_layers();
+      if (table_layer < std::ssize(consuming) &&
+          consuming[static_cast<size_t>(table_layer)] == layer) {
+        SleepUntil(at);
+        const Result<LayerRows> got = rows_->Await(*ticket, table_layer++);
+        if (!got.has_value()) status = got.error();
+        // A layer that waited for its rows starts late, and all after it.
+        at = std::max(at, std::chrono::steady_clock::now());
+      }
+      at += layer_time;
+    }
+    SleepUntil(at);
+    rows_->Release(*ticket);
+    SleepUntil(at + profile_->between_steps());
+    return status;
+  }
+
+ private:
+  const StepProfile* profile_;
+  RowSource* rows_;
+};
+
+struct Phase {
+  std::string name;
+  uint32_t tokens = 0;  // of a step
+};
+
+Result<Point> Measure(const PrefetchOptions& options, const StepProfile& profile,
+                      const Phase& phase, TokenSource* tokens, RowSource* rows) {
+  const bool decodes = phase.name == "decode";
+  DecodeSteps steps({.sequences = decodes ? phase.tokens : 1,
+                     .drafts = decodes ? options.drafts : 0,
+                     .accepted = options.accepted,
+                     .seed = options.seed},
+                    tokens);
+  const uint32_t step_tokens = decodes ? steps.tokens_per_step() : phase.tokens;
+  SimulatedModel model(&profile, rows);
+  std::mt19937_64 random(options.seed);
+  std::bernoulli_distribution cancels(options.cancelled);
+  const auto step = [&](bool cancel) {
+    if (decodes) return model.Step(steps.Next(), step_tokens, cancel);
+    const TokenRun run = tokens->Next(step_tokens);
+    return model.Step({&run, 1}, step_tokens, cancel);
+  };
+  for (int i = 0; i < 3; ++i) {  // warm
+    if (Status status = step(false); !status.ok()) return Error(std::move(status));
+  }
+  rows->ResetStats();
+  const uint64_t rejected_before = steps.rejected();
+  Point point;
+  point.phase = phase.name;
+  point.tokens = phase.tokens;
+  const MonotonicTime start = std::chrono::steady_clock::now();
+  double elapsed = 0;
+  while (elapsed < options.seconds || point.steps < 20) {
+    const bool cancel = cancels(random);
+    if (Status status = step(cancel); !status.ok()) return Error(std::move(status));
+    ++(cancel ? point.cancelled : point.steps);
+    elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  const RowSourceStats stats = rows->Stats();
+  if (stats.rows_wrong + stats.rows_failed > 0) {
+    return Error(StatusCode::kCorrupt, "rows were wrong or failed");
+  }
+  const double wasted_tokens = static_cast<double>(steps.rejected() - rejected_before) +
+                               static_cast<double>(point.cancelled) * step_tokens;
+  point.wasted_percent =
+      100 * wasted_tokens * kV41RowsPerToken / static_cast<double>(stats.rows_asked);
+  point.step_us = 1e6 * elapsed / static_cast<double>(point.steps);
+  for (size_t i = 0; i < stats.layers.size(); ++i) {
+    const RowSourceStats::Layer& layer = stats.layers[i];
+    Point::Layer& out = point.layers.emplace_back();
+    out.layer = profile.engram_layers()[i];
+    for (const double us : layer.prefetch_us) {
+      out.took.Add(
+          std::chrono::duration_cast<Duration>(std::chrono::duration<double, std::micro>(us)));
+    }
+    out.window_p50_us = Median(layer.window_us);
+    out.hidden = layer.batches == 0 ? 0
+                                    : static_cast<double>(layer.batches_in_time) /
+                                          static_cast<double>(layer.batches);
+    out.stall_percent = 1e-9 * static_cast<double>(layer.stall_ns) / elapsed * 100;
+    point.stall_percent += out.stall_percent;
+  }
+  return point;
+}
+
+nlohmann::json ToJson(const Point& point) {
+  nlohmann::json json = {{"phase", point.phase},
+                         {"tokens", point.tokens},
+                         {"steps", point.steps},
+                         {"steps_cancelled", point.cancelled},
+                         {"step_us", point.step_us},
+                         {"stall_percent", point.stall_percent},
+                         {"rows_wasted_percent", point.wasted_percent}};
+  for (const Point::Layer& layer : point.layers) {
+    json["layers"][std::to_string(layer.layer)] = {
+        {"p50_us", layer.took.PercentileUs(0.5)},    {"p99_us", layer.took.PercentileUs(0.99)},
+        {"p999_us", layer.took.PercentileUs(0.999)}, {"window_p50_us", layer.window_p50_us},
+        {"hidden_fraction", layer.hidden},           {"stall_percent", layer.stall_percent},
+        {"latency_bins", layer.took.ToJson()}};
+  }
+  return json;
+}
+
+void Print(const Point& point) {
+  for (const Point::Layer& layer : point.layers) {
+    std::printf("%8s %7u %6d %9.1f %9.1f %9.1f %10.1f %9.2f %9.3f %9.1f\n", point.phase.c_str(),
+                point.tokens, layer.layer, layer.took.PercentileUs(0.5),
+                layer.took.PercentileUs(0.99), layer.took.PercentileUs(0.999), layer.window_p50_us,
+                100 * layer.hidden, layer.stall_percent, point.wasted_percent);
+  }
+}
+
+Status Run(const PrefetchOptions& options) {
+  const auto profile = StepProfile::Find(options.profile);
+  if (!profile.has_value()) return profile.error();
+  if (profile->engram_layers().size() != 2) {
+    return {StatusCode::kInvalidArgument, "the tables here have two layers, the profile " +
+                                              profile->name() + " consumes " +
+                                              std::to_string(profile->engram_layers().size())};
+  }
+  std::vector<Phase> phases;
+  uint32_t tokens_max = 0;
+  for (const uint32_t tokens : options.decode) {
+    phases.push_back({"decode", tokens});
+    tokens_max = std::max(tokens_max, tokens * (1 + options.drafts));
+  }
+  for (const uint32_t tokens : options.prefill) {
+    phases.push_back({"prefill", tokens});
+    tokens_max = std::max(tokens_max, tokens);
+  }
+  Report report("prefetch", options.seed);
+  report.AddSetting("profile", profile->name());
+  report.AddSetting("profile_source", profile->source());
+  report.AddSetting("transport", options.transport);
+  report.AddSetting("way", options.way);
+  report.AddSetting("nodes", options.nodes);
+  report.AddSetting("io_threads", options.io_threads);
+  report.AddSetting("cache_bytes", options.cache_bytes);
+  report.AddSetting("table_bytes", options.bytes);
+  report.AddSetting("ids", options.ids_file.empty() ? "uniform" : options.ids_file);
+  report.AddSetting("drafts", options.drafts);
+  report.AddSetting("accepted", options.accepted);
+  report.AddSetting("cancelled", options.cancelled);
+
+  auto tokens = options.ids_file.empty()
+                    ? Result<TokenSource>(TokenSource::Random(99092, options.seed))
+                    : TokenSource::Open(options.ids_file, tokens_max);
+  if (!tokens.has_value()) return tokens.error();
+  std::vector<int32_t> compression(static_cast<size_t>(tokens->vocabulary()));
+  std::iota(compression.begin(), compression.end(), 0);
+  auto made = TableLayout::Create(V41Spec(options.bytes, tokens->vocabulary(), 256));
+  if (!made.has_value()) return made.error();
+  const auto layout = std::make_shared<const TableLayout>(*std::move(made));
+  std::fprintf(stderr, "making %.2f GiB of rows in %u memory nodes\n",
+               static_cast<double>(layout->total_bytes()) / (1 << 30), options.nodes);
+  std::vector<std::unique_ptr<ReadNode>> nodes;
+  std::vector<const ReadNode*> node_pointers;
+  for (uint32_t i = 0; i < options.nodes; ++i) {
+    ReadNode::Options node;
+    node.transport = options.transport;
+    node.part = i;
+    node.parts = options.nodes;
+    auto started = ReadNode::Start(node, layout);
+    if (!started.has_value()) return started.error();
+    nodes.push_back(*std::move(started));
+    node_pointers.push_back(nodes.back().get());
+  }
+  ReaderOptions reader;
+  reader.transport = options.transport;
+  reader.way = options.way;
+  reader.io_threads = options.io_threads;
+  reader.cache_bytes = options.cache_bytes;
+  reader.batch_tokens_max = tokens_max;
+  const auto rows = ConnectTo(node_pointers, reader, layout, compression);
+  if (!rows.has_value()) return rows.error();
+  ENGRAM_RETURN_IF_ERROR(
+      ReadLoop(rows->get(), node_pointers, &*tokens).CheckContents(std::min(tokens_max, 64u)));
+
+  // The kernel lets timers of this thread be late by so much; by default 50 us.
+  ::prctl(PR_SET_TIMERSLACK, 1'000);
+  std::printf("%s: %s\n", profile->name().c_str(), profile->source().c_str());
+  std::printf("%8s %7s %6s %9s %9s %9s %10s %9s %9s %9s\n", "phase", "tokens", "layer", "p50 us",
+              "p99 us", "p99.9 us", "window us", "hidden %", "stall %", "wasted %");
+  nlohmann::json points = nlohmann::json::array();
+  for (const Phase& phase : phases) {
+    const auto point = Measure(options, *profile, phase, &*tokens, rows->get());
+    if (!point.has_value()) return point.error();
+    Print(*point);
+    points.push_back(ToJson(*point));
+  }
+  report.AddResult("batches", points);
+  return report.Write(options.json_file);
+}
+
+}  // namespace
+
+void AddPrefetchCommand(CLI::App& app, Status& outcome) {
+  const auto options = std::make_shared<PrefetchOptions>();
+  CLI::App* sub = app.add_subcommand(
+      "prefetch",
+      "Will the read of the next rows hide behind a model's layers? Goes through the layers at "
+      "the\n"
+      "pace of a profile, as a worker whose GPU computes, and reads every step's rows ahead: per\n"
+      "Engram layer the time from tokens known to rows ready, the window before the layer needs\n"
+      "them, how often they were there in time, and the stall that is left, in per cent of the\n"
+      "time. Example: engram-bench prefetch --profile my_model.json --ids-file stream.json");
+  sub->add_option("--profile", options->profile,
+                  "v41-like, dense-4b, dense-8b, or a file (docs/formats/step_profile.md)")
+      ->capture_default_str();
+  sub->add_option("--decode", options->decode, "Sequences of a decode step; one measurement each")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  sub->add_option("--prefill", options->prefill, "Tokens of a prefill step; one measurement each")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 16384))
+      ->capture_default_str();
+  sub->add_option("--drafts", options->drafts, "Speculative tokens of a sequence in a decode step")
+      ->check(CLI::Range(0, 16))
+      ->capture_default_str();
+  sub->add_option("--accepted", options->accepted,
+                  "Chance of a draft to be right, if those before it are")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  sub->add_option("--cancelled", options->cancelled, "Share of the steps that are cancelled")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  sub->add_option("--transport", options->transport, "What rows travel over")
+      ->check(CLI::IsMember({"tcp", "shm", "auto"}))
+      ->capture_default_str();
+  sub->add_option("--way", options->way, "How rows are read")
+      ->check(CLI::IsMember({"auto", "gather", "mapped"}))
+      ->capture_default_str();
+  sub->add_option("--nodes", options->nodes, "Memory nodes, each a process")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  sub->add_option("--io-threads", options->io_threads, "Of the client")->capture_default_str();
+  sub->add_option("--cache", options->cache_bytes, "Bytes of the client's row cache")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  sub->add_option("--bytes", options->bytes, "Bytes of the tables")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  sub->add_option("--ids-file", options->ids_file,
+                  "Real tokens: one JSON list of ids (else random)")
+      ->check(CLI::ExistingFile);
+  sub->add_option("--seconds", options->seconds, "Time of one measurement")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  sub->add_option("--seed", options->seed, "Of tokens, drafts and cancellations")
+      ->capture_default_str();
+  sub->add_option("--json", options->json_file, "Write the report here");
+  sub->callback([options, &outcome] { outcome = Run(*options); });
+}
+
+}  // namespace engram::bench
