@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "engram/base/text_table.h"
 #include "tools/command.h"
 #include "tools/coordinator_calls.h"
-#include "tools/text_table.h"
 
 namespace engram {
 namespace {

@@ -5,11 +5,11 @@
 #include <string>
 #include <vector>
 
+#include "engram/base/text_table.h"
 #include "engram/table/table_layout.h"
 #include "engram/table/table_proto.h"
 #include "tools/command.h"
 #include "tools/coordinator_calls.h"
-#include "tools/text_table.h"
 
 namespace engram {
 namespace {

@@ -4,8 +4,8 @@
 #include <array>
 #include <vector>
 
+#include "engram/base/text_table.h"
 #include "tools/command.h"
-#include "tools/text_table.h"
 
 namespace engram {
 namespace {
