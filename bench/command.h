@@ -1,9 +1,9 @@
 // The subcommands of engram-bench: one file and one function for each question.
 //
 // To add one: write bench/<name>.cc with `void Add<Name>Command(CLI::App& app, Status& outcome)`
-// that adds a subcommand whose callback runs the measurement, prints a table, writes a Report
-// (bench/report.h) where --json asks for one and sets `outcome`; declare it here, call it in
-// main.cc and list the file in CMakeLists.txt.
+// that adds a subcommand whose callback runs the measurement, prints a table (bench/table_text.h),
+// writes a Report with tables and plots (bench/report.h) where --json asks for one and sets
+// `outcome`; declare it here, call it in main.cc and list the file in CMakeLists.txt.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -17,5 +17,7 @@ void AddLoadCommand(CLI::App& app, Status& outcome);
 void AddPlacementCommand(CLI::App& app, Status& outcome);
 void AddPrefetchCommand(CLI::App& app, Status& outcome);
 void AddReadCommand(CLI::App& app, Status& outcome);
+// No question: shows the reports of the others.
+void AddReportCommand(CLI::App& app, Status& outcome);
 
 }  // namespace engram::bench

@@ -1,6 +1,5 @@
 // How many tokens a core hashes per second: row ids of all Engram layers, both variants.
 #include <algorithm>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -11,6 +10,7 @@
 #include "bench/command.h"
 #include "bench/repetitions.h"
 #include "bench/report.h"
+#include "bench/table_text.h"
 #include "engram/hash/bucket_kernel.h"
 #include "engram/hash/ngram_hasher.h"
 
@@ -126,35 +126,43 @@ class HashBenchmark {
     }));
   }
 
-  [[nodiscard]] nlohmann::json Print(const std::string& name) const {
-    const auto mega = [](const Spread& spread) { return spread.median * 1e-6; };
+  // Prints what was measured and adds it to the report.
+  void Tell(const std::string& name, Report* report) const {
     const Spread portable = SpreadOf(bounds_.portable_tokens_s);
     const Spread kernel = SpreadOf(bounds_.kernel_tokens_s);
     const Spread write = SpreadOf(bounds_.write_tokens_s);
-    std::printf("%s: %zu row ids per token, million tokens/s of one core\n", name.c_str(),
-                row_ids_per_token_);
-    std::printf("  %-36s %8s %8s %8s\n", "", "median", "least", "most");
+    Table table{
+        .title = name + ": tokens hashed by one core, " + std::to_string(row_ids_per_token_) +
+                 " row ids each",
+        .columns = {{""}, {"median", "tokens/s"}, {"least", "tokens/s"}, {"most", "tokens/s"}},
+        .rows = {}};
+    const auto add_row = [&](const std::string& label, const Spread& spread) {
+      table.rows.push_back({label, spread.median, spread.least, spread.most});
+    };
+    Series series{.name = name, .points = {}, .low_high = {}};
     nlohmann::json batches = nlohmann::json::array();
     for (const BatchRates& rate : rates_) {
       const Spread spread = SpreadOf(rate.tokens_s);
-      const std::string label = "batch of " + std::to_string(rate.tokens);
-      std::printf("  %-36s %8.2f %8.2f %8.2f\n", label.c_str(), mega(spread), spread.least * 1e-6,
-                  spread.most * 1e-6);
+      add_row("batch of " + std::to_string(rate.tokens), spread);
+      series.Add(static_cast<double>(rate.tokens), spread);
       batches.push_back({{"tokens", rate.tokens}, {"tokens_s", ToJson(spread)}});
     }
-    const auto print_bound = [&](const char* label, const Spread& spread) {
-      std::printf("  %-36s %8.2f %8.2f %8.2f\n", label, mega(spread), spread.least * 1e-6,
-                  spread.most * 1e-6);
-    };
-    print_bound("bound: remainders alone, portable", portable);
-    print_bound("bound: remainders alone, chosen", kernel);
-    print_bound("bound: writing the buckets alone", write);
-    return {{"row_ids_per_token", row_ids_per_token_},
-            {"tokens_s_per_core", SpreadOf(rates_.back().tokens_s).median},
-            {"batches", batches},
-            {"bound_remainders_portable_tokens_s", ToJson(portable)},
-            {"bound_remainders_tokens_s", ToJson(kernel)},
-            {"bound_write_tokens_s", ToJson(write)}};
+    add_row("bound: remainders alone, portable", portable);
+    add_row("bound: remainders alone, chosen", kernel);
+    add_row("bound: writing the buckets alone", write);
+    PrintTable(table);
+    report->AddTable(table);
+    report->AddPlot({.title = name + ": tokens hashed by one core",
+                     .x = {"batch", "tokens", Scale::kLog2, {}},
+                     .y = {"", "tokens/s", Scale::kLinear, {}},
+                     .series = {series},
+                     .limits = {{"bound: remainders alone", kernel.median}}});
+    report->AddResult(name, {{"row_ids_per_token", row_ids_per_token_},
+                             {"tokens_s_per_core", SpreadOf(rates_.back().tokens_s).median},
+                             {"batches", batches},
+                             {"bound_remainders_portable_tokens_s", ToJson(portable)},
+                             {"bound_remainders_tokens_s", ToJson(kernel)},
+                             {"bound_write_tokens_s", ToJson(write)}});
   }
 
  private:
@@ -196,7 +204,7 @@ Result<HashBenchmark> MakeBenchmark(const Shape& shape, const HashOptions& optio
 }
 
 Status RunHash(const HashOptions& options) {
-  Report report("hash", options.seed);
+  Report report("hash", options.seed, "How many tokens does a core hash per second?");
   report.AddSetting("repetitions", options.repetitions);
   report.AddSetting("seconds_per_repetition", options.seconds);
   report.AddSetting("avx512", HasAvx512());
@@ -205,7 +213,7 @@ Status RunHash(const HashOptions& options) {
     auto benchmark = MakeBenchmark(shape, options);
     if (!benchmark.has_value()) return benchmark.error();
     for (int i = 0; i < options.repetitions; ++i) benchmark->Repeat();
-    report.AddResult(shape.name, benchmark->Print(shape.name));
+    benchmark->Tell(shape.name, &report);
   }
   return report.Write(options.json_file);
 }

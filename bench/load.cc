@@ -16,6 +16,7 @@
 #include "bench/command.h"
 #include "bench/repetitions.h"
 #include "bench/report.h"
+#include "bench/table_text.h"
 #include "engram/checkpoint/model_files.h"
 #include "engram/table/stored_row.h"
 #include "engram/transport/ucx/ucx_row_server.h"
@@ -248,33 +249,52 @@ Result<Loaded> MeasureLoad(const SyntheticTables& tables, const LoadOptionsGiven
   return loaded;
 }
 
-struct Series {
+struct LoadSeries {
   std::vector<double> load, floor, touch, read, crc, ratio, allocate_seconds, resident;
 };
 
-void Print(const Series& series, const Loaded& last, uint64_t row_bytes) {
-  const auto line = [](const char* label, const std::vector<double>& rates) {
-    const Spread spread = SpreadOf(rates);
-    std::printf("  %-44s %8.0f %8.0f %8.0f\n", label, spread.median * 1e-6, spread.least * 1e-6,
-                spread.most * 1e-6);
+// Prints what was measured and adds it to the report.
+void Tell(const LoadSeries& series, const Loaded& last, Report* report) {
+  Table rates{.title = "Loading row bytes from page cache",
+              .columns = {{""}, {"median", "B/s"}, {"least", "B/s"}, {"most", "B/s"}},
+              .rows = {}};
+  Plot plot{.title = "Loading row bytes from page cache",
+            .kind = PlotKind::kBar,
+            .x = {},
+            .y = {"row bytes", "B/s", Scale::kLinear, {}},
+            .series = {{.name = "loading"}},
+            .limits = {}};
+  const auto add = [&](const char* label, const char* category,
+                       const std::vector<double>& bytes_s) {
+    const Spread spread = SpreadOf(bytes_s);
+    rates.rows.push_back({label, spread.median, spread.least, spread.most});
+    plot.series[0].Add(static_cast<double>(plot.x.categories.size()), spread);
+    plot.x.categories.emplace_back(category);
   };
-  std::printf("loading %.2f GiB of row bytes from page cache, MB/s\n",
-              static_cast<double>(row_bytes) / (1u << 30));
-  std::printf("  %-44s %8s %8s %8s\n", "", "median", "least", "most");
-  line("load: read, interleave, seal, digest", series.load);
-  line("floor: touch, read, CRC, one thread", series.floor);
-  line("  of it: touching fresh memory alone", series.touch);
-  line("  of it: read alone", series.read);
-  line("  of it: CRC alone", series.crc);
-  std::printf("  load over floor %.2f; memory over row bytes: allocated %.4f, resident %.4f\n",
-              SpreadOf(series.ratio).median, last.allocated_over_row_bytes,
-              SpreadOf(series.resident).median);
-  std::printf("  %u regions, %u on huge pages, allocated in %.3f s\n", last.regions,
-              last.huge_regions, SpreadOf(series.allocate_seconds).median);
+  add("load: read, interleave, seal, digest", "load", series.load);
+  add("floor: touch, read, CRC, one thread", "floor, one thread", series.floor);
+  add("  of it: touching fresh memory alone", "of it: touching", series.touch);
+  add("  of it: read alone", "of it: reading", series.read);
+  add("  of it: CRC alone", "of it: CRC", series.crc);
+  const Table memory{.title = "Memory that the slots take",
+                     .columns = {{"load / floor"},
+                                 {"allocated / row bytes"},
+                                 {"resident / row bytes"},
+                                 {"regions"},
+                                 {"of them on huge pages"},
+                                 {"allocated in", "s"}},
+                     .rows = {{SpreadOf(series.ratio).median, last.allocated_over_row_bytes,
+                               SpreadOf(series.resident).median, last.regions, last.huge_regions,
+                               SpreadOf(series.allocate_seconds).median}}};
+  PrintTable(rates);
+  PrintTable(memory);
+  report->AddPlot(plot);
+  report->AddTable(rates);
+  report->AddTable(memory);
 }
 
 Status RunLoad(const LoadOptionsGiven& options) {
-  Report report("load", options.seed);
+  Report report("load", options.seed, "How fast does a memory node load its slots?");
   report.AddSetting("repetitions", options.repetitions);
   report.AddSetting("buffer_bytes", options.buffer_bytes);
   report.AddSetting("transport", options.transport);
@@ -283,7 +303,7 @@ Status RunLoad(const LoadOptionsGiven& options) {
   auto tables = SyntheticTables::Create(options);
   if (!tables.has_value()) return tables.error();
   const auto row_bytes = static_cast<double>(tables->row_bytes());
-  Series series;
+  LoadSeries series;
   Loaded last;
   std::vector<SlotDigest> digests;
   // Interleaved: what is compared was measured side by side. The first floor warms the page cache.
@@ -305,7 +325,7 @@ Status RunLoad(const LoadOptionsGiven& options) {
     series.allocate_seconds.push_back(loaded->allocate_seconds);
     series.resident.push_back(loaded->resident_over_row_bytes);
   }
-  Print(series, last, tables->row_bytes());
+  Tell(series, last, &report);
   report.AddResult("row_bytes", tables->row_bytes());
   report.AddResult("slots", tables->layout()->slot_count());
   report.AddResult("load_bytes_s", ToJson(SpreadOf(series.load)));

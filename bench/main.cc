@@ -8,8 +8,8 @@ int main(int argc, char** argv) {
   CLI::App app(
       "engram-bench measures Engram's data path on this machine or cluster: a subcommand for each\n"
       "question. Each prints a table and, with --json FILE, writes a report that also records the\n"
-      "machine, UCX, the seed and the source commit. Run it on a quiet machine: it says how busy\n"
-      "the machine was.");
+      "machine, UCX, the seed and the source commit. \"report\" turns any of these files into one\n"
+      "page with plots. Run it on a quiet machine: it says how busy the machine was.");
   app.require_subcommand(1);
   engram::Status outcome;
   engram::bench::AddHashCommand(app, outcome);
@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   engram::bench::AddPlacementCommand(app, outcome);
   engram::bench::AddPrefetchCommand(app, outcome);
   engram::bench::AddReadCommand(app, outcome);
+  engram::bench::AddReportCommand(app, outcome);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

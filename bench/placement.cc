@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "bench/command.h"
 #include "bench/repetitions.h"
 #include "bench/report.h"
+#include "bench/table_text.h"
 #include "engram/table/shard_map.h"
 
 namespace engram::bench {
@@ -102,14 +104,48 @@ double SpreadOver(const TableLayout& layout, uint32_t replicas,
   return spread;
 }
 
+// What all numbers of replicas show together.
+struct PlacementFigures {
+  Table table{.title = "Plans",
+              .columns = {{"replicas"},
+                          {"change"},
+                          {"plan, median", "s"},
+                          {"least", "s"},
+                          {"most", "s"},
+                          {"moved", "B"},
+                          {"moved / least possible"},
+                          {"most / share"},
+                          {"column difference", "slots"}},
+              .rows = {}};
+  Plot seconds{.title = "Time of a plan",
+               .kind = PlotKind::kBar,
+               .x = {"replicas", "", Scale::kLinear, {}},
+               .y = {"CPU time of the planner", "s", Scale::kLinear, {}},
+               .series = {},
+               .limits = {}};
+  Plot moved{.title = "Bytes that a change moves",
+             .kind = PlotKind::kBar,
+             .x = {"replicas", "", Scale::kLinear, {}},
+             .y = {"moved over the least possible", "", Scale::kLinear, {}},
+             .series = {},
+             .limits = {{"the least possible", 1}}};
+};
+
+// The series of that name, which may be new.
+Series* SeriesNamed(const std::string& name, Plot* plot) {
+  for (Series& series : plot->series) {
+    if (series.name == name) return &series;
+  }
+  return &plot->series.emplace_back(Series{.name = name, .points = {}, .low_high = {}});
+}
+
 class PlacementBenchmark {
  public:
-  PlacementBenchmark(const TableLayout& layout, uint32_t replicas, const PlacementOptions& options)
-      : layout_(layout), replicas_(replicas), options_(options) {}
+  PlacementBenchmark(const TableLayout& layout, uint32_t replicas, const PlacementOptions& options,
+                     PlacementFigures* figures)
+      : layout_(layout), replicas_(replicas), options_(options), figures_(figures) {}
 
   Result<nlohmann::json> Run() {
-    std::printf("%u replicas:%18s %9s %9s %10s %10s %8s %8s\n", replicas_, "median s", "least s",
-                "most s", "moved GB", "moved/min", "max/mean", "column");
     const std::vector<PlacementNode> nodes = MakeNodes(options_.nodes, options_.zones);
     nlohmann::json result;
     ENGRAM_ASSIGN_OR_RETURN(const auto first, Measure("first layout", nodes, {}, &result));
@@ -138,7 +174,7 @@ class PlacementBenchmark {
     figures.minimum_bytes = MinimumBytes(layout_, replicas_, nodes, current);
     figures.spread = SpreadOver(layout_, replicas_, nodes, owners);
     figures.column_slots_difference = ColumnDifference(layout_, replicas_, nodes, owners);
-    Print(name, figures);
+    Tell(name, figures);
     (*result)[name] = {{"plan_s", ToJson(SpreadOf(figures.seconds))},
                        {"moved_bytes", figures.moved_bytes},
                        {"minimum_bytes", figures.minimum_bytes},
@@ -147,20 +183,23 @@ class PlacementBenchmark {
     return owners;
   }
 
-  static void Print(const std::string& name, const PlanFigures& figures) {
-    const Spread seconds = SpreadOf(figures.seconds);
-    const double ratio =
-        figures.minimum_bytes == 0
-            ? (figures.moved_bytes == 0 ? 1.0 : 0.0)
-            : static_cast<double>(figures.moved_bytes) / static_cast<double>(figures.minimum_bytes);
-    std::printf("  %-18s %9.3f %9.3f %9.3f %10.3f %10.4f %8.4f %8u\n", name.c_str(), seconds.median,
-                seconds.least, seconds.most, static_cast<double>(figures.moved_bytes) * 1e-9, ratio,
-                figures.spread, figures.column_slots_difference);
+  void Tell(const std::string& name, const PlanFigures& plan) {
+    const Spread seconds = SpreadOf(plan.seconds);
+    const double ratio = plan.minimum_bytes == 0 ? std::numeric_limits<double>::quiet_NaN()
+                                                 : static_cast<double>(plan.moved_bytes) /
+                                                       static_cast<double>(plan.minimum_bytes);
+    figures_->table.rows.push_back({replicas_, name, seconds.median, seconds.least, seconds.most,
+                                    plan.moved_bytes, ratio, plan.spread,
+                                    plan.column_slots_difference});
+    SeriesNamed(name, &figures_->seconds)->Add(replicas_, seconds);
+    // What plans again moves nothing; a bar of it would only take room.
+    if (plan.moved_bytes > 0) SeriesNamed(name, &figures_->moved)->Add(replicas_, ratio);
   }
 
   const TableLayout& layout_;
   const uint32_t replicas_;
   const PlacementOptions& options_;
+  PlacementFigures* const figures_;
 };
 
 uint64_t PeakResidentBytes() {
@@ -170,7 +209,7 @@ uint64_t PeakResidentBytes() {
 }
 
 Status RunPlacement(const PlacementOptions& options) {
-  Report report("placement", 0);
+  Report report("placement", 0, "How long does a plan take, and what does it move?");
   const auto layout = MakeLayout(options.slots);
   if (!layout.has_value()) return layout.error();
   report.AddSetting("nodes", options.nodes);
@@ -180,11 +219,16 @@ Status RunPlacement(const PlacementOptions& options) {
   std::printf("%u slots, %.1f GB, on %u nodes in %u zones\n", layout->slot_count(),
               static_cast<double>(layout->total_bytes()) * 1e-9, options.nodes,
               options.zones == 0 ? options.nodes : options.zones);
+  PlacementFigures figures;
   for (const uint32_t replicas : options.replicas) {
-    const auto result = PlacementBenchmark(*layout, replicas, options).Run();
+    const auto result = PlacementBenchmark(*layout, replicas, options, &figures).Run();
     if (!result.has_value()) return result.error();
     report.AddResult("replicas_" + std::to_string(replicas), *result);
   }
+  PrintTable(figures.table);
+  report.AddPlot(figures.seconds);
+  report.AddPlot(figures.moved);
+  report.AddTable(figures.table);
   const uint64_t peak_bytes = PeakResidentBytes();
   std::printf("peak memory of this process: %.1f MB\n", static_cast<double>(peak_bytes) * 1e-6);
   report.AddResult("peak_resident_bytes", peak_bytes);
@@ -199,11 +243,10 @@ void AddPlacementCommand(CLI::App& app, Status& outcome) {
       "placement",
       "How long the coordinator's planner takes, what it moves, how even it leaves it");
   command->footer(
-      "Times are CPU seconds of the one planning thread. moved/min: bytes moved over the least "
-      "that\n"
-      "the change needs; max/mean: the most that a node holds over its share; column: the largest\n"
-      "difference, in slots of one column, between nodes. \"nothing\" plans again from the first\n"
-      "layout and should move nothing.");
+      "Times are CPU seconds of the one planning thread. Moved / least possible: bytes moved over\n"
+      "the least that the change needs; most / share: the most that a node holds over its share;\n"
+      "column difference: the largest, in slots of one column, between nodes. \"nothing\" plans\n"
+      "again from the first layout and should move nothing.");
   command->add_option("--nodes", options->nodes, "Memory nodes before the change")
       ->check(CLI::Range(uint32_t{kReplicasMax + 1}, kNodesMax - 1))
       ->capture_default_str();

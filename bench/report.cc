@@ -1,5 +1,6 @@
 #include "bench/report.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -22,6 +23,9 @@ namespace {
 
 using nlohmann::json;
 
+constexpr std::array<std::string_view, 8> kLayoutKeys = {
+    "benchmark", "title", "command", "seed", "settings", "environment", "tables", "plots"};
+
 // "EPYC 9V74" of the line "model name : EPYC 9V74".
 std::string CpuModel() {
   std::ifstream file("/proc/cpuinfo");
@@ -43,6 +47,14 @@ std::string UcxVersion() {
   return version == nullptr ? "unknown" : version();
 }
 
+// The arguments that this process was started with.
+json Arguments() {
+  std::ifstream file("/proc/self/cmdline", std::ios::binary);
+  json arguments = json::array();
+  for (std::string argument; std::getline(file, argument, '\0');) arguments.push_back(argument);
+  return arguments;
+}
+
 std::string TimeUtc() {
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
@@ -53,6 +65,22 @@ std::string TimeUtc() {
 }
 
 }  // namespace
+
+Status WriteWholeFile(const std::filesystem::path& file, std::string_view text) {
+  const std::filesystem::path partial = file.string() + ".partial";
+  {
+    std::ofstream out(partial, std::ios::binary);
+    out << text;
+    out.close();
+    if (!out) {
+      return {StatusCode::kIo, "cannot write " + partial.string() + ": " + std::strerror(errno)};
+    }
+  }
+  std::error_code error;
+  std::filesystem::rename(partial, file, error);
+  if (error) return {StatusCode::kIo, "cannot write " + file.string() + ": " + error.message()};
+  return {};
+}
 
 json DescribeEnvironment() {
   utsname system{};
@@ -74,40 +102,34 @@ json DescribeEnvironment() {
           {"time_utc", TimeUtc()}};
 }
 
-Report::Report(std::string benchmark, uint64_t seed)
-    : json_({{"benchmark", std::move(benchmark)},
+Report::Report(std::string benchmark, uint64_t seed, std::string title)
+    : json_({{"title", title.empty() ? benchmark : std::move(title)},
+             {"benchmark", std::move(benchmark)},
+             {"command", Arguments()},
              {"seed", seed},
              {"settings", json::object()},
-             {"environment", DescribeEnvironment()}}) {}
+             {"environment", DescribeEnvironment()},
+             {"tables", json::array()},
+             {"plots", json::array()}}) {}
 
 void Report::AddSetting(const std::string& key, json value) {
   json_["settings"][key] = std::move(value);
 }
 
 void Report::AddResult(const std::string& key, json value) {
-  ENGRAM_CHECK(key != "benchmark" && key != "seed" && key != "settings" && key != "environment");
+  ENGRAM_CHECK(std::find(kLayoutKeys.begin(), kLayoutKeys.end(), key) == kLayoutKeys.end());
   json_[key] = std::move(value);
 }
 
+void Report::AddTable(const Table& table) { json_["tables"].push_back(ToJson(table)); }
+
+void Report::AddPlot(const Plot& plot) { json_["plots"].push_back(ToJson(plot)); }
+
 Status Report::Write(const std::filesystem::path& file) const {
   if (file.empty()) return Status();
-  const std::filesystem::path partial = file.string() + ".partial";
-  {
-    std::ofstream out(partial);
-    out << json_.dump(1) << '\n';
-    out.close();
-    if (!out) {
-      return Status(StatusCode::kIo,
-                    "cannot write the report " + partial.string() + ": " + std::strerror(errno));
-    }
-  }
-  std::error_code error;
-  std::filesystem::rename(partial, file, error);
-  if (error) {
-    return Status(StatusCode::kIo,
-                  "cannot write the report " + file.string() + ": " + error.message());
-  }
-  return Status();
+  // Arguments and host names may be no UTF-8.
+  return WriteWholeFile(file, json_.dump(1, ' ', false, json::error_handler_t::replace) + '\n')
+      .WithContext("the report");
 }
 
 }  // namespace engram::bench

@@ -1,0 +1,121 @@
+#include "bench/report_file.h"
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include "bench/json_fields.h"
+
+namespace engram::bench {
+namespace {
+
+using nlohmann::json;
+
+Result<std::string> ReadBytes(const std::filesystem::path& file) {
+  std::error_code error;
+  if (!std::filesystem::exists(file, error)) return Error(StatusCode::kNotFound, "no such file");
+  if (!std::filesystem::is_regular_file(file, error)) {
+    return Error(StatusCode::kIo, "is not a regular file");
+  }
+  const uintmax_t bytes = std::filesystem::file_size(file, error);
+  if (error) return Error(StatusCode::kIo, error.message());
+  if (bytes > kReportBytesMax) {
+    return Error(StatusCode::kResourceExhausted, "has " + std::to_string(bytes) +
+                                                     " bytes; a report has at most " +
+                                                     std::to_string(kReportBytesMax));
+  }
+  std::ifstream in(file, std::ios::binary);
+  std::string text(bytes, '\0');
+  in.read(text.data(), static_cast<std::streamsize>(bytes));
+  if (!in) return Error(StatusCode::kIo, std::strerror(errno));
+  return text;
+}
+
+Result<json> ParseJson(std::string_view text) {
+  try {
+    return json::parse(text);
+  } catch (const json::exception& error) {
+    return Malformed(std::string("is not JSON, or only a part of it: ") + error.what());
+  }
+}
+
+Result<ReportEnvironment> ParseEnvironment(const json& report) {
+  const json& object = report.at("environment");
+  ReportEnvironment out;
+  for (const auto& [key, text] : {std::pair{"hostname", &out.hostname},
+                                  {"cpu_model", &out.cpu_model},
+                                  {"ucx_version", &out.ucx_version},
+                                  {"git_commit", &out.git_commit},
+                                  {"build_type", &out.build_type},
+                                  {"compiler", &out.compiler},
+                                  {"sanitizer", &out.sanitizer},
+                                  {"time_utc", &out.time_utc}}) {
+    ENGRAM_ASSIGN_OR_RETURN(*text, ReadText(object, key, ""));
+  }
+  for (const auto& [key, number] : {std::pair{"cpus", &out.cpus},
+                                    {"memory_bytes", &out.memory_bytes},
+                                    {"load_average_1m", &out.load_average_1m}}) {
+    const auto value = ReadNumber(object.contains(key) ? object.at(key) : json());
+    if (!value.has_value()) return Error(value.error().WithContext(key));
+    *number = *value;
+  }
+  // The writer's word for "unknown".
+  if (out.load_average_1m < 0) out.load_average_1m = std::numeric_limits<double>::quiet_NaN();
+  return out;
+}
+
+// Reads into `figures` each of the array `key`; an error also names the figure's title.
+template <typename Figure>
+Status ParseFigures(const json& report, const char* key, Result<Figure> (*parse)(const json&),
+                    std::vector<Figure>* figures) {
+  return ReadEach(report, key, kReportFiguresMax, [&](const json& item) -> Status {
+    auto figure = parse(item);
+    if (figure.has_value()) {
+      figures->push_back(*std::move(figure));
+      return {};
+    }
+    const bool titled = item.is_object() && item.contains("title") && item.at("title").is_string();
+    return titled ? figure.error().WithContext("\"" + item.at("title").get<std::string>() + "\"")
+                  : figure.error();
+  });
+}
+
+}  // namespace
+
+Result<ReportFile> ParseReport(std::string_view text) {
+  ENGRAM_ASSIGN_OR_RETURN(const json report, ParseJson(text));
+  if (!report.is_object() || !report.contains("benchmark") || !report.contains("environment") ||
+      !report.at("environment").is_object()) {
+    return Malformed(
+        "is JSON, but no report of engram-bench: that is an object with \"benchmark\" and "
+        "\"environment\"");
+  }
+  ReportFile out;
+  ENGRAM_ASSIGN_OR_RETURN(out.benchmark, ReadText(report, "benchmark", std::nullopt));
+  ENGRAM_ASSIGN_OR_RETURN(out.title, ReadText(report, "title", out.benchmark));
+  ENGRAM_TRY(ReadEach(report, "command", 10'000, [&](const json& argument) -> Status {
+    if (!argument.is_string()) return {StatusCode::kMalformed, "is not a text"};
+    out.command.push_back(argument.get<std::string>());
+    return {};
+  }));
+  auto environment = ParseEnvironment(report);
+  if (!environment.has_value()) return Error(environment.error().WithContext("environment"));
+  out.environment = *std::move(environment);
+  ENGRAM_TRY(ParseFigures(report, "tables", ParseTable, &out.tables));
+  ENGRAM_TRY(ParseFigures(report, "plots", ParsePlot, &out.plots));
+  return out;
+}
+
+Result<ReportFile> ReadReportFile(const std::filesystem::path& file) {
+  auto text = ReadBytes(file);
+  if (!text.has_value()) return Error(text.error().WithContext(file.string()));
+  auto report = ParseReport(*text);
+  if (!report.has_value()) return Error(report.error().WithContext(file.string()));
+  report->file = file;
+  return report;
+}
+
+}  // namespace engram::bench
