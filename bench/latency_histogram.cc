@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include <boost/histogram/make_histogram.hpp>
 
@@ -64,16 +65,16 @@ Result<LatencyHistogram> LatencyHistogram::FromJson(const nlohmann::json& json) 
   return histogram;
 }
 
-nlohmann::json LatencyHistogram::CumulativeJson() const {
-  nlohmann::json points = nlohmann::json::array();
+Series LatencyHistogram::Cumulative(std::string name) const {
+  Series series{.name = std::move(name), .points = {}, .low_high = {}};
   uint64_t seen = 0;
   for (int bin = -1; bin <= axis().size(); ++bin) {
     if (bins_.at(bin) == 0) continue;
     seen += bins_.at(bin);
-    const double upper = bin < axis().size() ? axis().value(bin + 1) : kMostUs;
-    points.push_back({upper, static_cast<double>(seen) / static_cast<double>(count_)});
+    const double upper_us = bin < axis().size() ? axis().value(bin + 1) : kMostUs;
+    series.Add(1e-6 * upper_us, static_cast<double>(seen) / static_cast<double>(count_));
   }
-  return points;
+  return series;
 }
 
 }  // namespace engram::bench

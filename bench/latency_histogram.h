@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 #include <tuple>
 
 #include <boost/histogram/axis/regular.hpp>
@@ -10,6 +11,7 @@
 #include <boost/histogram/storage_adaptor.hpp>
 #include <nlohmann/json.hpp>
 
+#include "bench/figures.h"
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
 
@@ -37,8 +39,8 @@ class LatencyHistogram {
   [[nodiscard]] nlohmann::json ToJson() const;
   // ERRORS: kMalformed.
   [[nodiscard]] static Result<LatencyHistogram> FromJson(const nlohmann::json& json);
-  // [[microseconds, fraction], ...]: how many were at most so long, for a plot.
-  [[nodiscard]] nlohmann::json CumulativeJson() const;
+  // For a plot of kind kCdf: what fraction took at most so many seconds.
+  [[nodiscard]] Series Cumulative(std::string name) const;
 
  private:
   using Axis = boost::histogram::axis::regular<double, boost::histogram::axis::transform::log>;

@@ -16,6 +16,7 @@
 #include "bench/read_loop.h"
 #include "bench/report.h"
 #include "bench/step_profile.h"
+#include "bench/table_text.h"
 
 namespace engram::bench {
 namespace {
@@ -50,7 +51,7 @@ void SleepUntil(MonotonicTime until) {
 }
 
 // One phase at one batch size.
-struct Point {
+struct Outcome {
   std::string phase;
   uint32_t tokens = 0;
   uint64_t steps = 0;
@@ -121,8 +122,8 @@ struct Phase {
   uint32_t tokens = 0;  // of a step
 };
 
-Result<Point> Measure(const PrefetchOptions& options, const StepProfile& profile,
-                      const Phase& phase, TokenSource* tokens, RowSource* rows) {
+Result<Outcome> Measure(const PrefetchOptions& options, const StepProfile& profile,
+                        const Phase& phase, TokenSource* tokens, RowSource* rows) {
   const bool decodes = phase.name == "decode";
   DecodeSteps steps({.sequences = decodes ? phase.tokens : 1,
                      .drafts = decodes ? options.drafts : 0,
@@ -143,15 +144,15 @@ Result<Point> Measure(const PrefetchOptions& options, const StepProfile& profile
   }
   rows->ResetStats();
   const uint64_t rejected_before = steps.rejected();
-  Point point;
-  point.phase = phase.name;
-  point.tokens = phase.tokens;
+  Outcome outcome;
+  outcome.phase = phase.name;
+  outcome.tokens = phase.tokens;
   const MonotonicTime start = std::chrono::steady_clock::now();
   double elapsed = 0;
-  while (elapsed < options.seconds || point.steps < 20) {
+  while (elapsed < options.seconds || outcome.steps < 20) {
     const bool cancel = cancels(random);
     if (Status status = step(cancel); !status.ok()) return Error(std::move(status));
-    ++(cancel ? point.cancelled : point.steps);
+    ++(cancel ? outcome.cancelled : outcome.steps);
     elapsed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   }
   const RowSourceStats stats = rows->Stats();
@@ -159,13 +160,13 @@ Result<Point> Measure(const PrefetchOptions& options, const StepProfile& profile
     return Error(StatusCode::kCorrupt, "rows were wrong or failed");
   }
   const double wasted_tokens = static_cast<double>(steps.rejected() - rejected_before) +
-                               static_cast<double>(point.cancelled) * step_tokens;
-  point.wasted_percent =
+                               static_cast<double>(outcome.cancelled) * step_tokens;
+  outcome.wasted_percent =
       100 * wasted_tokens * kV41RowsPerToken / static_cast<double>(stats.rows_asked);
-  point.step_us = 1e6 * elapsed / static_cast<double>(point.steps);
+  outcome.step_us = 1e6 * elapsed / static_cast<double>(outcome.steps);
   for (size_t i = 0; i < stats.layers.size(); ++i) {
     const RowSourceStats::Layer& layer = stats.layers[i];
-    Point::Layer& out = point.layers.emplace_back();
+    Outcome::Layer& out = outcome.layers.emplace_back();
     out.layer = profile.engram_layers()[i];
     for (const double us : layer.prefetch_us) {
       out.took.Add(
@@ -176,20 +177,20 @@ Result<Point> Measure(const PrefetchOptions& options, const StepProfile& profile
                                     : static_cast<double>(layer.batches_in_time) /
                                           static_cast<double>(layer.batches);
     out.stall_percent = 1e-9 * static_cast<double>(layer.stall_ns) / elapsed * 100;
-    point.stall_percent += out.stall_percent;
+    outcome.stall_percent += out.stall_percent;
   }
-  return point;
+  return outcome;
 }
 
-nlohmann::json ToJson(const Point& point) {
-  nlohmann::json json = {{"phase", point.phase},
-                         {"tokens", point.tokens},
-                         {"steps", point.steps},
-                         {"steps_cancelled", point.cancelled},
-                         {"step_us", point.step_us},
-                         {"stall_percent", point.stall_percent},
-                         {"rows_wasted_percent", point.wasted_percent}};
-  for (const Point::Layer& layer : point.layers) {
+nlohmann::json OutcomeJson(const Outcome& outcome) {
+  nlohmann::json json = {{"phase", outcome.phase},
+                         {"tokens", outcome.tokens},
+                         {"steps", outcome.steps},
+                         {"steps_cancelled", outcome.cancelled},
+                         {"step_us", outcome.step_us},
+                         {"stall_percent", outcome.stall_percent},
+                         {"rows_wasted_percent", outcome.wasted_percent}};
+  for (const Outcome::Layer& layer : outcome.layers) {
     json["layers"][std::to_string(layer.layer)] = {
         {"p50_us", layer.took.PercentileUs(0.5)},    {"p99_us", layer.took.PercentileUs(0.99)},
         {"p999_us", layer.took.PercentileUs(0.999)}, {"window_p50_us", layer.window_p50_us},
@@ -199,13 +200,50 @@ nlohmann::json ToJson(const Point& point) {
   return json;
 }
 
-void Print(const Point& point) {
-  for (const Point::Layer& layer : point.layers) {
-    std::printf("%8s %7u %6d %9.1f %9.1f %9.1f %10.1f %9.2f %9.3f %9.1f\n", point.phase.c_str(),
-                point.tokens, layer.layer, layer.took.PercentileUs(0.5),
-                layer.took.PercentileUs(0.99), layer.took.PercentileUs(0.999), layer.window_p50_us,
-                100 * layer.hidden, layer.stall_percent, point.wasted_percent);
+Table LayerTable(const std::vector<Outcome>& outcomes) {
+  Table table{.title = "Reads, windows and stalls of each Engram layer",
+              .columns = {{"phase", ""},
+                          {"tokens", ""},
+                          {"layer", ""},
+                          {"read p50", "s"},
+                          {"read p99", "s"},
+                          {"read p99.9", "s"},
+                          {"window p50", "s"},
+                          {"% hidden", ""},
+                          {"% stalled", ""},
+                          {"% of rows wasted", ""}},
+              .rows = {}};
+  for (const Outcome& outcome : outcomes) {
+    for (const Outcome::Layer& layer : outcome.layers) {
+      table.rows.push_back({outcome.phase, outcome.tokens, layer.layer,
+                            1e-6 * layer.took.PercentileUs(0.5),
+                            1e-6 * layer.took.PercentileUs(0.99),
+                            1e-6 * layer.took.PercentileUs(0.999), 1e-6 * layer.window_p50_us,
+                            100 * layer.hidden, layer.stall_percent, outcome.wasted_percent});
+    }
   }
+  return table;
+}
+
+// One plot of each phase: what it takes against what there is.
+Plot WindowPlot(const std::vector<Outcome>& outcomes, const std::string& phase, size_t layer_at) {
+  const std::string layer = std::to_string(outcomes.front().layers[layer_at].layer);
+  Series p50{.name = "read p50", .points = {}, .low_high = {}};
+  Series p99{.name = "read p99", .points = {}, .low_high = {}};
+  Series window{.name = "window p50", .points = {}, .low_high = {}};
+  for (const Outcome& outcome : outcomes) {
+    if (outcome.phase != phase) continue;
+    const Outcome::Layer& at = outcome.layers[layer_at];
+    p50.Add(outcome.tokens, 1e-6 * at.took.PercentileUs(0.5));
+    p99.Add(outcome.tokens, 1e-6 * at.took.PercentileUs(0.99));
+    window.Add(outcome.tokens, 1e-6 * at.window_p50_us);
+  }
+  return {.title = "Layer " + layer + ", " + phase + ": is the read below the window?",
+          .kind = PlotKind::kLine,
+          .x = {"tokens of a step", "", Scale::kLog2, {}},
+          .y = {"time", "s", Scale::kLog10, {}},
+          .series = {p50, p99, window},
+          .limits = {}};
 }
 
 Status Run(const PrefetchOptions& options) {
@@ -226,7 +264,8 @@ Status Run(const PrefetchOptions& options) {
     phases.push_back({"prefill", tokens});
     tokens_max = std::max(tokens_max, tokens);
   }
-  Report report("prefetch", options.seed);
+  Report report("prefetch", options.seed,
+                "Will the read of the next rows hide behind the model's layers?");
   report.AddSetting("profile", profile->name());
   report.AddSetting("profile_source", profile->source());
   report.AddSetting("transport", options.transport);
@@ -277,14 +316,21 @@ Status Run(const PrefetchOptions& options) {
   // The kernel lets timers of this thread be late by so much; by default 50 us.
   ::prctl(PR_SET_TIMERSLACK, 1'000);
   std::printf("%s: %s\n", profile->name().c_str(), profile->source().c_str());
-  std::printf("%8s %7s %6s %9s %9s %9s %10s %9s %9s %9s\n", "phase", "tokens", "layer", "p50 us",
-              "p99 us", "p99.9 us", "window us", "hidden %", "stall %", "wasted %");
   nlohmann::json points = nlohmann::json::array();
+  std::vector<Outcome> outcomes;
   for (const Phase& phase : phases) {
-    const auto point = Measure(options, *profile, phase, &*tokens, rows->get());
-    if (!point.has_value()) return point.error();
-    Print(*point);
-    points.push_back(ToJson(*point));
+    std::fprintf(stderr, "%s of %u\n", phase.name.c_str(), phase.tokens);
+    auto outcome = Measure(options, *profile, phase, &*tokens, rows->get());
+    if (!outcome.has_value()) return outcome.error();
+    points.push_back(OutcomeJson(*outcome));
+    outcomes.push_back(*std::move(outcome));
+  }
+  const Table table = LayerTable(outcomes);
+  PrintTable(table);
+  report.AddTable(table);
+  for (size_t layer = 0; layer < profile->engram_layers().size(); ++layer) {
+    if (!options.decode.empty()) report.AddPlot(WindowPlot(outcomes, "decode", layer));
+    if (!options.prefill.empty()) report.AddPlot(WindowPlot(outcomes, "prefill", layer));
   }
   report.AddResult("batches", points);
   return report.Write(options.json_file);

@@ -15,6 +15,7 @@
 #include "bench/read_node.h"
 #include "bench/repetitions.h"
 #include "bench/report.h"
+#include "bench/table_text.h"
 #include "engram/tokenizer/tokenizer.h"
 
 namespace engram::bench {
@@ -68,7 +69,7 @@ FloorKind FloorOf(const ReadOptions& options) {
 }
 
 // The middle repetition and what varied between them, of one batch size.
-struct Point {
+struct Batch {
   uint32_t rows = 0;
   Spread stack_rows_s;
   Spread floor_rows_s;
@@ -145,7 +146,7 @@ Result<Subject> Prepare(const ReadOptions& options) {
 }
 
 // Stack, floor and local gather in turns, so that what the machine does meanwhile meets all three.
-Result<Point> Measure(const ReadOptions& options, uint32_t row_count, Subject& subject) {
+Result<Batch> Measure(const ReadOptions& options, uint32_t row_count, Subject& subject) {
   const uint32_t tokens = row_count / kV41RowsPerToken;
   TokenSource floor_tokens = subject.tokens;
   ReadFloor floor(subject.layout.get(), subject.hasher.get(), &floor_tokens);
@@ -168,8 +169,8 @@ Result<Point> Measure(const ReadOptions& options, uint32_t row_count, Subject& s
     return Error(warm.error());
   }
 
-  Point point;
-  point.rows = row_count;
+  Batch batch;
+  batch.rows = row_count;
   std::vector<double> stack_rates;
   std::vector<double> floor_rates;
   std::vector<double> local_rates;
@@ -206,8 +207,8 @@ Result<Point> Measure(const ReadOptions& options, uint32_t row_count, Subject& s
     stack_rates.push_back(stack->rows_s);
     floor_rates.push_back(bare->rows_s);
     ratios.push_back(stack->rows_s / bare->rows_s);
-    point.stack_took.Merge(stack->took);
-    point.floor_took.Merge(bare->took);
+    batch.stack_took.Merge(stack->took);
+    batch.floor_took.Merge(bare->took);
     total.rows_asked += stack->stats.rows_asked;
     total.rows_unique += stack->stats.rows_unique;
     total.rows_from_cache += stack->stats.rows_from_cache;
@@ -215,37 +216,118 @@ Result<Point> Measure(const ReadOptions& options, uint32_t row_count, Subject& s
     node_cpu += stack->node_cpu_seconds;
   }
   const auto asked = static_cast<double>(total.rows_asked);
-  point.stack_rows_s = SpreadOf(stack_rates);
-  point.floor_rows_s = SpreadOf(floor_rates);
-  point.local_rows_s = SpreadOf(local_rates);
-  point.ratio = SpreadOf(ratios);
-  point.client_cpu_us_per_row = static_cast<double>(total.row_path_cpu_ns) / 1e3 / asked;
-  point.node_cpu_us_per_row = 1e6 * node_cpu / asked;
-  point.from_cache = static_cast<double>(total.rows_from_cache) / asked;
-  point.deduped = 1 - static_cast<double>(total.rows_unique) / asked;
-  point.floor_messages = floor.messages();
-  return point;
+  batch.stack_rows_s = SpreadOf(stack_rates);
+  batch.floor_rows_s = SpreadOf(floor_rates);
+  batch.local_rows_s = SpreadOf(local_rates);
+  batch.ratio = SpreadOf(ratios);
+  batch.client_cpu_us_per_row = static_cast<double>(total.row_path_cpu_ns) / 1e3 / asked;
+  batch.node_cpu_us_per_row = 1e6 * node_cpu / asked;
+  batch.from_cache = static_cast<double>(total.rows_from_cache) / asked;
+  batch.deduped = 1 - static_cast<double>(total.rows_unique) / asked;
+  batch.floor_messages = floor.messages();
+  return batch;
 }
 
-nlohmann::json ToJson(const Point& point) {
-  return {{"rows", point.rows},
-          {"stack", ToJson(point.stack_rows_s)},
-          {"floor", ToJson(point.floor_rows_s)},
-          {"local", ToJson(point.local_rows_s)},
-          {"stack_over_floor", ToJson(point.ratio)},
-          {"p50_us", point.stack_took.PercentileUs(0.5)},
-          {"p99_us", point.stack_took.PercentileUs(0.99)},
-          {"p999_us", point.stack_took.PercentileUs(0.999)},
-          {"floor_p50_us", point.floor_took.PercentileUs(0.5)},
-          {"floor_p99_us", point.floor_took.PercentileUs(0.99)},
-          {"floor_rows_a_message", point.floor_messages.rows_max},
-          {"floor_eager", point.floor_messages.eager},
-          {"client_cpu_us_per_row", point.client_cpu_us_per_row},
-          {"node_cpu_us_per_row", point.node_cpu_us_per_row},
-          {"rows_from_cache", point.from_cache},
-          {"rows_deduped", point.deduped},
-          {"latency_bins", point.stack_took.ToJson()},
-          {"floor_latency_bins", point.floor_took.ToJson()}};
+nlohmann::json BatchJson(const Batch& batch) {
+  return {{"rows", batch.rows},
+          {"stack", ToJson(batch.stack_rows_s)},
+          {"floor", ToJson(batch.floor_rows_s)},
+          {"local", ToJson(batch.local_rows_s)},
+          {"stack_over_floor", ToJson(batch.ratio)},
+          {"p50_us", batch.stack_took.PercentileUs(0.5)},
+          {"p99_us", batch.stack_took.PercentileUs(0.99)},
+          {"p999_us", batch.stack_took.PercentileUs(0.999)},
+          {"floor_p50_us", batch.floor_took.PercentileUs(0.5)},
+          {"floor_p99_us", batch.floor_took.PercentileUs(0.99)},
+          {"floor_rows_a_message", batch.floor_messages.rows_max},
+          {"floor_eager", batch.floor_messages.eager},
+          {"client_cpu_us_per_row", batch.client_cpu_us_per_row},
+          {"node_cpu_us_per_row", batch.node_cpu_us_per_row},
+          {"rows_from_cache", batch.from_cache},
+          {"rows_deduped", batch.deduped},
+          {"latency_bins", batch.stack_took.ToJson()},
+          {"floor_latency_bins", batch.floor_took.ToJson()}};
+}
+
+Table RateTable(const std::vector<Batch>& batches) {
+  Table table{.title = "Rows delivered: stack, floor and a local gather by one thread",
+              .columns = {{"rows of a batch", ""},
+                          {"stack", "rows/s"},
+                          {"floor", "rows/s"},
+                          {"local", "rows/s"},
+                          {"stack/floor", ""},
+                          {"least", ""},
+                          {"most", ""}},
+              .rows = {}};
+  for (const Batch& batch : batches) {
+    table.rows.push_back({batch.rows, batch.stack_rows_s.median, batch.floor_rows_s.median,
+                          batch.local_rows_s.median, batch.ratio.median, batch.ratio.least,
+                          batch.ratio.most});
+  }
+  return table;
+}
+
+Table LatencyTable(const std::vector<Batch>& batches) {
+  Table table{.title = "Time of a batch",
+              .columns = {{"rows of a batch", ""},
+                          {"p50", "s"},
+                          {"p99", "s"},
+                          {"p99.9", "s"},
+                          {"floor p50", "s"},
+                          {"floor p99", "s"}},
+              .rows = {}};
+  for (const Batch& batch : batches) {
+    table.rows.push_back(
+        {batch.rows, 1e-6 * batch.stack_took.PercentileUs(0.5),
+         1e-6 * batch.stack_took.PercentileUs(0.99), 1e-6 * batch.stack_took.PercentileUs(0.999),
+         1e-6 * batch.floor_took.PercentileUs(0.5), 1e-6 * batch.floor_took.PercentileUs(0.99)});
+  }
+  return table;
+}
+
+Table CostTable(const std::vector<Batch>& batches) {
+  Table table{.title = "What a delivered row costs, and the floor's messages",
+              .columns = {{"rows of a batch", ""},
+                          {"client CPU", "s/row"},
+                          {"node CPU", "s/row"},
+                          {"% deduped", ""},
+                          {"% from cache", ""},
+                          {"floor: rows of a message", ""},
+                          {"sent", ""}},
+              .rows = {}};
+  for (const Batch& batch : batches) {
+    table.rows.push_back({batch.rows, 1e-6 * batch.client_cpu_us_per_row,
+                          1e-6 * batch.node_cpu_us_per_row, 100 * batch.deduped,
+                          100 * batch.from_cache, batch.floor_messages.rows_max,
+                          batch.floor_messages.eager ? "eagerly" : "as UCX likes"});
+  }
+  return table;
+}
+
+Plot RatePlot(const std::vector<Batch>& batches) {
+  Series stack{.name = "stack", .points = {}, .low_high = {}};
+  Series floor{.name = "floor", .points = {}, .low_high = {}};
+  Series local{.name = "local gather, one thread", .points = {}, .low_high = {}};
+  for (const Batch& batch : batches) {
+    stack.Add(batch.rows, batch.stack_rows_s);
+    floor.Add(batch.rows, batch.floor_rows_s);
+    local.Add(batch.rows, batch.local_rows_s);
+  }
+  return {.title = "Rows delivered over the rows of a batch",
+          .kind = PlotKind::kLine,
+          .x = {"rows of a batch", "", Scale::kLog2, {}},
+          .y = {"rows delivered", "rows/s", Scale::kLinear, {}},
+          .series = {stack, floor, local},
+          .limits = {}};
+}
+
+Plot LatencyPlot(const Batch& batch) {
+  return {.title = "Time of a batch of " + std::to_string(batch.rows) + " rows",
+          .kind = PlotKind::kCdf,
+          .x = {"time of a batch", "s", Scale::kLog10, {}},
+          .y = {"batches that took at most so long", "", Scale::kLinear, {}},
+          .series = {batch.stack_took.Cumulative("stack"), batch.floor_took.Cumulative("floor")},
+          .limits = {}};
 }
 
 Status Check(const ReadOptions& options) {
@@ -270,7 +352,7 @@ Status Check(const ReadOptions& options) {
 
 Status Run(const ReadOptions& options) {
   ENGRAM_RETURN_IF_ERROR(Check(options));
-  Report report("read", options.seed);
+  Report report("read", options.seed, "How fast are rows read from one memory node?");
   report.AddSetting("transport", options.transport);
   report.AddSetting("way", options.way);
   report.AddSetting("table_bytes", options.bytes);
@@ -289,35 +371,28 @@ Status Run(const ReadOptions& options) {
   ENGRAM_RETURN_IF_ERROR(ReadLoop(subject->rows.get(), {subject->node.get()}, &subject->tokens)
                              .CheckContents(options.rows.back() / kV41RowsPerToken));
 
-  std::printf("%8s %10s %10s %10s %14s %9s %9s %9s %9s %9s\n", "rows", "stack M/s", "floor M/s",
-              "local M/s", "stack/floor", "p50 us", "p99 us", "p99.9 us", "floor p50", "floor p99");
   nlohmann::json points = nlohmann::json::array();
-  std::optional<Point> last;
+  std::vector<Batch> batches;
   for (const uint32_t rows : options.rows) {
-    auto point = Measure(options, rows, *subject);
-    if (!point.has_value()) return point.error();
-    std::printf("%8u %10.3f %10.3f %10.3f %5.3f(%.2f-%.2f) %9.1f %9.1f %9.1f %9.1f %9.1f\n", rows,
-                point->stack_rows_s.median / 1e6, point->floor_rows_s.median / 1e6,
-                point->local_rows_s.median / 1e6, point->ratio.median, point->ratio.least,
-                point->ratio.most, point->stack_took.PercentileUs(0.5),
-                point->stack_took.PercentileUs(0.99), point->stack_took.PercentileUs(0.999),
-                point->floor_took.PercentileUs(0.5), point->floor_took.PercentileUs(0.99));
-    std::printf(
-        "         client %.0f ns/row, node %.0f ns/row, %.1f %% deduped, %.1f %% from cache; "
-        "floor: messages of %u rows%s\n",
-        1e3 * point->client_cpu_us_per_row, 1e3 * point->node_cpu_us_per_row, 100 * point->deduped,
-        100 * point->from_cache, point->floor_messages.rows_max,
-        point->floor_messages.eager ? ", eager" : "");
-    points.push_back(ToJson(*point));
-    last = *std::move(point);
+    std::fprintf(stderr, "batches of %u rows\n", rows);
+    auto batch = Measure(options, rows, *subject);
+    if (!batch.has_value()) return batch.error();
+    points.push_back(BatchJson(*batch));
+    batches.push_back(*std::move(batch));
   }
+  for (const Table& table : {RateTable(batches), LatencyTable(batches), CostTable(batches)}) {
+    PrintTable(table);
+    report.AddTable(table);
+  }
+  report.AddPlot(RatePlot(batches));
+  for (const Batch& batch : batches) report.AddPlot(LatencyPlot(batch));
   report.AddResult("batches", points);
-  report.AddResult("stack_rows_s", last->stack_rows_s.median);
-  report.AddResult("floor_rows_s", last->floor_rows_s.median);
-  report.AddResult("local_rows_s", last->local_rows_s.median);
-  report.AddResult("ratio", last->ratio.median);
-  report.AddResult("p50_us", last->stack_took.PercentileUs(0.5));
-  report.AddResult("p99_us", last->stack_took.PercentileUs(0.99));
+  report.AddResult("stack_rows_s", batches.back().stack_rows_s.median);
+  report.AddResult("floor_rows_s", batches.back().floor_rows_s.median);
+  report.AddResult("local_rows_s", batches.back().local_rows_s.median);
+  report.AddResult("ratio", batches.back().ratio.median);
+  report.AddResult("p50_us", batches.back().stack_took.PercentileUs(0.5));
+  report.AddResult("p99_us", batches.back().stack_took.PercentileUs(0.99));
   return report.Write(options.json_file);
 }
 

@@ -52,9 +52,11 @@ TEST(LatencyHistogramTest, WhatIsOutOfRangeIsCountedAtItsEnds) {
   histogram.Add(seconds(1000));
   EXPECT_DOUBLE_EQ(histogram.PercentileUs(1), 1e8);
   EXPECT_EQ(histogram.count(), 2u);
-  const auto cumulative = histogram.CumulativeJson();
-  ASSERT_EQ(cumulative.size(), 2u);
-  EXPECT_EQ(cumulative.back().at(1), 1.0);
+  const Series cumulative = histogram.Cumulative("both");
+  ASSERT_EQ(cumulative.points.size(), 2u);
+  EXPECT_DOUBLE_EQ(cumulative.points.front().y, 0.5);
+  EXPECT_DOUBLE_EQ(cumulative.points.back().x, 100);
+  EXPECT_EQ(cumulative.points.back().y, 1.0);
 }
 
 TEST(LatencyHistogramTest, TheShareUpToABound) {
