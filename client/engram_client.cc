@@ -252,7 +252,7 @@ engram_code engram_get_stats(const engram_client* client, engram_stats* stats) {
   return Guarded([&]() -> Status {
     if (client == nullptr) return Null("client");
     if (stats == nullptr) return Null("stats");
-    const engram::RowSourceStats known = client->rows->Stats();
+    const engram::RowSourceStats known = client->rows->Counts();
     engram_stats out{};
     out.batches = known.batches;
     out.tokens = known.tokens;

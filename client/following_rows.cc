@@ -111,6 +111,16 @@ class FollowingRows final : public RowSource {
     for (RowSource* const rows : open_rows_) AddStats(rows->Stats(), &stats);
     return stats;
   }
+  [[nodiscard]] RowSourceStats Counts() const override {
+    const std::lock_guard lock(stats_mutex_);
+    RowSourceStats stats = closed_stats_;
+    for (RowSourceStats::Layer& layer : stats.layers) {
+      layer.prefetch_us.clear();
+      layer.window_us.clear();
+    }
+    for (RowSource* const rows : open_rows_) AddStats(rows->Counts(), &stats);
+    return stats;
+  }
   void ResetStats() override {
     const std::lock_guard lock(stats_mutex_);
     closed_stats_ = {};
@@ -237,6 +247,7 @@ class FollowingRows final : public RowSource {
       if (!entry.used.expired()) return false;
       const std::lock_guard lock(stats_mutex_);
       AddStats(entry.opened.rows->Stats(), &closed_stats_);
+      closed_stats_.held = {};
       std::erase(open_rows_, entry.opened.rows.get());
       return true;
     });

@@ -84,6 +84,7 @@ class LocalFiller final : public RowFiller {
     }
     FillCounters::Add(counters_.rows_unique, rows);
     FillCounters::Add(counters_.rows_read, rows);
+    FillCounters::Add(counters_.bytes_read, rows * row_bytes);
   }
 
   const LocalTables* tables_;

@@ -27,6 +27,9 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
       cache_(options.cache_bytes / context.part_count, row_bytes_),
       batches_(options.staging_buffers) {
   cache_.Reset(options.version);
+  gauges_.version = options.version.value();
+  gauges_.cache_bytes = cache_.bytes_used();
+  gauges_.cache_rows_max = cache_.rows_max();
   for (Batch& batch : batches_) {
     batch.plan = std::make_unique<ReadPlan>(
         context.hasher, context.layout, options.batch_tokens_max, context.part, context.part_count);
@@ -141,6 +144,7 @@ bool RemoteFiller::Progress() {
   bool worked = false;
   if (map_changed_.exchange(false, std::memory_order_acq_rel)) {
     scheduler_->SetMap(context_.maps->Current(), SteadyClock().Now());
+    gauges_.epoch.store(scheduler_->sessions().epoch().value(), std::memory_order_relaxed);
     worked = true;
   }
   worked = reader_->Progress() || worked;
@@ -167,14 +171,26 @@ void RemoteFiller::Wait() {
 
 void RemoteFiller::OnOpen(SessionId session, const SessionInfo& info) {
   scheduler_->OnOpen(session, info, SteadyClock().Now());
+  open_sessions_[session] = info.way;
+  CountSessions();
 }
 void RemoteFiller::OnClosed(SessionId session, const Status& why) {
   scheduler_->OnClosed(session, why, SteadyClock().Now());
+  open_sessions_.erase(session);
+  CountSessions();
+}
+void RemoteFiller::CountSessions() {
+  std::array<uint64_t, kReadWayCount> sessions{};
+  for (const auto& [session, way] : open_sessions_) ++sessions[static_cast<size_t>(way)];
+  for (size_t way = 0; way < sessions.size(); ++way) {
+    gauges_.sessions[way].store(sessions[way], std::memory_order_relaxed);
+  }
 }
 void RemoteFiller::OnRows(uint64_t tag, const RowChunk& chunk) {
   scheduler_->OnRows(tag, chunk, SteadyClock().Now());
 }
 void RemoteFiller::OnReadDone(uint64_t tag, StatusCode status) {
+  FillCounters::Add(counters_.reads, 1);
   scheduler_->OnReadDone(tag, status, SteadyClock().Now());
 }
 void RemoteFiller::OnEpoch(SessionId /*session*/, Epoch newest) { scheduler_->OnEpoch(newest); }
@@ -205,6 +221,8 @@ void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const
   FillCounters::Add(counters_.rows_read, came);
   FillCounters::Add(counters_.rows_verified, right);
   FillCounters::Add(counters_.rows_wrong, came - right);
+  FillCounters::Add(counters_.bytes_read, came * row_stride_);
+  if (cached) gauges_.cache_rows.store(cache_.rows(), std::memory_order_relaxed);
 }
 
 void RemoteFiller::OnLayerDone(uint32_t slot, int32_t layer_index, const Status& status,

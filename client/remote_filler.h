@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "client/read_plan.h"
@@ -50,6 +51,7 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   void Start(std::unique_ptr<RowReader> reader);
   void TakeFromCache(Batch& batch, int32_t layer_index);
   void Scatter(const Batch& batch, uint32_t row, const std::byte* bytes) const;
+  void CountSessions();
 
   // ReaderEvents
   void OnOpen(SessionId session, const SessionInfo& info) override;
@@ -78,6 +80,7 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   std::vector<Batch> batches_;  // [staging buffers]
   std::unique_ptr<RowReader> reader_;
   std::unique_ptr<ReadScheduler> scheduler_;
+  std::unordered_map<SessionId, ReadWay> open_sessions_;
   MonotonicTime next_tick_;
   MonotonicTime last_tick_;
   std::atomic<bool> map_changed_{true};

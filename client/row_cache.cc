@@ -37,6 +37,7 @@ RowCache::~RowCache() {
 
 void RowCache::Reset(TableVersion version) {
   version_ = version;
+  row_count_ = 0;
   if (set_count_ == 0) return;
   std::fill_n(keys_.get(), rows_max(), kEmpty);
   std::fill_n(found_.get(), set_count_, uint8_t{0});
@@ -82,6 +83,8 @@ void RowCache::Insert(RowAddress row, const std::byte* bytes) {
       way = (way + 1) % kWays;
     }
     hands_[set] = static_cast<uint8_t>((way + 1) % kWays);
+  } else {
+    ++row_count_;
   }
   keys[way] = row.value();
   std::memcpy(RowAt(set, way), bytes, row_bytes_);

@@ -36,6 +36,7 @@ class RowCache {
   }
 
   [[nodiscard]] size_t rows_max() const { return size_t{set_count_} * kWays; }
+  [[nodiscard]] size_t rows() const { return row_count_; }
   [[nodiscard]] size_t bytes_used() const;
 
  private:
@@ -55,6 +56,7 @@ class RowCache {
 
   const uint32_t row_bytes_;
   uint32_t set_count_ = 0;
+  size_t row_count_ = 0;
   TableVersion version_;
   std::unique_ptr<uint64_t[]> keys_;       // [sets][kWays] address, or kEmpty
   std::unique_ptr<uint8_t[]> found_;       // [sets] bit per way: found since the hand passed

@@ -6,8 +6,8 @@
 
 namespace engram {
 
-// Fills its part of every batch: its columns' rows, all layers. Everything but Wake and counters is
-// called by the one thread that drives it (TicketedRows).
+// Fills its part of every batch: its columns' rows, all layers. Everything but Wake, counters and
+// gauges is called by the one thread that drives it (TicketedRows).
 class RowFiller {
  public:
   virtual ~RowFiller() = default;
@@ -26,9 +26,11 @@ class RowFiller {
   virtual void Wake() = 0;
 
   [[nodiscard]] const FillCounters& counters() const { return counters_; }
+  [[nodiscard]] const FillGauges& gauges() const { return gauges_; }
 
  protected:
   FillCounters counters_;
+  FillGauges gauges_;
 };
 
 }  // namespace engram

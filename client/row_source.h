@@ -2,6 +2,7 @@
 // await them layer by layer.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -11,8 +12,10 @@
 
 #include "engram/base/status.h"
 #include "engram/base/strong_id.h"
+#include "engram/base/time_buckets.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/table/table_layout.h"
+#include "engram/transport/read_way.h"
 
 namespace engram {
 
@@ -38,10 +41,26 @@ struct RowSourceStats {
     uint64_t batches = 0;
     uint64_t batches_in_time = 0;  // rows were ready before Await asked
     uint64_t stall_ns = 0;         // time spent inside Await
-    // Per batch, in microseconds: from row ids known to rows ready.
-    std::vector<double> prefetch_us;  // the last kLatencySamplesMax
+    // Per batch whose rows came: from row ids known to rows ready.
+    TimeBuckets prefetch_times;
     // Per batch: from Prefetch's return to the first Await of this layer.
+    TimeBuckets window_times;
+    // The last kLatencySamplesMax of both, in microseconds; not in Counts().
+    std::vector<double> prefetch_us;
     std::vector<double> window_us;
+  };
+  // What there is now; ResetStats does not change it.
+  struct Held {
+    struct Version {
+      TableVersion version;
+      Epoch epoch;  // of the shard map: the oldest that a thread reads by; 0 = none has one yet
+    };
+    std::vector<Version> versions;  // that are open; empty where rows come from memory
+    std::array<uint64_t, kReadWayCount> sessions{};  // [ReadWay] open ones, of every I/O thread
+    uint64_t staging_bytes = 0;
+    uint64_t cache_bytes = 0;  // taken at the start
+    uint64_t cache_rows = 0;
+    uint64_t cache_rows_max = 0;
   };
   std::vector<Layer> layers;  // [layers]
   uint64_t batches = 0;
@@ -53,10 +72,13 @@ struct RowSourceStats {
   uint64_t rows_verified = 0;  // CRC checked and right
   uint64_t rows_wrong = 0;     // CRC wrong: rejected, never delivered
   uint64_t rows_failed = 0;    // could not be had within the deadline
+  uint64_t bytes_read = 0;     // of rows_read, with their CRC
+  uint64_t reads = 0;          // asked of memory nodes and ended, each of many rows
   uint64_t reads_retried = 0;
   uint64_t reads_hedged = 0;     // late: asked of another replica too
   uint64_t hedges_won = 0;       // of these, the other replica was first
   uint64_t row_path_cpu_ns = 0;  // CPU time of the I/O threads and of hashing
+  Held held;
 };
 inline constexpr size_t kLatencySamplesMax = 1u << 16;
 
@@ -87,6 +109,8 @@ class RowSource {
   virtual void Release(Ticket ticket) = 0;
 
   [[nodiscard]] virtual RowSourceStats Stats() const = 0;
+  // Stats without the latency samples, of which there are megabytes: holds up nobody who awaits.
+  [[nodiscard]] virtual RowSourceStats Counts() const = 0;
   virtual void ResetStats() = 0;
 };
 

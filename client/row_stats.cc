@@ -4,7 +4,8 @@
 
 namespace engram {
 
-void RowStats::Samples::Add(double value) {
+void RowStats::Samples::Add(uint64_t ns) {
+  const double value = static_cast<double>(ns) / 1000.0;
   if (values.size() < kLatencySamplesMax) {
     values.push_back(value);
     return;
@@ -33,8 +34,11 @@ void RowStats::AddAwait(size_t layer_index, const AwaitSample& sample) {
   Layer& layer = layers_[layer_index];
   ++layer.batches;
   if (sample.in_time) ++layer.batches_in_time;
-  layer.window_us.Add(sample.window_us);
-  if (sample.ok) layer.prefetch_us.Add(sample.prefetch_us);
+  layer.window_times.Add(sample.window_ns);
+  layer.window_us.Add(sample.window_ns);
+  if (!sample.ok) return;
+  layer.prefetch_times.Add(sample.prefetch_ns);
+  layer.prefetch_us.Add(sample.prefetch_ns);
 }
 
 void RowStats::AddStall(size_t layer_index, uint64_t stall_ns, uint64_t cpu_ns) {
@@ -43,14 +47,19 @@ void RowStats::AddStall(size_t layer_index, uint64_t stall_ns, uint64_t cpu_ns) 
   cpu_ns_ += cpu_ns;
 }
 
-RowSourceStats RowStats::Snapshot() const {
+RowSourceStats RowStats::Snapshot(bool with_samples) const {
   RowSourceStats stats;
+  stats.layers.resize(layers_.size());
   const std::lock_guard lock(mutex_);
-  for (const Layer& layer : layers_) {
-    RowSourceStats::Layer& out = stats.layers.emplace_back();
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    RowSourceStats::Layer& out = stats.layers[i];
     out.batches = layer.batches;
     out.batches_in_time = layer.batches_in_time;
     out.stall_ns = layer.stall_ns;
+    out.prefetch_times = layer.prefetch_times;
+    out.window_times = layer.window_times;
+    if (!with_samples) continue;
     out.prefetch_us = layer.prefetch_us.values;
     out.window_us = layer.window_us.values;
   }
@@ -67,6 +76,8 @@ void RowStats::Reset() {
     layer.batches = 0;
     layer.batches_in_time = 0;
     layer.stall_ns = 0;
+    layer.prefetch_times = {};
+    layer.window_times = {};
     layer.prefetch_us.values.clear();
     layer.prefetch_us.next = 0;
     layer.window_us.values.clear();
@@ -91,22 +102,25 @@ void AddStats(const RowSourceStats& from, RowSourceStats* to) {
     layer.batches += from.layers[i].batches;
     layer.batches_in_time += from.layers[i].batches_in_time;
     layer.stall_ns += from.layers[i].stall_ns;
+    layer.prefetch_times.Add(from.layers[i].prefetch_times);
+    layer.window_times.Add(from.layers[i].window_times);
     append(from.layers[i].prefetch_us, &layer.prefetch_us);
     append(from.layers[i].window_us, &layer.window_us);
   }
   to->batches += from.batches;
   to->tokens += from.tokens;
   to->rows_asked += from.rows_asked;
-  to->rows_unique += from.rows_unique;
-  to->rows_from_cache += from.rows_from_cache;
-  to->rows_read += from.rows_read;
-  to->rows_verified += from.rows_verified;
-  to->rows_wrong += from.rows_wrong;
-  to->rows_failed += from.rows_failed;
-  to->reads_retried += from.reads_retried;
-  to->reads_hedged += from.reads_hedged;
-  to->hedges_won += from.hedges_won;
   to->row_path_cpu_ns += from.row_path_cpu_ns;
+  for (const FillCount& count : kFillCounts) to->*count.told += from.*count.told;
+  RowSourceStats::Held& held = to->held;
+  held.versions.insert(held.versions.end(), from.held.versions.begin(), from.held.versions.end());
+  for (size_t way = 0; way < held.sessions.size(); ++way) {
+    held.sessions[way] += from.held.sessions[way];
+  }
+  held.staging_bytes += from.held.staging_bytes;
+  held.cache_bytes += from.held.cache_bytes;
+  held.cache_rows += from.held.cache_rows;
+  held.cache_rows_max += from.held.cache_rows_max;
 }
 
 uint64_t ThreadCpuNanoseconds() {

@@ -1,6 +1,7 @@
-// Counters and latency samples of one row source.
+// Counters, histograms and latency samples of one row source.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -18,6 +19,8 @@ struct FillCounters {
   std::atomic<uint64_t> rows_verified{0};
   std::atomic<uint64_t> rows_wrong{0};
   std::atomic<uint64_t> rows_failed{0};
+  std::atomic<uint64_t> bytes_read{0};
+  std::atomic<uint64_t> reads{0};
   std::atomic<uint64_t> reads_retried{0};
   std::atomic<uint64_t> reads_hedged{0};
   std::atomic<uint64_t> hedges_won{0};
@@ -26,6 +29,35 @@ struct FillCounters {
   static void Add(std::atomic<uint64_t>& counter, uint64_t n) {
     counter.store(counter.load(std::memory_order_relaxed) + n, std::memory_order_relaxed);
   }
+};
+
+// What one fill thread has now: it alone writes, anyone may read.
+struct FillGauges {
+  std::atomic<uint64_t> version{0};  // 0 = its rows come from memory
+  std::atomic<uint64_t> epoch{0};
+  std::array<std::atomic<uint64_t>, kReadWayCount> sessions{};
+  std::atomic<uint64_t> cache_bytes{0};
+  std::atomic<uint64_t> cache_rows{0};
+  std::atomic<uint64_t> cache_rows_max{0};
+};
+
+// Each count of FillCounters and where RowSourceStats tells it.
+struct FillCount {
+  std::atomic<uint64_t> FillCounters::*counted;
+  uint64_t RowSourceStats::*told;
+};
+inline constexpr FillCount kFillCounts[] = {
+    {&FillCounters::rows_unique, &RowSourceStats::rows_unique},
+    {&FillCounters::rows_from_cache, &RowSourceStats::rows_from_cache},
+    {&FillCounters::rows_read, &RowSourceStats::rows_read},
+    {&FillCounters::rows_verified, &RowSourceStats::rows_verified},
+    {&FillCounters::rows_wrong, &RowSourceStats::rows_wrong},
+    {&FillCounters::rows_failed, &RowSourceStats::rows_failed},
+    {&FillCounters::bytes_read, &RowSourceStats::bytes_read},
+    {&FillCounters::reads, &RowSourceStats::reads},
+    {&FillCounters::reads_retried, &RowSourceStats::reads_retried},
+    {&FillCounters::reads_hedged, &RowSourceStats::reads_hedged},
+    {&FillCounters::hedges_won, &RowSourceStats::hedges_won},
 };
 
 // Thread-safe. Memory is allocated once.
@@ -38,14 +70,14 @@ class RowStats {
   struct AwaitSample {
     bool in_time = false;
     bool ok = false;  // a failed layer has no latency
-    double prefetch_us = 0;
-    double window_us = 0;
+    uint64_t prefetch_ns = 0;
+    uint64_t window_ns = 0;
   };
   void AddAwait(size_t layer_index, const AwaitSample& sample);
   void AddStall(size_t layer_index, uint64_t stall_ns, uint64_t cpu_ns);
 
-  // Everything but what the fill threads count.
-  [[nodiscard]] RowSourceStats Snapshot() const;
+  // Everything but what the fill threads count and have.
+  [[nodiscard]] RowSourceStats Snapshot(bool with_samples) const;
   void Reset();
 
  private:
@@ -53,12 +85,14 @@ class RowStats {
   struct Samples {
     std::vector<double> values;
     size_t next = 0;
-    void Add(double value);
+    void Add(uint64_t ns);
   };
   struct Layer {
     uint64_t batches = 0;
     uint64_t batches_in_time = 0;
     uint64_t stall_ns = 0;
+    TimeBuckets prefetch_times;
+    TimeBuckets window_times;
     Samples prefetch_us;
     Samples window_us;
   };

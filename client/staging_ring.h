@@ -79,6 +79,7 @@ class StagingRing {
   StagingRing& operator=(const StagingRing&) = delete;
 
   [[nodiscard]] const Options& options() const { return options_; }
+  [[nodiscard]] size_t memory_bytes() const { return memory_bytes_; }
 
   // Takes a free buffer and copies the batch into it; gives it a new ticket. Precondition: the runs
   // passed NgramHasher::Validate.

@@ -15,7 +15,8 @@ namespace {
 // Long enough to catch rows that are just arriving, short enough not to take a core from the model.
 constexpr std::chrono::microseconds kAwaitSpin{5};
 
-double Microseconds(Duration d) { return std::chrono::duration<double, std::micro>(d).count(); }
+// Never negative.
+uint64_t Nanoseconds(Duration d) { return static_cast<uint64_t>(std::max(Duration(0), d).count()); }
 
 uint64_t ClockNanoseconds(clockid_t clock) {
   timespec time{};
@@ -94,9 +95,7 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
     }
     const Duration spun = now - begin;
     StagingRing::WaitReady(*buffer, layer_index);
-    const auto stalled = std::chrono::nanoseconds(SteadyClock().Now() - begin);
-    stats_.AddStall(layer_place, static_cast<uint64_t>(stalled.count()),
-                    static_cast<uint64_t>(std::chrono::nanoseconds(spun).count()));
+    stats_.AddStall(layer_place, Nanoseconds(SteadyClock().Now() - begin), Nanoseconds(spun));
   }
   Status status = StagingRing::LayerStatus(*buffer, layer_index);
   if (!layer.awaited) {
@@ -106,8 +105,8 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
     stats_.AddAwait(layer_place,
                     {.in_time = in_time,
                      .ok = status.ok(),
-                     .prefetch_us = static_cast<double>(ready - ids_known) / 1000.0,
-                     .window_us = std::max(0.0, Microseconds(begin - buffer->prefetched_at))});
+                     .prefetch_ns = Nanoseconds(std::chrono::nanoseconds(ready - ids_known)),
+                     .window_ns = Nanoseconds(begin - buffer->prefetched_at)});
   }
   if (!status.ok()) return Error(std::move(status));
   const size_t bytes = size_t{buffer->token_count} * static_cast<size_t>(layout().column_count()) *
@@ -179,34 +178,46 @@ void TicketedRows::Run(FillThread& thread) {
 RowSourceStats TicketedRows::Totals() const {
   RowSourceStats totals;
   for (const auto& thread : threads_) {
-    const FillCounters& c = thread->filler->counters();
-    totals.rows_unique += c.rows_unique.load(std::memory_order_relaxed);
-    totals.rows_from_cache += c.rows_from_cache.load(std::memory_order_relaxed);
-    totals.rows_read += c.rows_read.load(std::memory_order_relaxed);
-    totals.rows_verified += c.rows_verified.load(std::memory_order_relaxed);
-    totals.rows_wrong += c.rows_wrong.load(std::memory_order_relaxed);
-    totals.rows_failed += c.rows_failed.load(std::memory_order_relaxed);
-    totals.reads_retried += c.reads_retried.load(std::memory_order_relaxed);
-    totals.reads_hedged += c.reads_hedged.load(std::memory_order_relaxed);
-    totals.hedges_won += c.hedges_won.load(std::memory_order_relaxed);
+    const FillCounters& counters = thread->filler->counters();
+    for (const FillCount& count : kFillCounts) {
+      totals.*count.told += (counters.*count.counted).load(std::memory_order_relaxed);
+    }
     totals.row_path_cpu_ns += ClockNanoseconds(thread->cpu_clock);
   }
   return totals;
 }
 
-RowSourceStats TicketedRows::Stats() const {
-  RowSourceStats stats = stats_.Snapshot();
+RowSourceStats::Held TicketedRows::Held() const {
+  RowSourceStats::Held held;
+  held.staging_bytes = parts_.ring->memory_bytes();
+  for (const auto& thread : threads_) {
+    const FillGauges& gauges = thread->filler->gauges();
+    const auto read = [](const std::atomic<uint64_t>& gauge) {
+      return gauge.load(std::memory_order_relaxed);
+    };
+    for (size_t way = 0; way < held.sessions.size(); ++way) {
+      held.sessions[way] += read(gauges.sessions[way]);
+    }
+    held.cache_bytes += read(gauges.cache_bytes);
+    held.cache_rows += read(gauges.cache_rows);
+    held.cache_rows_max += read(gauges.cache_rows_max);
+    const TableVersion version(read(gauges.version));
+    if (version == TableVersion()) continue;
+    const Epoch epoch(read(gauges.epoch));
+    if (held.versions.empty()) held.versions.push_back({version, epoch});
+    held.versions[0].epoch = std::min(held.versions[0].epoch, epoch);
+  }
+  return held;
+}
+
+RowSourceStats TicketedRows::StatsOf(bool with_samples) const {
+  RowSourceStats stats = stats_.Snapshot(with_samples);
   const RowSourceStats totals = Totals();
+  stats.held = Held();
   const std::lock_guard lock(baseline_mutex_);
-  stats.rows_unique = totals.rows_unique - baseline_.rows_unique;
-  stats.rows_from_cache = totals.rows_from_cache - baseline_.rows_from_cache;
-  stats.rows_read = totals.rows_read - baseline_.rows_read;
-  stats.rows_verified = totals.rows_verified - baseline_.rows_verified;
-  stats.rows_wrong = totals.rows_wrong - baseline_.rows_wrong;
-  stats.rows_failed = totals.rows_failed - baseline_.rows_failed;
-  stats.reads_retried = totals.reads_retried - baseline_.reads_retried;
-  stats.reads_hedged = totals.reads_hedged - baseline_.reads_hedged;
-  stats.hedges_won = totals.hedges_won - baseline_.hedges_won;
+  for (const FillCount& count : kFillCounts) {
+    stats.*count.told = totals.*count.told - baseline_.*count.told;
+  }
   stats.row_path_cpu_ns += totals.row_path_cpu_ns - baseline_.row_path_cpu_ns;
   return stats;
 }

@@ -41,7 +41,8 @@ class TicketedRows final : public RowSource {
                                         const BatchOptions& options) override;
   [[nodiscard]] Result<LayerRows> Await(Ticket ticket, int32_t layer_index) override;
   void Release(Ticket ticket) override;
-  [[nodiscard]] RowSourceStats Stats() const override;
+  [[nodiscard]] RowSourceStats Stats() const override { return StatsOf(/*with_samples=*/true); }
+  [[nodiscard]] RowSourceStats Counts() const override { return StatsOf(/*with_samples=*/false); }
   void ResetStats() override;
 
  private:
@@ -67,7 +68,9 @@ class TicketedRows final : public RowSource {
   void SendAll(const Command& command);
   void Run(FillThread& thread);
   bool TakeCommands(FillThread& thread);
+  [[nodiscard]] RowSourceStats StatsOf(bool with_samples) const;
   [[nodiscard]] RowSourceStats Totals() const;
+  [[nodiscard]] RowSourceStats::Held Held() const;
 
   Parts parts_;
   RowStats stats_;

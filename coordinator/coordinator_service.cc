@@ -33,24 +33,6 @@ CoordinatorService::CoordinatorService(boost::asio::any_io_executor executor,
       changed_(executor_),
       tick_(executor_) {
   changed_.expires_at(boost::asio::steady_timer::time_point::max());
-  calls_ = &prometheus::BuildCounter()
-                .Name("engram_coordinator_calls_total")
-                .Help("Control calls answered, by method and outcome")
-                .Register(*registry_);
-  const auto gauge = [&](const char* name, const char* help) {
-    return &prometheus::BuildGauge().Name(name).Help(help).Register(*registry_).Add({});
-  };
-  nodes_up_ = gauge("engram_coordinator_nodes_up", "Memory nodes heard of lately");
-  nodes_known_ = gauge("engram_coordinator_nodes_known", "Memory nodes that ever registered");
-  slots_ = gauge("engram_coordinator_slots", "Slots of all versions");
-  slots_ready_ = gauge("engram_coordinator_slots_ready", "Slots with a ready replica");
-  term_gauge_ = gauge("engram_coordinator_term", "This coordinator's term; 0 = it follows");
-  leading_gauge_ = gauge("engram_coordinator_leading", "1 where this coordinator leads");
-  damaged_slot_reports_ = &prometheus::BuildCounter()
-                               .Name("engram_coordinator_damaged_slot_reports_total")
-                               .Help("Reports of readers that found damaged rows")
-                               .Register(*registry_)
-                               .Add({});
 }
 
 CoordinatorService::~CoordinatorService() {
@@ -234,7 +216,7 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& /*peer*
     co_return reply;
   }
   const StatusCode code = reply.has_value() ? StatusCode::kOk : reply.error().code();
-  calls_->Add({{"method", method}, {"outcome", std::string(StatusCodeName(code))}}).Increment();
+  metrics_->CountCall(method, code);
   co_return reply;
 }
 
@@ -351,7 +333,7 @@ awaitable<Result<std::string>> CoordinatorService::ReportSlot(std::string body) 
   Status status = Apply(SlotReported{TableVersion(request->version()), SlotIndex(request->slot()),
                                      request->node_id(), Incarnation(request->incarnation())});
   if (!status.ok()) co_return Error(std::move(status));
-  damaged_slot_reports_->Increment();
+  metrics_->CountDamageReport();
   co_return proto::ReportSlotReply().SerializeAsString();
 }
 
@@ -415,23 +397,6 @@ proto::GetStatusReply CoordinatorService::ClusterStatus() const {
   return status;
 }
 
-void CoordinatorService::UpdateGauges() {
-  const proto::GetStatusReply status = ClusterStatus();
-  nodes_known_->Set(status.nodes_size());
-  nodes_up_->Set(static_cast<double>(std::count_if(status.nodes().begin(), status.nodes().end(),
-                                                   [](const auto& node) { return node.up(); })));
-  double slots = 0;
-  double ready = 0;
-  for (const proto::VersionStatus& version : status.versions()) {
-    slots += version.slot_count();
-    ready += version.ready_slots();
-  }
-  slots_->Set(slots);
-  slots_ready_->Set(ready);
-  term_gauge_->Set(static_cast<double>(term_));
-  leading_gauge_->Set(term_ != 0 ? 1 : 0);
-}
-
 Readiness CoordinatorService::RoleReadiness() const {
   if (term_ != 0) return {true, R"({"role":"leader"})"};
   const nlohmann::json detail = {{"role", "follower"}, {"leader", store_->leadership().leader}};
@@ -440,7 +405,7 @@ Readiness CoordinatorService::RoleReadiness() const {
 
 HttpServer::Handler CoordinatorService::Pages() {
   return ServicePages(
-      registry_, [this] { return RoleReadiness(); }, [this] { UpdateGauges(); },
+      metrics_, [this] { return RoleReadiness(); },
       [this](const HttpRequest& request, HttpResponder& responder) -> awaitable<void> {
         if (request.path != "/status") co_return;
         const auto json = StatusJson(ClusterStatus());

@@ -14,11 +14,9 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/thread_pool.hpp>
-#include <prometheus/counter.h>
-#include <prometheus/gauge.h>
-#include <prometheus/registry.h>
 
 #include "coordinator/cluster_state.h"
+#include "coordinator/coordinator_metrics.h"
 #include "coordinator/metadata_store.h"
 #include "engram/base/status.h"
 #include "engram/http/http_server.h"
@@ -111,7 +109,6 @@ class CoordinatorService {
   [[nodiscard]] static bool IsChange(std::string_view method);
   [[nodiscard]] Result<std::string> Change(const std::string& method, const std::string& body);
   void KeepNotes(const std::vector<std::string>& notes);
-  void UpdateGauges();
 
   const boost::asio::any_io_executor executor_;
   const std::unique_ptr<MetadataStore> store_;
@@ -130,15 +127,8 @@ class CoordinatorService {
   std::deque<proto::ClusterNote> notes_;  // of this term, the newest kNotesMax
   uint64_t last_note_ = 0;
 
-  std::shared_ptr<prometheus::Registry> registry_ = std::make_shared<prometheus::Registry>();
-  prometheus::Family<prometheus::Counter>* calls_;
-  prometheus::Gauge* nodes_up_;
-  prometheus::Gauge* nodes_known_;
-  prometheus::Gauge* slots_;
-  prometheus::Gauge* slots_ready_;
-  prometheus::Gauge* term_gauge_;
-  prometheus::Gauge* leading_gauge_;
-  prometheus::Counter* damaged_slot_reports_;
+  const std::shared_ptr<CoordinatorMetrics> metrics_ =
+      std::make_shared<CoordinatorMetrics>([this] { return ClusterStatus(); });
 };
 
 }  // namespace engram

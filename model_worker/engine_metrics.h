@@ -1,4 +1,4 @@
-// The engine's and the row source's counters for Prometheus.
+// A model worker's counters for Prometheus: the engine's and the row source's.
 #pragma once
 
 #include <vector>
@@ -10,7 +10,8 @@
 
 namespace engram {
 
-// Reads the counters at each scrape. Thread-safe.
+// Reads the counters at each scrape: engram_worker_*, and engram_client_* (client/row_metrics.h).
+// Thread-safe.
 class EngineMetrics final : public prometheus::Collectable {
  public:
   // `rows` may be null (Engram off). OWNERSHIP: both outlive this.

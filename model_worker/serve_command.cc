@@ -67,7 +67,7 @@ Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* r
   http.listen_address = options.listen;
   auto server = HttpServer::Create(
       context.get_executor(), http,
-      ServicePages(std::make_shared<EngineMetrics>(engine, rows), readiness, nullptr, completions));
+      ServicePages(std::make_shared<EngineMetrics>(engine, rows), readiness, completions));
   if (!server.has_value()) return server.error();
   engine->Start();
   spdlog::info("{} is served at http://{}/v1/completions", service_options.model_name,

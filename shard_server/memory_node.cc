@@ -176,7 +176,9 @@ void MemoryNode::SetLoadingPaused(bool paused) {
 }
 
 void MemoryNode::SetNewestEpoch(TableVersion version, Epoch epoch) {
+  if (epoch <= store_.NewestEpoch(version)) return;  // every heartbeat tells it
   store_.SetNewestEpoch(version, epoch);
+  ArmSnapshot();
 }
 
 void MemoryNode::SetCopyRateMax(uint64_t bytes_per_s) { copier_.SetRateMax(bytes_per_s); }
@@ -259,6 +261,7 @@ void MemoryNode::TakeSnapshot() {
       }
       version.changed = false;
     }
+    version.told.newest_epoch = store_.NewestEpoch(number);  // no change that the coordinator wants
     taken->versions.push_back(version.told);
   }
   taken->memory = store_.figures();

@@ -10,47 +10,20 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <nlohmann/json.hpp>
-#include <prometheus/client_metric.h>
-#include <prometheus/metric_family.h>
+
+#include "engram/metrics/family_writer.h"
 
 namespace engram {
 namespace {
 
-using Labels = std::vector<prometheus::ClientMetric::Label>;
-
-// Adds families to a list, one sample at a time.
-class FamilyWriter {
- public:
-  explicit FamilyWriter(std::vector<prometheus::MetricFamily>* families) : families_(families) {}
-
-  void Gauge(const std::string& name, const std::string& help, double value, Labels labels = {}) {
-    Sample(name, help, prometheus::MetricType::Gauge, std::move(labels)).gauge.value = value;
-  }
-  void Counter(const std::string& name, const std::string& help, uint64_t value,
-               Labels labels = {}) {
-    Sample(name, help, prometheus::MetricType::Counter, std::move(labels)).counter.value =
-        static_cast<double>(value);
-  }
-
- private:
-  prometheus::ClientMetric& Sample(const std::string& name, const std::string& help,
-                                   prometheus::MetricType type, Labels labels) {
-    if (families_->empty() || families_->back().name != name) {
-      families_->push_back({name, help, type, {}});
-    }
-    prometheus::ClientMetric& metric = families_->back().metric.emplace_back();
-    metric.label = std::move(labels);
-    return metric;
-  }
-
-  std::vector<prometheus::MetricFamily>* families_;
-};
-
 void WriteReads(const RowServerStats& stats, FamilyWriter* out) {
-  out->Gauge("engram_node_sessions", "Reader sessions open now.",
-             static_cast<double>(stats.sessions_open));
+  out->Gauge("engram_node_sessions", "Reader sessions open now.", stats.sessions_open);
   out->Counter("engram_node_reads_total", "Gather requests answered.", stats.reads);
   out->Counter("engram_node_rows_total", "Rows sent to readers by gather.", stats.rows);
+  out->Counter("engram_node_sent_bytes_total", "Bytes of those answers.", stats.bytes);
+  out->Histogram("engram_node_gather_seconds",
+                 "From a gather request here to its answer handed to the network.",
+                 stats.gather_times);
   const std::string refused = "engram_node_rows_refused_total";
   const std::string help = "Rows asked for and not sent, by reason.";
   out->Counter(refused, help, stats.rows_not_owned, {{"reason", "not_owned"}});
@@ -64,10 +37,9 @@ void WriteReads(const RowServerStats& stats, FamilyWriter* out) {
 }
 
 void WriteMemory(const SlotStoreFigures& memory, FamilyWriter* out) {
-  out->Gauge("engram_node_memory_limit_bytes", "What --memory allows.",
-             static_cast<double>(memory.memory_bytes_max));
+  out->Gauge("engram_node_memory_limit_bytes", "What --memory allows.", memory.memory_bytes_max);
   out->Gauge("engram_node_memory_allocated_bytes", "Memory allocated for slots.",
-             static_cast<double>(memory.region_bytes));
+             memory.region_bytes);
   const std::string name = "engram_node_memory_used_bytes";
   const std::string help =
       "Allocated memory by use: ready and loading slots, replacements of damaged ones, slots that "
@@ -75,7 +47,7 @@ void WriteMemory(const SlotStoreFigures& memory, FamilyWriter* out) {
       "and "
       "free.";
   const auto use = [&](const char* what, uint64_t bytes) {
-    out->Gauge(name, help, static_cast<double>(bytes), {{"use", what}});
+    out->Gauge(name, help, bytes, {{"use", what}});
   };
   use("ready", memory.ready_bytes);
   use("loading", memory.held_bytes - memory.ready_bytes);
@@ -84,8 +56,7 @@ void WriteMemory(const SlotStoreFigures& memory, FamilyWriter* out) {
   use("waiting", memory.waiting_bytes);
   use("free", memory.free_bytes);
   out->Gauge("engram_node_memory_wanted_bytes",
-             "Of assigned slots that wait for memory that others leave.",
-             static_cast<double>(memory.unplaced_bytes));
+             "Of assigned slots that wait for memory that others leave.", memory.unplaced_bytes);
   const std::string regions = "engram_node_memory_regions";
   const std::string regions_help = "Memory regions by page size; each is one key for every reader.";
   out->Gauge(regions, regions_help, memory.huge_regions, {{"pages", "huge"}});
@@ -95,7 +66,7 @@ void WriteMemory(const SlotStoreFigures& memory, FamilyWriter* out) {
 void WriteVersions(const NodeSnapshot& snapshot, FamilyWriter* out) {
   const auto each = [&](const char* name, const char* help, const char* state, auto value) {
     for (const HeldVersion& held : snapshot.versions) {
-      out->Gauge(name, help, static_cast<double>(value(held)),
+      out->Gauge(name, help, value(held),
                  {{"version", std::to_string(held.version.value())}, {"state", state}});
     }
   };
@@ -107,6 +78,10 @@ void WriteVersions(const NodeSnapshot& snapshot, FamilyWriter* out) {
   const char* bytes_help = "Stored bytes of those slots: load progress is ready / assigned.";
   each(bytes, bytes_help, "assigned", [](const HeldVersion& held) { return held.bytes_total; });
   each(bytes, bytes_help, "ready", [](const HeldVersion& held) { return held.bytes_ready; });
+  for (const HeldVersion& held : snapshot.versions) {
+    out->Gauge("engram_node_shard_map_epoch", "The newest epoch that readers are told of.",
+               held.newest_epoch.value(), {{"version", std::to_string(held.version.value())}});
+  }
   for (const HeldVersion& held : snapshot.versions) {
     out->Gauge("engram_node_version_error", "1 where slots are missing because of an error.",
                held.error.ok() ? 0 : 1,
@@ -127,8 +102,7 @@ void WriteScrub(const NodeSnapshot& snapshot, FamilyWriter* out) {
                snapshot.rows_repaired);
   for (const HeldVersion& held : snapshot.versions) {
     out->Gauge("engram_node_damaged_slots", "Slots with damaged rows that are not replaced yet.",
-               static_cast<double>(held.slots_damaged),
-               {{"version", std::to_string(held.version.value())}});
+               held.slots_damaged, {{"version", std::to_string(held.version.value())}});
   }
   out->Counter("engram_node_damage_reports_unconfirmed_total",
                "Slots that readers reported as damaged and whose rows are whole here.",
@@ -140,17 +114,16 @@ void WriteScrub(const NodeSnapshot& snapshot, FamilyWriter* out) {
   out->Gauge("engram_node_scrub_last_pass_seconds", "What the last whole pass took; 0 = none yet.",
              std::chrono::duration<double>(snapshot.scrub_last_pass).count());
   out->Gauge("engram_node_scrub_limit_bytes_per_second", "What --scrub-rate allows; 0 = off.",
-             static_cast<double>(snapshot.scrub_bytes_per_s_max));
+             snapshot.scrub_bytes_per_s_max);
 }
 
 void WriteCopies(const NodeSnapshot& snapshot, FamilyWriter* out) {
   out->Counter("engram_node_copied_bytes_total", "Rows that came from other memory nodes.",
                snapshot.bytes_copied);
   out->Gauge("engram_node_copy_bytes_per_second", "At which rows come from other memory nodes now.",
-             static_cast<double>(snapshot.copy_bytes_per_s));
+             snapshot.copy_bytes_per_s);
   out->Gauge("engram_node_copy_limit_bytes_per_second",
-             "What the coordinator allows of that; 0 = no bound.",
-             static_cast<double>(snapshot.copy_bytes_per_s_max));
+             "What the coordinator allows of that; 0 = no bound.", snapshot.copy_bytes_per_s_max);
   const std::string slots = "engram_node_slot_copies_total";
   const std::string help =
       "Slots copied from other memory nodes; failed ones are loaded from the checkpoint.";
@@ -161,8 +134,7 @@ void WriteCopies(const NodeSnapshot& snapshot, FamilyWriter* out) {
 void WriteConversation(const AgentFigures& agent, FamilyWriter* out) {
   out->Gauge("engram_node_coordinator_connected", "1 while the coordinator answers heartbeats.",
              agent.connected ? 1 : 0);
-  out->Gauge("engram_node_coordinator_term", "The highest coordinator term seen.",
-             static_cast<double>(agent.term));
+  out->Gauge("engram_node_coordinator_term", "The highest coordinator term seen.", agent.term);
   out->Counter("engram_node_heartbeats_total", "Heartbeats that the coordinator answered.",
                agent.heartbeats_answered);
   out->Counter("engram_node_coordinator_connections_lost_total",
@@ -326,7 +298,7 @@ HttpServer::Handler TestHooks(MemoryNode* node) {
 
 HttpServer::Handler NodePages(const NodeSources& sources, bool enable_test_hooks) {
   return ServicePages(
-      std::make_shared<NodeMetrics>(sources), [sources] { return NodeReadiness(sources); }, nullptr,
+      std::make_shared<NodeMetrics>(sources), [sources] { return NodeReadiness(sources); },
       enable_test_hooks ? TestHooks(sources.node) : nullptr);
 }
 

@@ -17,6 +17,7 @@ struct HeldVersion {
   TableVersion version;
   uint64_t revision = 0;  // of the assignment that this answers
   uint64_t change = 0;    // grows whenever anything else here changed
+  Epoch newest_epoch;     // of the version's shard map, as readers are told; changes alone
   uint64_t slots_assigned = 0;
   uint64_t bytes_total = 0;  // stored bytes of the assigned slots
   uint64_t bytes_ready = 0;

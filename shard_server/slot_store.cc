@@ -327,6 +327,11 @@ void SlotStore::SetNewestEpoch(TableVersion version, Epoch epoch) {
   served.set_newest_epoch(std::max(served.newest_epoch(), epoch));
 }
 
+Epoch SlotStore::NewestEpoch(TableVersion version) const {
+  const auto found = versions_.find(version);
+  return found == versions_.end() ? Epoch() : found->second.served->newest_epoch();
+}
+
 void SlotStore::DropVersion(TableVersion version) {
   const auto found = versions_.find(version);
   if (found == versions_.end() || found->second.retired) return;

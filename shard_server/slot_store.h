@@ -103,6 +103,8 @@ class SlotStore {
 
   // Never goes back.
   void SetNewestEpoch(TableVersion version, Epoch epoch);
+  // 0 for an unknown version.
+  [[nodiscard]] Epoch NewestEpoch(TableVersion version) const;
   // The node holds nothing of a version any more: its slots leave, and once nobody has a session
   // for it, or release_patience has passed, the version is served no longer. No effect if unknown.
   void DropVersion(TableVersion version);

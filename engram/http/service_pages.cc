@@ -1,9 +1,12 @@
 #include "engram/http/service_pages.h"
 
 #include <utility>
+#include <vector>
 
 #include <prometheus/metric_family.h>
 #include <prometheus/text_serializer.h>
+
+#include "engram/metrics/process_metrics.h"
 
 namespace engram {
 namespace {
@@ -11,7 +14,6 @@ namespace {
 struct Pages {
   std::shared_ptr<prometheus::Collectable> metrics;
   std::function<Readiness()> readiness;
-  std::function<void()> before_scrape;
   HttpServer::Handler next;
 
   boost::asio::awaitable<void> Answer(const HttpRequest& request, HttpResponder& responder) const {
@@ -23,9 +25,11 @@ struct Pages {
       (void)co_await responder.Respond(state.ready ? 200 : 503, "application/json",
                                        std::move(state.detail_json) + "\n");
     } else if (get && request.path == "/metrics") {
-      if (before_scrape) before_scrape();
+      std::vector<prometheus::MetricFamily> families = metrics->Collect();
+      FamilyWriter out(&families);
+      WriteProcessMetrics(&out);
       (void)co_await responder.Respond(200, "text/plain; version=0.0.4; charset=utf-8",
-                                       prometheus::TextSerializer().Serialize(metrics->Collect()));
+                                       prometheus::TextSerializer().Serialize(families));
     } else if (next) {
       co_await next(request, responder);
     }
@@ -35,11 +39,10 @@ struct Pages {
 }  // namespace
 
 HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Collectable> metrics,
-                                 std::function<Readiness()> readiness,
-                                 std::function<void()> before_scrape, HttpServer::Handler next) {
+                                 std::function<Readiness()> readiness, HttpServer::Handler next) {
   // Shared, so that the handler's copies and a suspended Answer see the same object.
   const auto pages = std::make_shared<const Pages>(
-      Pages{std::move(metrics), std::move(readiness), std::move(before_scrape), std::move(next)});
+      Pages{std::move(metrics), std::move(readiness), std::move(next)});
   return [pages](const HttpRequest& request, HttpResponder& responder) {
     return pages->Answer(request, responder);
   };

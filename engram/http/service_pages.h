@@ -20,11 +20,10 @@ struct Readiness {
 // Answers the three pages; anything else goes to `next`, or gets 404 where `next` is empty.
 //   /healthz  200 while the process's event loop runs
 //   /readyz   `readiness`, asked on the server's executor: 200 or 503, as JSON
-//   /metrics  `metrics` (a prometheus::Registry, for one) in Prometheus' text format;
-//             `before_scrape` may bring gauges up to date
+//   /metrics  `metrics`, asked on the server's executor, and those of the process itself
+//             (engram/metrics/process_metrics.h), in Prometheus' text format
 [[nodiscard]] HttpServer::Handler ServicePages(std::shared_ptr<prometheus::Collectable> metrics,
                                                std::function<Readiness()> readiness,
-                                               std::function<void()> before_scrape = nullptr,
                                                HttpServer::Handler next = nullptr);
 
 }  // namespace engram

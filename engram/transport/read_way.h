@@ -1,6 +1,7 @@
 // The three ways to read rows, and how each fares (docs/ARCHITECTURE.md).
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -14,6 +15,7 @@ enum class ReadWay : uint8_t {
   kMapped = 2,    // same host: the node's memory is mapped here
   kOneSided = 3,  // the network card reads the node's memory
 };
+inline constexpr size_t kReadWayCount = 4;
 
 // "auto", "gather", "mapped", "one-sided".
 [[nodiscard]] std::string_view ReadWayName(ReadWay way);

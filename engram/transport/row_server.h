@@ -9,6 +9,7 @@
 #include <string>
 
 #include "engram/base/status.h"
+#include "engram/base/time_buckets.h"
 #include "engram/transport/served_slots.h"
 
 namespace engram {
@@ -28,10 +29,12 @@ struct RowServerStats {
   uint64_t sessions_open = 0;  // a gauge
   uint64_t reads = 0;
   uint64_t rows = 0;
+  uint64_t bytes = 0;  // of replies
   uint64_t rows_not_owned = 0;
   uint64_t rows_out_of_range = 0;
   uint64_t refused_messages = 0;  // malformed, oversized, wrong version or incarnation
   uint64_t refused_sessions = 0;
+  TimeBuckets gather_times;  // of those reads: from the request here to the reply handed over
 };
 
 // Memory that readers could reach by slot places that are published no longer, and what it waits

@@ -4,30 +4,11 @@
 #include <thread>
 #include <utility>
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <unistd.h>
 
 #include "tests/support/test_cluster.h"
 
 namespace engram::test {
-namespace {
-
-// Ports that nobody has at the moment: etcd must be told them before it starts.
-std::vector<std::string> FreeAddresses(int count) {
-  boost::asio::io_context io;
-  std::vector<boost::asio::ip::tcp::acceptor> held;
-  std::vector<std::string> addresses;
-  for (int i = 0; i < count; ++i) {
-    held.emplace_back(io,
-                      boost::asio::ip::tcp::endpoint(boost::asio::ip::address_v4::loopback(), 0));
-    addresses.push_back("127.0.0.1:" + std::to_string(held.back().local_endpoint().port()));
-  }
-  return addresses;
-}
-
-}  // namespace
-
 std::string EtcdProcess::Program() {
   for (const char* path : {"/usr/bin/etcd", "/usr/local/bin/etcd"}) {
     if (access(path, X_OK) == 0) return path;

@@ -24,7 +24,8 @@ std::string Tail(const std::string& text) {
   return text.size() <= 3000 ? text : "..." + text.substr(text.size() - 3000);
 }
 
-// Waits for the JSON that a program writes once it listens.
+}  // namespace
+
 Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file, ChildProcess& process,
                                          const std::filesystem::path& log) {
   const auto until = std::chrono::steady_clock::now() + seconds(60);
@@ -41,8 +42,6 @@ Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file, Chil
   }
   return Error(StatusCode::kDeadlineExceeded, "no announcement: " + Tail(ReadFile(log)));
 }
-
-}  // namespace
 
 Status MakeTinyModel(const std::filesystem::path& dir, const std::string& variant, int base_rows,
                      int seed) {
@@ -122,6 +121,7 @@ Status TestCluster::StartCoordinator(int i, const std::string& listen) {
   auto announcement = AwaitAnnouncement(announce, coordinator.process, log);
   if (!announcement.has_value()) return announcement.error().WithContext("engram-coordinator");
   coordinator.address = (*announcement)["rpc"].get<std::string>();
+  coordinator.http_address = (*announcement)["http"].get<std::string>();
   return {};
 }
 
@@ -224,6 +224,18 @@ CommandOutput TestCluster::Ctl(std::vector<std::string> arguments) const {
   arguments.insert(arguments.begin(), Program("engramctl"));
   arguments.insert(arguments.end(), {"--coordinator", coordinator_address()});
   return RunCommand(arguments, seconds(120));
+}
+
+std::vector<std::string> FreeAddresses(int count) {
+  boost::asio::io_context io;
+  std::vector<boost::asio::ip::tcp::acceptor> held;
+  std::vector<std::string> addresses;
+  for (int i = 0; i < count; ++i) {
+    held.emplace_back(io,
+                      boost::asio::ip::tcp::endpoint(boost::asio::ip::address_v4::loopback(), 0));
+    addresses.push_back("127.0.0.1:" + std::to_string(held.back().local_endpoint().port()));
+  }
+  return addresses;
 }
 
 HttpReply HttpCall(const std::string& address, const std::string& method, const std::string& target,

@@ -52,6 +52,9 @@ class TestCluster {
   [[nodiscard]] ChildProcess& coordinator(int i = 0) {
     return coordinators_[static_cast<size_t>(i)].process;
   }
+  [[nodiscard]] std::string coordinator_http(int i = 0) const {
+    return coordinators_[static_cast<size_t>(i)].http_address;
+  }
   [[nodiscard]] std::string node_http(int i) const {
     return nodes_[static_cast<size_t>(i)].http_address;
   }
@@ -81,6 +84,7 @@ class TestCluster {
   struct Coordinator {
     ChildProcess process;
     std::string address;
+    std::string http_address;
   };
   [[nodiscard]] Status StartCoordinator(int i, const std::string& listen);
   [[nodiscard]] Status StartNode(int i, const std::string& listen);
@@ -97,6 +101,15 @@ class TestCluster {
 // Makes a small model with tests/data/tiny_tokenizer.json.
 [[nodiscard]] Status MakeTinyModel(const std::filesystem::path& dir, const std::string& variant,
                                    int base_rows, int seed);
+
+// Waits for the JSON that a program writes to its --announce-file once it listens.
+[[nodiscard]] Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file,
+                                                       ChildProcess& process,
+                                                       const std::filesystem::path& log);
+
+// Loopback addresses with ports that nobody has at the moment, for programs that must be told them
+// before they start.
+[[nodiscard]] std::vector<std::string> FreeAddresses(int count);
 
 struct HttpReply {
   int status = 0;

@@ -199,6 +199,7 @@ void LoopbackReader::Gather(const Session& session, const Read& read, Line& line
         row[i % stride] ^= std::byte{0x10};
       }
       ++stats.rows;
+      stats.bytes += stride;
       continue;
     }
     answer.all_ok = false;

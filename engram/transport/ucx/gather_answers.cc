@@ -75,12 +75,14 @@ bool GatherThread::OnGatherRequest(const UcxMessage& message) {
   if (!message.rendezvous) {
     if (ReplyBuffer* const buffer = TakeBuffer(*session); buffer != nullptr) {
       ++session->reads_in_progress;
-      Answer(*session, decoded.header, static_cast<const std::byte*>(message.data), buffer);
+      Answer(*session, decoded.header, session->last_sign_of_life,
+             static_cast<const std::byte*>(message.data), buffer);
       return false;
     }
   }
   WaitingRead* const read = TakeWaitingRead();
   read->header = decoded.header;
+  read->came_at = session->last_sign_of_life;
   read->addresses.resize(decoded.header.row_count);
   ++session->reads_in_progress;
   if (!message.rendezvous) {
@@ -136,7 +138,7 @@ void GatherThread::AnswerWaiting() {
       if (buffer == nullptr) return false;
       const auto* const addresses = reinterpret_cast<const std::byte*>(read->addresses.data());
       if (session->finder != nullptr) {
-        Answer(*session, read->header, addresses, buffer);
+        Answer(*session, read->header, read->came_at, addresses, buffer);
       } else {  // dropped while the read waited
         SendStatus(*session, read->header, StatusCode::kWrongVersion, buffer);
       }
@@ -147,7 +149,7 @@ void GatherThread::AnswerWaiting() {
 }
 
 void GatherThread::Answer(Session& session, const GatherRequestHeader& request,
-                          const std::byte* addresses, ReplyBuffer* buffer) {
+                          MonotonicTime came_at, const std::byte* addresses, ReplyBuffer* buffer) {
   const SlotFinder& finder = *session.finder;
   const uint32_t count = request.row_count;
   const uint32_t stride = finder.row_stride();
@@ -170,7 +172,11 @@ void GatherThread::Answer(Session& session, const GatherRequestHeader& request,
   }
   counters_.reads.fetch_add(1, std::memory_order_relaxed);
   counters_.rows.fetch_add(found, std::memory_order_relaxed);
-  SendReply(session, buffer, ReplyBodyBytes(count, stride, found != count));
+  const size_t body_bytes = ReplyBodyBytes(count, stride, found != count);
+  counters_.bytes.fetch_add(sizeof(buffer->header) + body_bytes, std::memory_order_relaxed);
+  SendReply(session, buffer, body_bytes);
+  const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - came_at;
+  counters_.gather_times.Add(static_cast<uint64_t>(took.count()));
 }
 
 void GatherThread::AnswerStatus(Session& session, const GatherRequestHeader& request,

@@ -228,6 +228,8 @@ void GatherThread::AddTo(RowServerStats& stats) const {
   stats.sessions_open += session_count_.load(std::memory_order_relaxed);
   stats.reads += counters_.reads.load(std::memory_order_relaxed);
   stats.rows += counters_.rows.load(std::memory_order_relaxed);
+  stats.bytes += counters_.bytes.load(std::memory_order_relaxed);
+  counters_.gather_times.AddTo(&stats.gather_times);
   stats.rows_not_owned += counters_.rows_not_owned.load(std::memory_order_relaxed);
   stats.rows_out_of_range += counters_.rows_out_of_range.load(std::memory_order_relaxed);
   stats.refused_messages += counters_.refused.load(std::memory_order_relaxed);

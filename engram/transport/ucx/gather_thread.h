@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engram/base/clock.h"
+#include "engram/base/time_buckets.h"
 #include "engram/transport/lease.h"
 #include "engram/transport/row_server.h"
 #include "engram/transport/ucx/event_wait.h"
@@ -91,6 +92,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   struct WaitingRead final : UcxCompletion {
     GatherThread* thread = nullptr;
     GatherRequestHeader header;
+    MonotonicTime came_at;
     std::vector<uint64_t> addresses;
     void OnComplete(ucs_status_t status) override;
   };
@@ -101,7 +103,9 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     void OnComplete(ucs_status_t status) override;
   };
   struct Counters {
-    std::atomic<uint64_t> reads{0}, rows{0}, rows_not_owned{0}, rows_out_of_range{0}, refused{0};
+    std::atomic<uint64_t> reads{0}, rows{0}, bytes{0}, rows_not_owned{0}, rows_out_of_range{0},
+        refused{0};
+    TimeRecorder gather_times;
   };
 
   GatherThread(const Options& options, LeaseBook* leases, RowServerTestHooks* hooks,
@@ -127,8 +131,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   // kOk, or why this session cannot have the read.
   [[nodiscard]] StatusCode CheckRequest(const Session& session,
                                         const GatherRequestHeader& request) const;
-  void Answer(Session& session, const GatherRequestHeader& request, const std::byte* addresses,
-              ReplyBuffer* buffer);
+  void Answer(Session& session, const GatherRequestHeader& request, MonotonicTime came_at,
+              const std::byte* addresses, ReplyBuffer* buffer);
   void AnswerStatus(Session& session, const GatherRequestHeader& request, StatusCode status);
   void SendStatus(Session& session, const GatherRequestHeader& request, StatusCode status,
                   ReplyBuffer* buffer);

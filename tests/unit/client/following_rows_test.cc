@@ -55,6 +55,9 @@ class ScriptedRows final : public RowSource {
         row_(1, static_cast<std::byte>(version)),
         alive_(alive) {
     ++*alive_;
+    stats_.held.versions = {{TableVersion(version), Epoch(1)}};
+    stats_.held.staging_bytes = 100;
+    stats_.layers.resize(1);
   }
   ~ScriptedRows() override {
     EXPECT_TRUE(open_.empty()) << "closed while tickets are in use";
@@ -68,6 +71,7 @@ class ScriptedRows final : public RowSource {
     const std::lock_guard lock(mutex_);
     if (open_.size() == 3) return Error(StatusCode::kResourceExhausted, "three are in use");
     ++stats_.batches;
+    stats_.layers[0].prefetch_times.Add(1000);
     return *open_.insert(Ticket(++last_)).first;
   }
   [[nodiscard]] Result<LayerRows> Await(Ticket ticket, int32_t /*layer_index*/) override {
@@ -83,6 +87,7 @@ class ScriptedRows final : public RowSource {
     const std::lock_guard lock(mutex_);
     return stats_;
   }
+  [[nodiscard]] RowSourceStats Counts() const override { return Stats(); }
   void ResetStats() override {
     const std::lock_guard lock(mutex_);
     stats_ = {};
@@ -157,6 +162,19 @@ TEST_F(FollowingRowsTest, ABatchKeepsItsVersionAndTheNextOneHasTheNew) {
   EXPECT_TRUE(Until([&] { return VersionNow() == 1; }));
   EXPECT_TRUE(Until([&] { return alive_ == 1; }));
   EXPECT_EQ(current_->subscribers(), 1u);
+}
+
+TEST_F(FollowingRowsTest, CountsOfAClosedVersionStayAndWhatItHeldDoesNot) {
+  rows_->Release(Prefetch());
+  current_->Set(2);
+  EXPECT_TRUE(Until([&] { return VersionNow() == 2; }));
+  EXPECT_TRUE(Until([&] { return alive_ == 1; }));
+  EXPECT_TRUE(Until([&] { return rows_->Counts().held.versions.size() == 1; }));
+  const RowSourceStats stats = rows_->Counts();
+  EXPECT_GE(stats.batches, 2u);
+  EXPECT_EQ(stats.layers.at(0).prefetch_times.count(), stats.batches);
+  EXPECT_EQ(stats.held.versions[0].version, TableVersion(2));
+  EXPECT_EQ(stats.held.staging_bytes, 100u);
 }
 
 TEST_F(FollowingRowsTest, WhatCannotBeOpenedChangesNothingAndIsTriedAgain) {

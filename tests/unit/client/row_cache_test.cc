@@ -50,7 +50,9 @@ TEST(RowCacheTest, ResetForgetsEveryRow) {
   cache.Reset(TableVersion(1));
   cache.Insert(RowAddress(5), Row(5).data());
   ASSERT_TRUE(Holds(cache, 5));
+  EXPECT_EQ(cache.rows(), 1u);
   cache.Reset(TableVersion(2));
+  EXPECT_EQ(cache.rows(), 0u);
   EXPECT_EQ(cache.version(), TableVersion(2));
   EXPECT_EQ(cache.Find(RowAddress(5)), nullptr);
 }

@@ -98,6 +98,7 @@ class FakeRowSource final : public RowSource {
   }
 
   [[nodiscard]] RowSourceStats Stats() const override { return {}; }
+  [[nodiscard]] RowSourceStats Counts() const override { return {}; }
   void ResetStats() override {}
   [[nodiscard]] size_t held() const { return held_.size(); }
 

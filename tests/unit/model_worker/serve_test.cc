@@ -118,7 +118,7 @@ class ServeTest : public ::testing::Test {
                                          [] {
                                            return Readiness{true, "{}"};
                                          },
-                                         nullptr, completions));
+                                         completions));
     ASSERT_TRUE(server.has_value()) << server.error().ToString();
     server_ = *std::move(server);
     address_ = server_->address();

@@ -121,6 +121,8 @@ TEST_F(NodePagesTest, MetricsFollowThePrometheusTextFormat) {
   }));
   const std::string text = Call("GET", "/metrics").body;
   EXPECT_THAT(text, HasSubstr("# TYPE engram_node_rows_total counter\n"));
+  EXPECT_THAT(text, HasSubstr("# TYPE engram_node_gather_seconds histogram\n"));
+  EXPECT_THAT(text, HasSubstr("engram_node_shard_map_epoch{version=\"3\"} "));
   EXPECT_THAT(text, HasSubstr("engram_node_slots{version=\"3\",state=\"assigned\"} 4\n"));
   EXPECT_THAT(text, HasSubstr("engram_node_slots{version=\"3\",state=\"ready\"} 4\n"));
   EXPECT_THAT(text, HasSubstr("engram_node_corrupt_rows_found_total 0\n"));

@@ -161,6 +161,7 @@ TEST_F(HttpServerTest, ServicePagesTellHealthReadinessAndMetrics) {
   ready.store(true);
   EXPECT_NE(Exchange(Get("/readyz")).find("{\"loaded\":1}"), std::string::npos);
   EXPECT_NE(Exchange(Get("/metrics")).find("engram_test_total 3"), std::string::npos);
+  EXPECT_NE(Exchange(Get("/metrics")).find("process_resident_memory_bytes "), std::string::npos);
   EXPECT_NE(Exchange(Get("/other")).find("404"), std::string::npos);
 }
 

@@ -65,6 +65,8 @@ TEST_P(UcxWaysTest, RowsNotOwnedAndOutOfRangeAreToldRowByRow) {
   const RowServerStats stats = server_->stats();
   EXPECT_EQ(stats.rows_out_of_range, 3u);
   EXPECT_GT(stats.rows_not_owned, 100u);
+  EXPECT_GE(stats.bytes, stats.rows * layout_->row_stride());
+  EXPECT_EQ(stats.gather_times.count(), stats.reads);
 }
 
 TEST_P(UcxWaysTest, ManyReadsInFlightAllComeAndTheWindowIsBounded) {
