@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   engram::Status outcome;
   engram::bench::AddHashCommand(app, outcome);
   engram::bench::AddLoadCommand(app, outcome);
+  engram::bench::AddPeersCommand(app, outcome);
   engram::bench::AddPlacementCommand(app, outcome);
   engram::bench::AddPrefetchCommand(app, outcome);
   engram::bench::AddReadCommand(app, outcome);

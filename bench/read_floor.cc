@@ -5,39 +5,13 @@
 
 namespace engram::bench {
 
-void ReadFloor::NextRows(uint32_t tokens) {
-  const TokenRun run = tokens_->Next(tokens);
+size_t ReadFloor::NextRows(uint32_t tokens) {
+  addresses_ = &rows_.Next(tokens);
   offsets_.clear();
-  addresses_.clear();
-  buckets_.resize(size_t{tokens} * static_cast<uint32_t>(layout_->column_count()));
-  for (int32_t layer = 0; layer < layout_->layer_count(); ++layer) {
-    hasher_->Hash(layer, run, buckets_.data(), tokens);
-    for (uint32_t token = 0; token < tokens; ++token) {
-      for (int32_t column = 0; column < layout_->column_count(); ++column) {
-        const uint32_t bucket = buckets_[static_cast<size_t>(column) * tokens + token];
-        const RowAddress address = layout_->Address(layer, column, bucket);
-        addresses_.push_back(address.value());
-        offsets_.push_back(places_.OffsetOf(address));
-      }
-    }
+  for (const uint64_t address : *addresses_) {
+    offsets_.push_back(places_.OffsetOf(RowAddress(address)));
   }
-}
-
-template <typename Read>
-Status ReadFloor::Loop(uint32_t tokens, double seconds, FloorMeasured* measured, const Read& read) {
-  Duration busy{};
-  uint64_t rows = 0;
-  while (std::chrono::duration<double>(busy).count() < seconds) {
-    NextRows(tokens);
-    const MonotonicTime begin = std::chrono::steady_clock::now();
-    ENGRAM_RETURN_IF_ERROR(read());
-    const Duration took = std::chrono::steady_clock::now() - begin;
-    measured->took.Add(took);
-    busy += took;
-    rows += offsets_.size();
-  }
-  measured->rows_s = static_cast<double>(rows) / std::chrono::duration<double>(busy).count();
-  return {};
+  return offsets_.size();
 }
 
 Status ReadFloor::PrepareGather(const ReadNode& node, const std::string& transport,
@@ -65,22 +39,22 @@ Status ReadFloor::PrepareGather(const ReadNode& node, const std::string& transpo
 }
 
 Result<FloorMeasured> ReadFloor::RunGather(uint32_t tokens, double seconds) {
-  FloorMeasured measured;
-  const Status status =
-      Loop(tokens, seconds, &measured, [&] { return gather_->Read(offsets_, messages_); });
-  if (!status.ok()) return Error(status.WithContext("the floor"));
+  auto measured = TimeBatches(
+      seconds, [&] { return NextRows(tokens); },
+      [&] { return gather_->Read(offsets_, messages_); });
+  if (!measured.has_value()) return Error(measured.error().WithContext("the floor"));
   return measured;
 }
 
 FloorMeasured ReadFloor::RunCopy(const SharedMemory& memory, uint32_t tokens, double seconds) {
-  FloorMeasured measured;
   const uint32_t row_bytes = layout_->row_bytes();
-  (void)Loop(tokens, seconds, &measured, [&] {
-    out_.resize(offsets_.size() * row_bytes);
-    CopyBare(memory.bytes().data(), offsets_, row_bytes, out_.data());
-    return Status();
-  });
-  return measured;
+  return *TimeBatches(
+      seconds, [&] { return NextRows(tokens); },
+      [&] {
+        out_.resize(offsets_.size() * row_bytes);
+        CopyBare(memory.bytes().data(), offsets_, row_bytes, out_.data());
+        return Status();
+      });
 }
 
 Status ReadFloor::CheckGather(uint32_t tokens) {
@@ -90,7 +64,7 @@ Status ReadFloor::CheckGather(uint32_t tokens) {
     uint64_t wrong = 0;
   };
   NextRows(tokens);
-  Check check{.addresses = &addresses_};
+  Check check{.addresses = addresses_};
   gather_->SeeRows(
       [](void* state, uint32_t index, const std::byte* row) {
         auto* const c = static_cast<Check*>(state);

@@ -3,12 +3,11 @@
 
 #include <cstdint>
 #include <memory>
-#include <random>
 #include <string>
 #include <vector>
 
 #include "bench/bare_rows.h"
-#include "bench/latency_histogram.h"
+#include "bench/batch_rows.h"
 #include "bench/read_node.h"
 #include "bench/token_source.h"
 #include "engram/base/status.h"
@@ -17,10 +16,7 @@
 
 namespace engram::bench {
 
-struct FloorMeasured {
-  double rows_s = 0;
-  LatencyHistogram took;  // of a batch
-};
+using FloorMeasured = BatchTimes;
 
 // Reads the rows of the same kind of batches as a ReadLoop: every row of every token, none left
 // out. Where they lie is worked out beforehand and not timed. Thread-compatible.
@@ -28,7 +24,7 @@ class ReadFloor {
  public:
   // Nothing is owned.
   ReadFloor(const TableLayout* layout, const NgramHasher* hasher, TokenSource* tokens)
-      : layout_(layout), hasher_(hasher), tokens_(tokens), places_(*layout) {}
+      : layout_(layout), rows_(layout, hasher, tokens), places_(*layout) {}
 
   // Over the wire, from `node`'s BareServer. Tries every choice of messages for a moment, and keeps
   // the fastest. ERRORS: kCorrupt if another row came; those of BareGather.
@@ -41,20 +37,17 @@ class ReadFloor {
   [[nodiscard]] FloorMeasured RunCopy(const SharedMemory& memory, uint32_t tokens, double seconds);
 
  private:
-  void NextRows(uint32_t tokens);
-  template <typename Read>
-  Status Loop(uint32_t tokens, double seconds, FloorMeasured* measured, const Read& read);
+  // The number of rows.
+  size_t NextRows(uint32_t tokens);
   [[nodiscard]] Status CheckGather(uint32_t tokens);
 
   const TableLayout* layout_;
-  const NgramHasher* hasher_;
-  TokenSource* tokens_;
+  BatchRows rows_;
   RowPlaces places_;
   std::unique_ptr<BareGather> gather_;
   BareMessages messages_;
-  std::vector<uint32_t> buckets_;
-  std::vector<uint64_t> offsets_;    // of the batch's rows
-  std::vector<uint64_t> addresses_;  // the same rows
+  std::vector<uint64_t> offsets_;                     // of the batch's rows
+  const std::vector<uint64_t>* addresses_ = nullptr;  // the same rows
   std::vector<std::byte> out_;
 };
 

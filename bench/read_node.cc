@@ -25,15 +25,13 @@ Result<Region> Fill(UcxRowServer& server, const std::shared_ptr<const TableLayou
   const auto slots = std::make_shared<ServedSlots>(kBenchVersion, kBenchIdentity, layout);
   const RowPlaces places(*layout);
   const uint32_t row_bytes = layout->row_bytes();
-  std::vector<uint64_t> words((row_bytes + 7) / 8);
   for (uint32_t s = options.part; s < layout->slot_count(); s += options.parts) {
     const SlotRange& range = layout->slot(SlotIndex(s));
     const uint64_t first = uint64_t{s} << layout->slot_shift();
     for (uint32_t row = 0; row < range.row_count; ++row) {
       const RowAddress address(first + row);
       std::byte* const at = region.bytes.data() + places.OffsetOf(address);
-      for (uint32_t w = 0; w < words.size(); ++w) words[w] = MadeUpWord(address, w);
-      std::memcpy(at, words.data(), row_bytes);
+      MakeUpRow(address, {at, row_bytes});
       SealRow(kBenchVersion, layout->spec().hash.layer_ids[static_cast<size_t>(range.layer_index)],
               RowId(range.first_row.value() + row), at, row_bytes);
     }
@@ -115,12 +113,6 @@ std::string ReadLine(int channel) {
 }
 
 }  // namespace
-
-uint64_t MadeUpWord(RowAddress address, uint32_t word) {
-  uint64_t x = (address.value() << 8 | word) * 0x9e3779b97f4a7c15ull;
-  x ^= x >> 29;
-  return x * 0xbf58476d1ce4e5b9ull;
-}
 
 RowPlaces::RowPlaces(const TableLayout& layout)
     : shift_(layout.slot_shift()),

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "bench/bare_rows.h"
+#include "bench/made_up_rows.h"
 #include "engram/base/status.h"
 #include "engram/table/table_layout.h"
 
@@ -16,10 +17,6 @@ namespace engram::bench {
 
 inline constexpr TableVersion kBenchVersion{1};
 inline constexpr ModelIdentity kBenchIdentity{0xbe};
-
-// The bytes of a made-up row: word i of row `address` (a fast, invertible mix, so that a wrong row
-// is seen without keeping a copy).
-[[nodiscard]] uint64_t MadeUpWord(RowAddress address, uint32_t word);
 
 // Where row `address` of `layout` lies in a node's memory, and in the copy of it.
 class RowPlaces {

@@ -21,3 +21,8 @@ find_package(ICU REQUIRED COMPONENTS uc i18n)
 pkg_check_modules(UCX REQUIRED IMPORTED_TARGET ucx)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 find_package(GTest REQUIRED)
+# What engram-bench peers compares with; each optional (deploy/install-deps --bench).
+pkg_check_modules(HIREDIS IMPORTED_TARGET hiredis)
+pkg_check_modules(LIBMEMCACHED IMPORTED_TARGET libmemcached)
+pkg_check_modules(GRPC IMPORTED_TARGET grpc++)
+find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin)

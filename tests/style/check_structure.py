@@ -26,6 +26,7 @@ ONLY_IN = {
     r"<(oneapi/dnnl|dnnl)": "model_worker/cpu/",
     r"<sqlite3": "coordinator/",
     r"<unicode/": "engram/tokenizer/",
+    r"<(hiredis|libmemcached|grpcpp)/": "bench/",
 }
 LINES_MAX = {".h": 250, ".cuh": 250, ".cc": 600, ".cu": 600}
 EMPTY_NAMES = re.compile(r"(^|_)(util|utils|helper|helpers|common|manager|misc)(_|\.|$)")

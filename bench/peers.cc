@@ -1,0 +1,370 @@
+// How do rows from a memory node compare with the same rows from what users have already?
+#include <algorithm>
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/batch_rows.h"
+#include "bench/command.h"
+#include "bench/made_up_rows.h"
+#include "bench/peer.h"
+#include "bench/read_loop.h"
+#include "bench/read_node.h"
+#include "bench/repetitions.h"
+#include "bench/report.h"
+
+namespace engram::bench {
+namespace {
+
+struct PeersOptions {
+  std::vector<std::string> peers = {std::begin(kPeerNames), std::end(kPeerNames)};
+  std::vector<uint32_t> rows = {48, 12288};
+  uint64_t bytes = 264ull << 20;
+  double seconds = 0.5;
+  double try_seconds = 0.2;
+  int repetitions = 7;
+  uint64_t seed = 1;
+  std::string json_file;
+};
+
+constexpr int32_t kVocabulary = 99092;
+constexpr uint32_t kRowValues = 256;  // 264 bytes
+constexpr uint32_t kBatchRowsMax = 1u << 16;
+constexpr const char* kOurSetting = "gather over TCP, 1 I/O thread, 1 gather thread, no cache";
+
+struct NamedPeer {
+  std::string name;
+  std::unique_ptr<Peer> peer;
+};
+
+// What is measured, all of it made once.
+struct Subjects {
+  std::shared_ptr<const TableLayout> layout;
+  std::unique_ptr<ReadNode> node;
+  std::vector<NamedPeer> peers;
+  std::unique_ptr<RowSource> rows;
+  TokenSource our_tokens;
+  TokenSource peer_tokens;  // the same ones
+  std::unique_ptr<NgramHasher> hasher;
+};
+
+Result<Subjects> Prepare(const PeersOptions& options) {
+  std::vector<int32_t> compression(kVocabulary);
+  std::iota(compression.begin(), compression.end(), 0);
+  ENGRAM_ASSIGN_OR_RETURN(TableLayout made,
+                          TableLayout::Create(V41Spec(options.bytes, kVocabulary, kRowValues)));
+  auto layout = std::make_shared<const TableLayout>(std::move(made));
+  // Processes first, while this one has a single thread.
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> node, ReadNode::Start({}, layout));
+  // The last slot of a column is short; peers hold the addresses behind its end too (below 2 %).
+  const PeerTable table{.rows = uint64_t{layout->slot_count()} << layout->slot_shift(),
+                        .row_bytes = layout->row_bytes()};
+  std::vector<NamedPeer> peers;
+  for (const std::string& name : options.peers) {
+    std::fprintf(stderr, "loading %llu rows of %u bytes into %s\n",
+                 static_cast<unsigned long long>(table.rows), table.row_bytes, name.c_str());
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Peer> peer, StartPeer(name, table));
+    peers.push_back({name, std::move(peer)});
+  }
+  const uint32_t rows_max = *std::max_element(options.rows.begin(), options.rows.end());
+  const ReaderOptions reader{.batch_tokens_max = rows_max / kV41RowsPerToken};
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<RowSource> rows,
+                          ConnectTo({node.get()}, reader, layout, compression));
+  ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
+                          NgramHasher::Create(layout->spec().hash, compression));
+  return Subjects{.layout = std::move(layout),
+                  .node = std::move(node),
+                  .peers = std::move(peers),
+                  .rows = std::move(rows),
+                  .our_tokens = TokenSource::Random(kVocabulary, options.seed),
+                  .peer_tokens = TokenSource::Random(kVocabulary, options.seed),
+                  .hasher = std::make_unique<NgramHasher>(std::move(hasher))};
+}
+
+struct Tried {
+  PeerSetting setting;
+  double rows_s = 0;
+};
+
+// One subject's repetitions at one batch size.
+struct Series {
+  std::vector<double> rows_s;
+  std::vector<double> p50_us;
+  LatencyHistogram took;  // of all
+
+  void Add(double rate, const LatencyHistogram& once) {
+    rows_s.push_back(rate);
+    p50_us.push_back(once.PercentileUs(0.5));
+    took.Merge(once);
+  }
+};
+
+// Reads batches of one size from one peer. Thread-compatible.
+class PeerLoop {
+ public:
+  // Nothing is owned.
+  PeerLoop(const Subjects& subjects, TokenSource* tokens, Peer* peer, uint32_t row_count)
+      : peer_(peer),
+        batches_(subjects.layout.get(), subjects.hasher.get(), tokens),
+        row_bytes_(subjects.layout->row_bytes()),
+        tokens_(row_count / kV41RowsPerToken),
+        out_(size_t{row_count} * row_bytes_) {}
+
+  // Tries every setting, contents checked, and keeps the fastest. ERRORS: kCorrupt; those of Peer.
+  Status ChooseSetting(double seconds) {
+    for (const PeerSetting& setting : peer_->Settings(tokens_ * kV41RowsPerToken)) {
+      ENGRAM_RETURN_IF_ERROR(peer_->Use(setting));
+      ENGRAM_RETURN_IF_ERROR(CheckContents());
+      const auto times = Run(seconds);
+      if (!times.has_value()) return times.error();
+      tried_.push_back({setting, times->rows_s});
+    }
+    return peer_->Use(best().setting);
+  }
+  Result<BatchTimes> Run(double seconds) {
+    return TimeBatches(
+        seconds,
+        [&] {
+          ids_ = batches_.Next(tokens_);
+          return ids_.size();
+        },
+        [&] { return peer_->Read(ids_, out_.data()); });
+  }
+
+  const std::vector<Tried>& tried() const { return tried_; }
+  const Tried& best() const {
+    return *std::max_element(tried_.begin(), tried_.end(),
+                             [](const Tried& a, const Tried& b) { return a.rows_s < b.rows_s; });
+  }
+  uint64_t rows_checked() const { return rows_checked_; }
+
+ private:
+  Status CheckContents() {
+    ids_ = batches_.Next(tokens_);
+    std::fill(out_.begin(), out_.end(), std::byte{0});
+    ENGRAM_RETURN_IF_ERROR(peer_->Read(ids_, out_.data()));
+    std::vector<std::byte> wanted(row_bytes_);
+    const std::byte* got = out_.data();
+    for (const uint64_t id : ids_) {
+      MakeUpRow(RowAddress(id), wanted);
+      if (!std::equal(wanted.begin(), wanted.end(), got)) {
+        return {StatusCode::kCorrupt, "another row came than row " + std::to_string(id)};
+      }
+      got += row_bytes_;
+      ++rows_checked_;
+    }
+    return {};
+  }
+
+  Peer* peer_;
+  BatchRows batches_;
+  uint32_t row_bytes_;
+  uint32_t tokens_;
+  std::vector<std::byte> out_;
+  std::span<const uint64_t> ids_;
+  std::vector<Tried> tried_;
+  uint64_t rows_checked_ = 0;
+};
+
+struct PeerPoint {
+  std::string name;
+  std::string version;
+  std::string setting;
+  std::vector<std::pair<std::string, double>> tried;  // setting, rows a second
+  uint64_t rows_checked = 0;
+  Series series;
+};
+
+struct Point {
+  uint32_t rows = 0;
+  Series ours;
+  std::vector<PeerPoint> peers;
+};
+
+// All subjects in turns, so that what the machine does meanwhile meets each.
+Result<Point> Measure(const PeersOptions& options, uint32_t row_count, Subjects& subjects) {
+  const uint32_t tokens = row_count / kV41RowsPerToken;
+  Point point{.rows = row_count, .ours = {}, .peers = {}};
+  std::vector<std::unique_ptr<PeerLoop>> loops;
+  for (const NamedPeer& named : subjects.peers) {
+    auto loop =
+        std::make_unique<PeerLoop>(subjects, &subjects.peer_tokens, named.peer.get(), row_count);
+    if (Status status = loop->ChooseSetting(options.try_seconds); !status.ok()) {
+      return Error(status.WithContext(named.name));
+    }
+    PeerPoint peer{.name = named.name,
+                   .version = named.peer->version(),
+                   .setting = named.peer->Describe(loop->best().setting),
+                   .tried = {},
+                   .rows_checked = loop->rows_checked(),
+                   .series = {}};
+    for (const Tried& tried : loop->tried()) {
+      peer.tried.emplace_back(named.peer->Describe(tried.setting), tried.rows_s);
+    }
+    point.peers.push_back(std::move(peer));
+    loops.push_back(std::move(loop));
+  }
+  ReadLoop our_loop(subjects.rows.get(), {subjects.node.get()}, &subjects.our_tokens);
+  ENGRAM_TRY(our_loop.CheckContents(tokens));
+  if (const auto warm = our_loop.Run(tokens, options.try_seconds); !warm.has_value()) {
+    return Error(warm.error());
+  }
+
+  const size_t turns = loops.size() + 1;
+  for (int i = 0; i < options.repetitions; ++i) {
+    for (size_t turn = 0; turn < turns; ++turn) {
+      const size_t who = (static_cast<size_t>(i) + turn) % turns;
+      if (who == loops.size()) {
+        ENGRAM_ASSIGN_OR_RETURN(const Measured once, our_loop.Run(tokens, options.seconds));
+        point.ours.Add(once.rows_s, once.took);
+      } else {
+        ENGRAM_ASSIGN_OR_RETURN(const BatchTimes once, loops[who]->Run(options.seconds));
+        point.peers[who].series.Add(once.rows_s, once.took);
+      }
+    }
+  }
+  return point;
+}
+
+// Ours over theirs, repetition by repetition.
+Spread RatioOf(const std::vector<double>& ours, const std::vector<double>& theirs) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < ours.size(); ++i) ratios.push_back(ours[i] / theirs[i]);
+  return SpreadOf(std::move(ratios));
+}
+
+nlohmann::json ToJson(const Series& series) {
+  return {{"rows_s", SpreadOf(series.rows_s).median},
+          {"rows_s_spread", ToJson(SpreadOf(series.rows_s))},
+          {"p50_us", series.took.PercentileUs(0.5)},
+          {"p99_us", series.took.PercentileUs(0.99)},
+          {"latency_bins", series.took.ToJson()}};
+}
+
+nlohmann::json ToJson(const PeerPoint& peer, const Series& ours) {
+  nlohmann::json json = ToJson(peer.series);
+  const Spread rows = RatioOf(ours.rows_s, peer.series.rows_s);
+  const Spread p50 = RatioOf(ours.p50_us, peer.series.p50_us);
+  json["ratio_rows"] = rows.median;
+  json["ratio_rows_spread"] = ToJson(rows);
+  json["ratio_p50"] = p50.median;
+  json["ratio_p50_spread"] = ToJson(p50);
+  json["setting"] = peer.setting;
+  json["version"] = peer.version;
+  json["rows_checked"] = peer.rows_checked;
+  json["tried"] = nlohmann::json::array();
+  for (const auto& [setting, rows_s] : peer.tried) {
+    json["tried"].push_back({{"setting", setting}, {"rows_s", rows_s}});
+  }
+  return json;
+}
+
+nlohmann::json ToJson(const Point& point) {
+  nlohmann::json json = {
+      {"rows", point.rows}, {"ours", ToJson(point.ours)}, {"peers", nlohmann::json::object()}};
+  json["ours"]["setting"] = kOurSetting;
+  for (const PeerPoint& peer : point.peers) json["peers"][peer.name] = ToJson(peer, point.ours);
+  return json;
+}
+
+void PrintLine(uint32_t rows, const std::string& who, const Series& series,
+               const std::string& ratios, const std::string& setting) {
+  std::printf("%8u %-10s %10.3f %10.1f %10.1f %s  %s\n", rows, who.c_str(),
+              SpreadOf(series.rows_s).median / 1e6, series.took.PercentileUs(0.5),
+              series.took.PercentileUs(0.99), ratios.c_str(), setting.c_str());
+}
+
+void Print(const Point& point) {
+  constexpr size_t kRatioWidth = 37;
+  PrintLine(point.rows, "ours", point.ours, std::string(kRatioWidth, ' '), kOurSetting);
+  for (const PeerPoint& peer : point.peers) {
+    const Spread rows = RatioOf(point.ours.rows_s, peer.series.rows_s);
+    const Spread p50 = RatioOf(point.ours.p50_us, peer.series.p50_us);
+    char ratios[80];
+    std::snprintf(ratios, sizeof(ratios), "%5.2f (%5.2f-%5.2f) %5.3f (%.3f-%.3f)", rows.median,
+                  rows.least, rows.most, p50.median, p50.least, p50.most);
+    PrintLine(point.rows, peer.name, peer.series, ratios, peer.setting);
+  }
+}
+
+Status Run(const PeersOptions& options) {
+  for (const uint32_t rows : options.rows) {
+    if (rows < kV41RowsPerToken || rows % kV41RowsPerToken != 0 || rows > kBatchRowsMax) {
+      return {StatusCode::kInvalidArgument,
+              "--rows " + std::to_string(rows) +
+                  ": a batch is whole tokens of 48 rows each, from 48 to " +
+                  std::to_string(kBatchRowsMax / kV41RowsPerToken * kV41RowsPerToken)};
+    }
+  }
+  Report report("peers", options.seed);
+  report.AddSetting("table_bytes", options.bytes);
+  report.AddSetting("ids", "uniform");
+  report.AddSetting("repetitions", options.repetitions);
+  report.AddSetting("seconds_each", options.seconds);
+  report.AddSetting("seconds_tried", options.try_seconds);
+  auto subjects = Prepare(options);
+  if (!subjects.has_value()) return subjects.error();
+  report.AddSetting("row_bytes", subjects->layout->row_bytes());
+  std::fprintf(stderr, "measuring\n");
+
+  std::printf("%8s %-10s %10s %10s %10s %-18s %-20s  %s\n", "rows", "from", "M rows/s", "p50 us",
+              "p99 us", "ours/its rows/s", "ours/its p50", "setting");
+  nlohmann::json batches = nlohmann::json::array();
+  for (const uint32_t rows : options.rows) {
+    const auto point = Measure(options, rows, *subjects);
+    if (!point.has_value()) return point.error();
+    Print(*point);
+    batches.push_back(ToJson(*point));
+  }
+  report.AddResult("ours", batches.back().at("ours"));
+  report.AddResult("peers", batches.back().at("peers"));
+  report.AddResult("batches", std::move(batches));
+  return report.Write(options.json_file);
+}
+
+}  // namespace
+
+void AddPeersCommand(CLI::App& app, Status& outcome) {
+  const auto options = std::make_shared<PeersOptions>();
+  CLI::App* sub = app.add_subcommand(
+      "peers",
+      "How does it compare with what users have already? The same rows (264 bytes, V4.1 shape)\n"
+      "from Redis, memcached and a plain gRPC service, and from a memory node, in turns on this\n"
+      "machine over TCP loopback, each asked by one thread, a batch at a time. Servers are "
+      "started\n"
+      "on free ports with nothing kept on disk, and killed at the end. Several settings of each\n"
+      "are tried for a moment, and the fastest is measured. Ours also hashes, dedupes and "
+      "verifies\n"
+      "every row; the others are given ids. The clients are built where their libraries are\n"
+      "(deploy/install-deps --bench).");
+  sub->add_option("--peers", options->peers, "Which of them")
+      ->delimiter(',')
+      ->check(CLI::IsMember(std::vector<std::string>(std::begin(kPeerNames), std::end(kPeerNames))))
+      ->capture_default_str();
+  sub->add_option("--rows", options->rows, "Rows of a batch, 48 a token; one measurement each")
+      ->delimiter(',')
+      ->capture_default_str();
+  sub->add_option("--bytes", options->bytes,
+                  "Bytes of the rows; all servers together take about eight times as much memory")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  sub->add_option("--seconds", options->seconds, "Time of one repetition of each")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  sub->add_option("--try-seconds", options->try_seconds, "Time of each setting that is tried")
+      ->check(CLI::Range(0.01, 60.0))
+      ->capture_default_str();
+  sub->add_option("--repetitions", options->repetitions, "The medians of these are shown")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  sub->add_option("--seed", options->seed, "Of the tokens")->capture_default_str();
+  sub->add_option("--json", options->json_file, "Write the report here");
+  sub->callback([options, &outcome] { outcome = Run(*options); });
+}
+
+}  // namespace engram::bench
