@@ -26,7 +26,7 @@ struct PeersOptions {
   std::vector<uint32_t> rows = {48, 12288};
   uint64_t bytes = 264ull << 20;
   double seconds = 0.5;
-  double try_seconds = 0.2;
+  double try_seconds = 0.1;
   int repetitions = 7;
   uint64_t seed = 1;
   std::string json_file;
@@ -86,6 +86,9 @@ Result<Subjects> Prepare(const PeersOptions& options) {
                   .hasher = std::make_unique<NgramHasher>(std::move(hasher))};
 }
 
+// What other programs do meanwhile makes a setting slower, never faster: of several tries of each,
+// in turns, the best counts.
+constexpr int kTries = 3;
 struct Tried {
   PeerSetting setting;
   double rows_s = 0;
@@ -120,9 +123,15 @@ class PeerLoop {
     for (const PeerSetting& setting : peer_->Settings(tokens_ * kV41RowsPerToken)) {
       ENGRAM_RETURN_IF_ERROR(peer_->Use(setting));
       ENGRAM_RETURN_IF_ERROR(CheckContents());
-      const auto times = Run(seconds);
-      if (!times.has_value()) return times.error();
-      tried_.push_back({setting, times->rows_s});
+      tried_.push_back({.setting = setting});
+    }
+    for (int i = 0; i < kTries; ++i) {
+      for (Tried& tried : tried_) {
+        ENGRAM_RETURN_IF_ERROR(peer_->Use(tried.setting));
+        const auto times = Run(seconds);
+        if (!times.has_value()) return times.error();
+        tried.rows_s = std::max(tried.rows_s, times->rows_s);
+      }
     }
     return peer_->Use(best().setting);
   }
@@ -356,7 +365,8 @@ void AddPeersCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--seconds", options->seconds, "Time of one repetition of each")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
-  sub->add_option("--try-seconds", options->try_seconds, "Time of each setting that is tried")
+  sub->add_option("--try-seconds", options->try_seconds,
+                  "Time of one of the three tries of each setting")
       ->check(CLI::Range(0.01, 60.0))
       ->capture_default_str();
   sub->add_option("--repetitions", options->repetitions, "The medians of these are shown")
