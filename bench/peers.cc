@@ -17,6 +17,7 @@
 #include "bench/read_node.h"
 #include "bench/repetitions.h"
 #include "bench/report.h"
+#include "bench/table_text.h"
 
 namespace engram::bench {
 namespace {
@@ -95,7 +96,7 @@ struct Tried {
 };
 
 // One subject's repetitions at one batch size.
-struct Series {
+struct Samples {
   std::vector<double> rows_s;
   std::vector<double> p50_us;
   LatencyHistogram took;  // of all
@@ -186,19 +187,19 @@ struct PeerPoint {
   std::string setting;
   std::vector<std::pair<std::string, double>> tried;  // setting, rows a second
   uint64_t rows_checked = 0;
-  Series series;
+  Samples series;
 };
 
-struct Point {
+struct Comparison {
   uint32_t rows = 0;
-  Series ours;
+  Samples ours;
   std::vector<PeerPoint> peers;
 };
 
 // All subjects in turns, so that what the machine does meanwhile meets each.
-Result<Point> Measure(const PeersOptions& options, uint32_t row_count, Subjects& subjects) {
+Result<Comparison> Measure(const PeersOptions& options, uint32_t row_count, Subjects& subjects) {
   const uint32_t tokens = row_count / kV41RowsPerToken;
-  Point point{.rows = row_count, .ours = {}, .peers = {}};
+  Comparison point{.rows = row_count, .ours = {}, .peers = {}};
   std::vector<std::unique_ptr<PeerLoop>> loops;
   for (const NamedPeer& named : subjects.peers) {
     auto loop =
@@ -247,7 +248,7 @@ Spread RatioOf(const std::vector<double>& ours, const std::vector<double>& their
   return SpreadOf(std::move(ratios));
 }
 
-nlohmann::json ToJson(const Series& series) {
+nlohmann::json ToJson(const Samples& series) {
   return {{"rows_s", SpreadOf(series.rows_s).median},
           {"rows_s_spread", ToJson(SpreadOf(series.rows_s))},
           {"p50_us", series.took.PercentileUs(0.5)},
@@ -255,7 +256,7 @@ nlohmann::json ToJson(const Series& series) {
           {"latency_bins", series.took.ToJson()}};
 }
 
-nlohmann::json ToJson(const PeerPoint& peer, const Series& ours) {
+nlohmann::json ToJson(const PeerPoint& peer, const Samples& ours) {
   nlohmann::json json = ToJson(peer.series);
   const Spread rows = RatioOf(ours.rows_s, peer.series.rows_s);
   const Spread p50 = RatioOf(ours.p50_us, peer.series.p50_us);
@@ -273,7 +274,7 @@ nlohmann::json ToJson(const PeerPoint& peer, const Series& ours) {
   return json;
 }
 
-nlohmann::json ToJson(const Point& point) {
+nlohmann::json ToJson(const Comparison& point) {
   nlohmann::json json = {
       {"rows", point.rows}, {"ours", ToJson(point.ours)}, {"peers", nlohmann::json::object()}};
   json["ours"]["setting"] = kOurSetting;
@@ -281,24 +282,51 @@ nlohmann::json ToJson(const Point& point) {
   return json;
 }
 
-void PrintLine(uint32_t rows, const std::string& who, const Series& series,
-               const std::string& ratios, const std::string& setting) {
-  std::printf("%8u %-10s %10.3f %10.1f %10.1f %s  %s\n", rows, who.c_str(),
-              SpreadOf(series.rows_s).median / 1e6, series.took.PercentileUs(0.5),
-              series.took.PercentileUs(0.99), ratios.c_str(), setting.c_str());
+std::vector<Cell> RowOf(uint32_t rows, const std::string& who, const Samples& samples) {
+  return {rows, who, SpreadOf(samples.rows_s).median, 1e-6 * samples.took.PercentileUs(0.5),
+          1e-6 * samples.took.PercentileUs(0.99)};
 }
 
-void Print(const Point& point) {
-  constexpr size_t kRatioWidth = 37;
-  PrintLine(point.rows, "ours", point.ours, std::string(kRatioWidth, ' '), kOurSetting);
-  for (const PeerPoint& peer : point.peers) {
-    const Spread rows = RatioOf(point.ours.rows_s, peer.series.rows_s);
-    const Spread p50 = RatioOf(point.ours.p50_us, peer.series.p50_us);
-    char ratios[80];
-    std::snprintf(ratios, sizeof(ratios), "%5.2f (%5.2f-%5.2f) %5.3f (%.3f-%.3f)", rows.median,
-                  rows.least, rows.most, p50.median, p50.least, p50.most);
-    PrintLine(point.rows, peer.name, peer.series, ratios, peer.setting);
+Table RateTable(const std::vector<Comparison>& comparisons) {
+  Table table{
+      .title = "The same rows from a memory node and from others (ratios: ours over theirs)",
+      .columns = {{"rows of a batch", ""},
+                  {"from", ""},
+                  {"rows", "rows/s"},
+                  {"p50", "s"},
+                  {"p99", "s"},
+                  {"rows ratio", ""},
+                  {"p50 ratio", ""},
+                  {"setting", ""}},
+      .rows = {}};
+  for (const Comparison& at : comparisons) {
+    table.rows.push_back(RowOf(at.rows, "ours", at.ours));
+    table.rows.back().insert(table.rows.back().end(), {"", "", kOurSetting});
+    for (const PeerPoint& peer : at.peers) {
+      table.rows.push_back(RowOf(at.rows, peer.name, peer.series));
+      table.rows.back().insert(table.rows.back().end(),
+                               {RatioOf(at.ours.rows_s, peer.series.rows_s).median,
+                                RatioOf(at.ours.p50_us, peer.series.p50_us).median, peer.setting});
+    }
   }
+  return table;
+}
+
+Plot RatePlot(const Comparison& at) {
+  Plot plot{.title = "Batches of " + std::to_string(at.rows) + " rows",
+            .kind = PlotKind::kBar,
+            .x = {"read from", "", Scale::kLinear, {"ours"}},
+            .y = {"rows", "rows/s", Scale::kLinear, {}},
+            .series = {},
+            .limits = {}};
+  Series bars{.name = "rows", .points = {}, .low_high = {}};
+  bars.Add(0, SpreadOf(at.ours.rows_s));
+  for (const PeerPoint& peer : at.peers) {
+    bars.Add(static_cast<double>(plot.x.categories.size()), SpreadOf(peer.series.rows_s));
+    plot.x.categories.push_back(peer.name);
+  }
+  plot.series.push_back(std::move(bars));
+  return plot;
 }
 
 Status Run(const PeersOptions& options) {
@@ -310,7 +338,7 @@ Status Run(const PeersOptions& options) {
                   std::to_string(kBatchRowsMax / kV41RowsPerToken * kV41RowsPerToken)};
     }
   }
-  Report report("peers", options.seed);
+  Report report("peers", options.seed, "How do rows from a memory node compare with what I have?");
   report.AddSetting("table_bytes", options.bytes);
   report.AddSetting("ids", "uniform");
   report.AddSetting("repetitions", options.repetitions);
@@ -321,15 +349,18 @@ Status Run(const PeersOptions& options) {
   report.AddSetting("row_bytes", subjects->layout->row_bytes());
   std::fprintf(stderr, "measuring\n");
 
-  std::printf("%8s %-10s %10s %10s %10s %-18s %-20s  %s\n", "rows", "from", "M rows/s", "p50 us",
-              "p99 us", "ours/its rows/s", "ours/its p50", "setting");
   nlohmann::json batches = nlohmann::json::array();
+  std::vector<Comparison> comparisons;
   for (const uint32_t rows : options.rows) {
     const auto point = Measure(options, rows, *subjects);
     if (!point.has_value()) return point.error();
-    Print(*point);
     batches.push_back(ToJson(*point));
+    comparisons.push_back(*point);
   }
+  const Table table = RateTable(comparisons);
+  PrintTable(table);
+  report.AddTable(table);
+  for (const Comparison& at : comparisons) report.AddPlot(RatePlot(at));
   report.AddResult("ours", batches.back().at("ours"));
   report.AddResult("peers", batches.back().at("peers"));
   report.AddResult("batches", std::move(batches));
