@@ -63,7 +63,8 @@ Result<std::string> FindProgram(const std::string& name) {
   const char* const path = std::getenv("PATH");
   std::istringstream folders(path == nullptr ? "/usr/bin:/bin" : path);
   for (std::string folder; std::getline(folders, folder, ':');) {
-    std::string file = folder + "/" + name;
+    std::string file = std::move(folder);
+    file.append("/").append(name);
     if (access(file.c_str(), X_OK) == 0) return file;
   }
   return Error(StatusCode::kNotFound, name + " is not installed");
