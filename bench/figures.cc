@@ -218,6 +218,9 @@ Result<Plot> ParsePlot(const json& object) {
   ENGRAM_ASSIGN_OR_RETURN(plot.kind, ReadName<PlotKind>(object, "kind", kKindNames));
   ENGRAM_ASSIGN_OR_RETURN(plot.x, ParseAxis(object, "x"));
   ENGRAM_ASSIGN_OR_RETURN(plot.y, ParseAxis(object, "y"));
+  if (!plot.y.categories.empty() || (!plot.x.categories.empty() && plot.kind != PlotKind::kBar)) {
+    return Malformed("only the x axis of bars has categories");
+  }
   const auto read_series = [&](const json& item) -> Status {
     auto series = ParseSeries(item);
     if (!series.has_value()) return series.error();

@@ -71,6 +71,9 @@ TEST(FiguresTest, WrongPlotsAreRefusedNamingTheMember) {
                 [](json& plot) { plot["series"][0]["low_high"].erase(0); });
   ExpectRefused("limits[0]", [](json& plot) { plot["limits"][0]["y"] = "much"; });
   ExpectRefused("must rise", [](json& plot) { plot["kind"] = "cdf"; });
+  ExpectRefused("only the x axis of bars", [](json& plot) {
+    plot["x"]["categories"] = {"one", "two"};
+  });
   ExpectRefused("number of a category", [](json& plot) {
     plot["kind"] = "bar";
     plot["x"]["categories"] = {"one", "two"};
