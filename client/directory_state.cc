@@ -37,8 +37,10 @@ Result<bool> DirectoryState::Take(const proto::GetShardMapReply& reply) {
                                                 std::to_string(version_.value()) + ", got " +
                                                 std::to_string(map->version.value()));
   }
-  layout_ = std::move(model.layout);
-  identity_ = model.identity;
+  if (layout_ == nullptr) {  // once: other threads read both from then on
+    layout_ = std::move(model.layout);
+    identity_ = model.identity;
+  }
   ready_ = reply.ready();
   current_version_ = TableVersion(reply.current_version());
   if (map_ != nullptr && map->epoch <= map_->epoch) return false;

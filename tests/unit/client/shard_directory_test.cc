@@ -61,6 +61,27 @@ TEST(ShardDirectoryTest, NewMapIsToldToSubscribers) {
   EXPECT_EQ(changes.load(), 1);
 }
 
+// Readers look at the layout without a lock: ThreadSanitizer sees it where a new map sets it again.
+TEST(ShardDirectoryTest, WhatAVersionIsStaysPutWhileMapsChange) {
+  ScriptedCoordinator coordinator;
+  const auto directory = *ShardDirectory::Connect(OptionsFor({coordinator.address()}));
+  std::atomic<bool> stop{false};
+  std::thread reader([&] {
+    const TableLayout* const first = directory->layout().get();
+    while (!stop.load(std::memory_order_relaxed)) {
+      EXPECT_EQ(directory->layout().get(), first);
+      EXPECT_EQ(directory->identity(), test::SmallIdentity());
+      EXPECT_EQ(directory->version(), TableVersion(7));
+    }
+  });
+  for (uint64_t epoch = 2; epoch < 10; ++epoch) {
+    coordinator.SetEpoch(epoch);
+    EXPECT_TRUE(Eventually([&] { return directory->Current()->epoch == Epoch(epoch); }));
+  }
+  stop = true;
+  reader.join();
+}
+
 TEST(ShardDirectoryTest, AnotherModelIsRefused) {
   ScriptedCoordinator coordinator;
   ModelIdentity other = test::SmallIdentity();
