@@ -16,12 +16,12 @@ using ::testing::HasSubstr;
 TEST(PrefetchCommandTest, SaysForEachLayerWhetherItsReadIsHidden) {
   const test::ScratchDir scratch;
   const auto profile = scratch.path() / "profile.json";
-  // 50 ms before layer 1 and 100 before layer 2: time enough on any machine.
+  // 20 ms before layer 1 and 40 before layer 2: time enough on any machine.
   std::ofstream(profile) << json{{"name", "slow"},
                                  {"source", "made up"},
                                  {"layers", 3},
                                  {"engram_layers", {1, 2}},
-                                 {"layer_us", {{"1", 50000}}}};
+                                 {"layer_us", {{"1", 20000}, {"8", 20000}}}};
   const auto file = scratch.path() / "report.json";
   const auto ran = test::RunCommand({ENGRAM_BIN_DIR "/engram-bench",
                                      "prefetch",
@@ -53,7 +53,7 @@ TEST(PrefetchCommandTest, SaysForEachLayerWhetherItsReadIsHidden) {
     for (const char* layer : {"1", "2"}) {
       EXPECT_GT(batch.at("layers").at(layer).at("p50_us"), 0);
       EXPECT_GT(batch.at("layers").at(layer).at("hidden_fraction"), 0.5);
-      EXPECT_GT(batch.at("layers").at(layer).at("window_p50_us"), 40'000);
+      EXPECT_GT(batch.at("layers").at(layer).at("window_p50_us"), 15'000);
     }
   }
   // Every draft is wrong, and some steps are cancelled as well.
