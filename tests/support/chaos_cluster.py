@@ -213,6 +213,7 @@ class Reader:
     """An engram-verifying-reader and what its lines said."""
 
     def __init__(self, cluster, host, options, *more):
+        self.name = host.name
         self.lines = collections.deque()
         self.totals = collections.Counter()
         self.errors = []
@@ -228,6 +229,9 @@ class Reader:
 
     def _take_lines(self):
         for text in self.process.stdout:
+            if not text.startswith("{"):  # UCX's own messages go to standard output
+                print(f"the reader on {self.name} says: {text.strip()}", flush=True)
+                continue
             line = json.loads(text)
             with self.lock:
                 self.lines.append((line["t"], line["batch_ms"]))
