@@ -17,6 +17,7 @@
 #include "bench/repetitions.h"
 #include "bench/report.h"
 #include "bench/table_text.h"
+#include "bench/v41_shape.h"
 #include "engram/checkpoint/model_files.h"
 #include "engram/table/stored_row.h"
 #include "engram/transport/ucx/ucx_row_server.h"
@@ -58,19 +59,7 @@ uint64_t ResidentBytes() {
 class SyntheticTables {
  public:
   static Result<SyntheticTables> Create(const LoadOptionsGiven& options) {
-    TableSpec spec;
-    spec.hash = {.variant = Variant::kV41,
-                 .max_ngram_size = 4,
-                 .head_count = 8,
-                 .base_sizes = {},
-                 .layer_ids = {1, 14},
-                 .compressed_vocab_size = 99092,
-                 .pad_id = 2};
-    spec.row_values = 256;
-    const uint64_t columns = 2ull * static_cast<uint64_t>(spec.hash.column_count());
-    const uint64_t row_bytes = RowBytes(spec.row_format, spec.row_values);
-    const uint64_t base = std::max<uint64_t>(1, options.bytes / columns / row_bytes);
-    spec.hash.base_sizes.assign(3, static_cast<int64_t>(base));
+    const TableSpec spec = V41Spec(options.bytes, kV41CompressedIds, kV41RowValues);
     ENGRAM_ASSIGN_OR_RETURN(TableLayout layout, TableLayout::Create(spec));
     SyntheticTables tables;
     tables.layout_ = std::make_shared<const TableLayout>(std::move(layout));

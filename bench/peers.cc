@@ -3,7 +3,6 @@
 #include <cstdio>
 #include <functional>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -18,6 +17,7 @@
 #include "bench/repetitions.h"
 #include "bench/report.h"
 #include "bench/table_text.h"
+#include "bench/v41_shape.h"
 
 namespace engram::bench {
 namespace {
@@ -33,8 +33,6 @@ struct PeersOptions {
   std::string json_file;
 };
 
-constexpr int32_t kVocabulary = 99092;
-constexpr uint32_t kRowValues = 256;  // 264 bytes
 constexpr uint32_t kBatchRowsMax = 1u << 16;
 constexpr const char* kOurSetting = "gather over TCP, 1 I/O thread, 1 gather thread, no cache";
 
@@ -55,10 +53,9 @@ struct Subjects {
 };
 
 Result<Subjects> Prepare(const PeersOptions& options) {
-  std::vector<int32_t> compression(kVocabulary);
-  std::iota(compression.begin(), compression.end(), 0);
-  ENGRAM_ASSIGN_OR_RETURN(TableLayout made,
-                          TableLayout::Create(V41Spec(options.bytes, kVocabulary, kRowValues)));
+  const std::vector<int32_t> compression = IdentityCompression(kV41CompressedIds);
+  ENGRAM_ASSIGN_OR_RETURN(TableLayout made, TableLayout::Create(V41Spec(
+                                                options.bytes, kV41CompressedIds, kV41RowValues)));
   auto layout = std::make_shared<const TableLayout>(std::move(made));
   // Processes first, while this one has a single thread.
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> node, ReadNode::Start({}, layout));
@@ -82,8 +79,8 @@ Result<Subjects> Prepare(const PeersOptions& options) {
                   .node = std::move(node),
                   .peers = std::move(peers),
                   .rows = std::move(rows),
-                  .our_tokens = TokenSource::Random(kVocabulary, options.seed),
-                  .peer_tokens = TokenSource::Random(kVocabulary, options.seed),
+                  .our_tokens = TokenSource::Random(kV41CompressedIds, options.seed),
+                  .peer_tokens = TokenSource::Random(kV41CompressedIds, options.seed),
                   .hasher = std::make_unique<NgramHasher>(std::move(hasher))};
 }
 
@@ -331,12 +328,7 @@ Plot RatePlot(const Comparison& at) {
 
 Status Run(const PeersOptions& options) {
   for (const uint32_t rows : options.rows) {
-    if (rows < kV41RowsPerToken || rows % kV41RowsPerToken != 0 || rows > kBatchRowsMax) {
-      return {StatusCode::kInvalidArgument,
-              "--rows " + std::to_string(rows) +
-                  ": a batch is whole tokens of 48 rows each, from 48 to " +
-                  std::to_string(kBatchRowsMax / kV41RowsPerToken * kV41RowsPerToken)};
-    }
+    ENGRAM_RETURN_IF_ERROR(CheckBatchRows(rows, kBatchRowsMax));
   }
   Report report("peers", options.seed, "How do rows from a memory node compare with what I have?");
   report.AddSetting("table_bytes", options.bytes);

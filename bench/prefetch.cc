@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <ctime>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -14,9 +13,11 @@
 #include "bench/command.h"
 #include "bench/decode_steps.h"
 #include "bench/read_loop.h"
+#include "bench/repetitions.h"
 #include "bench/report.h"
 #include "bench/step_profile.h"
 #include "bench/table_text.h"
+#include "bench/v41_shape.h"
 
 namespace engram::bench {
 namespace {
@@ -68,13 +69,6 @@ struct Outcome {
   };
   std::vector<Layer> layers;
 };
-
-double Median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::nth_element(values.begin(), values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2),
-                   values.end());
-  return values[values.size() / 2];
-}
 
 // Goes through the layers of a model at the profile's pace, as a worker whose GPU computes: nothing
 // but the reads uses this machine's cores.
@@ -172,7 +166,7 @@ Result<Outcome> Measure(const PrefetchOptions& options, const StepProfile& profi
       out.took.Add(
           std::chrono::duration_cast<Duration>(std::chrono::duration<double, std::micro>(us)));
     }
-    out.window_p50_us = Median(layer.window_us);
+    if (!layer.window_us.empty()) out.window_p50_us = SpreadOf(layer.window_us).median;
     out.hidden = layer.batches == 0 ? 0
                                     : static_cast<double>(layer.batches_in_time) /
                                           static_cast<double>(layer.batches);
@@ -280,12 +274,10 @@ Status Run(const PrefetchOptions& options) {
   report.AddSetting("cancelled", options.cancelled);
 
   auto tokens = options.ids_file.empty()
-                    ? Result<TokenSource>(TokenSource::Random(99092, options.seed))
+                    ? Result<TokenSource>(TokenSource::Random(kV41CompressedIds, options.seed))
                     : TokenSource::Open(options.ids_file, tokens_max);
   if (!tokens.has_value()) return tokens.error();
-  std::vector<int32_t> compression(static_cast<size_t>(tokens->vocabulary()));
-  std::iota(compression.begin(), compression.end(), 0);
-  auto made = TableLayout::Create(V41Spec(options.bytes, tokens->vocabulary(), 256));
+  auto made = TableLayout::Create(V41Spec(options.bytes, tokens->vocabulary(), kV41RowValues));
   if (!made.has_value()) return made.error();
   const auto layout = std::make_shared<const TableLayout>(*std::move(made));
   std::fprintf(stderr, "making %.2f GiB of rows in %u memory nodes\n",
@@ -308,7 +300,8 @@ Status Run(const PrefetchOptions& options) {
   reader.io_threads = options.io_threads;
   reader.cache_bytes = options.cache_bytes;
   reader.batch_tokens_max = tokens_max;
-  const auto rows = ConnectTo(node_pointers, reader, layout, compression);
+  const auto rows =
+      ConnectTo(node_pointers, reader, layout, IdentityCompression(tokens->vocabulary()));
   if (!rows.has_value()) return rows.error();
   ENGRAM_RETURN_IF_ERROR(
       ReadLoop(rows->get(), node_pointers, &*tokens).CheckContents(std::min(tokens_max, 64u)));

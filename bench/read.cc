@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -16,6 +15,7 @@
 #include "bench/repetitions.h"
 #include "bench/report.h"
 #include "bench/table_text.h"
+#include "bench/v41_shape.h"
 #include "engram/tokenizer/tokenizer.h"
 
 namespace engram::bench {
@@ -26,7 +26,7 @@ struct ReadOptions {
   std::string way = "auto";
   std::string one_sided = "off";
   std::vector<uint32_t> rows = {48, 1536, 12288};
-  uint32_t row_values = 256;
+  uint32_t row_values = kV41RowValues;
   uint64_t bytes = 2ull << 30;
   double seconds = 1;
   int repetitions = 7;
@@ -96,16 +96,13 @@ Result<std::vector<int32_t>> CompressionOf(const ReadOptions& options, int32_t v
     ENGRAM_ASSIGN_OR_RETURN(TokenCompression compression, CompressVocabulary(tokenizer));
     return std::move(compression.table);
   }
-  std::vector<int32_t> identity(static_cast<size_t>(vocabulary));
-  std::iota(identity.begin(), identity.end(), 0);
-  return identity;
+  return IdentityCompression(vocabulary);
 }
 
 Result<Subject> Prepare(const ReadOptions& options) {
   const uint32_t rows_max = *std::max_element(options.rows.begin(), options.rows.end());
   const uint32_t tokens_max = rows_max / kV41RowsPerToken;
-  constexpr int32_t kRandomVocabulary = 99092;
-  TokenSource tokens = TokenSource::Random(kRandomVocabulary, options.seed);
+  TokenSource tokens = TokenSource::Random(kV41CompressedIds, options.seed);
   if (!options.ids_file.empty()) {
     ENGRAM_ASSIGN_OR_RETURN(tokens, TokenSource::Open(options.ids_file, tokens_max));
   }
@@ -332,13 +329,7 @@ Plot LatencyPlot(const Batch& batch) {
 
 Status Check(const ReadOptions& options) {
   for (const uint32_t rows : options.rows) {
-    if (rows < kV41RowsPerToken || rows % kV41RowsPerToken != 0 ||
-        rows > BareGather::kBatchRowsMax) {
-      return {StatusCode::kInvalidArgument,
-              "--rows " + std::to_string(rows) +
-                  ": a batch is whole tokens of 48 rows each, from 48 to " +
-                  std::to_string(BareGather::kBatchRowsMax / kV41RowsPerToken * kV41RowsPerToken)};
-    }
+    ENGRAM_RETURN_IF_ERROR(CheckBatchRows(rows, BareGather::kBatchRowsMax));
   }
   if (options.way == "one-sided") {
     return {StatusCode::kInvalidArgument,

@@ -10,22 +10,6 @@
 
 namespace engram::bench {
 
-TableSpec V41Spec(uint64_t bytes, int64_t compressed_ids, uint32_t row_values) {
-  TableSpec spec;
-  spec.hash = {.variant = Variant::kV41,
-               .max_ngram_size = 4,
-               .head_count = 8,
-               .base_sizes = {},
-               .layer_ids = {1, 14},
-               .compressed_vocab_size = compressed_ids,
-               .pad_id = 2};
-  spec.row_values = row_values;
-  const uint64_t row_bytes = RowBytes(spec.row_format, spec.row_values);
-  const uint64_t column_rows = std::max<uint64_t>(64, bytes / kV41RowsPerToken / row_bytes);
-  spec.hash.base_sizes.assign(3, static_cast<int64_t>(column_rows));
-  return spec;
-}
-
 Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>& nodes,
                                              const ReaderOptions& options,
                                              const std::shared_ptr<const TableLayout>& layout,

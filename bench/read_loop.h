@@ -16,14 +16,6 @@
 
 namespace engram::bench {
 
-// Tables of the V4.1 shape with fewer rows: two layers of 24 columns, so 48 rows a token.
-//   bytes           of all tables, about
-//   vocabulary      of the tokens; each is its own compressed id
-//   compressed_ids  how many of those there are
-//   row_values      of a row: one byte each, and a scale for every 32
-[[nodiscard]] TableSpec V41Spec(uint64_t bytes, int64_t compressed_ids, uint32_t row_values);
-inline constexpr uint32_t kV41RowsPerToken = 48;
-
 struct ReaderOptions {
   std::string transport = "tcp";
   std::string way = "auto";
