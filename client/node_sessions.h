@@ -21,7 +21,7 @@ struct SessionOptions {
   NodeTarget target;                  // what every session asks for; address and incarnation aside
   uint32_t reads_in_flight_max = 16;  // per session; at most kReadsInFlightMax
   Duration reopen_delay_min = std::chrono::milliseconds(5);  // doubles with every failure in a row
-  Duration reopen_delay_max = std::chrono::milliseconds(500);
+  Duration reopen_delay_max = std::chrono::milliseconds(100);
   uint64_t seed = 1;  // of the jitter
 };
 

@@ -138,25 +138,37 @@ class RpcConnection final : public RpcClient {
   std::string leader_;  // of the last reply
 };
 
-// Closes `socket` when the time is up, unless the step it bounds has ended.
+// Calls `on_late` when the time is up, unless the step it bounds has ended: with this object's life.
 class StepDeadline {
  public:
   StepDeadline(const boost::asio::any_io_executor& executor, milliseconds timeout,
                std::function<void()> on_late)
-      : timer_(executor), late_(std::make_shared<bool>(false)) {
+      : timer_(executor), step_(std::make_shared<Step>()) {
     timer_.expires_after(timeout);
-    timer_.async_wait([late = late_, on_late = std::move(on_late)](const error_code& error) {
-      if (error) return;
-      *late = true;
+    timer_.async_wait([step = step_, on_late = std::move(on_late)](const error_code& error) {
+      if (error || step->ended) return;
+      step->late = true;
       on_late();
     });
   }
-  [[nodiscard]] bool late() const { return *late_; }
+  ~StepDeadline() { step_->ended = true; }
+  StepDeadline(const StepDeadline&) = delete;
+  StepDeadline& operator=(const StepDeadline&) = delete;
+  [[nodiscard]] bool late() const { return step_->late; }
 
  private:
+  struct Step {
+    bool late = false;
+    bool ended = false;
+  };
   boost::asio::steady_timer timer_;
-  std::shared_ptr<bool> late_;
+  std::shared_ptr<Step> step_;
 };
+
+// Linux sends a lost SYN again only after one second, then after two more; a peer that was cut off
+// for a moment would stay out of reach for as long. So a new attempt begins after this much, which is
+// far more than a round trip within a cluster.
+constexpr milliseconds kConnectAttempt(250);
 
 }  // namespace
 
@@ -166,16 +178,19 @@ awaitable<Result<std::shared_ptr<RpcClient>>> RpcClient::Connect(
   if (!target.has_value()) co_return Error(target.error());
   const auto socket = std::make_shared<tcp::socket>(executor);
   const auto resolver = std::make_shared<tcp::resolver>(executor);
-  const StepDeadline deadline(executor, timeout, [socket, resolver] {
+  const auto stop = [socket, resolver] {
     resolver->cancel();
     error_code ignored;
     socket->close(ignored);
-  });
+  };
+  const StepDeadline deadline(executor, timeout, stop);
   error_code error;
   const auto endpoints = co_await resolver->async_resolve(
       target->host, std::to_string(target->port), redirect_error(use_awaitable, error));
-  if (!error) {
+  for (bool again = !error; again;) {
+    const StepDeadline attempt(executor, kConnectAttempt, stop);
     co_await boost::asio::async_connect(*socket, endpoints, redirect_error(use_awaitable, error));
+    again = attempt.late() && !deadline.late();
   }
   if (deadline.late()) {
     co_return Error(StatusCode::kDeadlineExceeded, "no connection to " + address + " within " +

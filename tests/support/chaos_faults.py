@@ -36,6 +36,9 @@ def cut_node(cluster, dice):
     node.host.cut()
     time.sleep(away)
     node.host.mend()
+    # TCP has doubled its pause with every packet lost: a connection that outlived the cut may be
+    # silent for as long again, and so long the node counts as at fault.
+    time.sleep(min(away, 1))
     return f"{node.name} cut off for {away:.1f} s"
 
 
