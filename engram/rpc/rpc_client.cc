@@ -138,7 +138,8 @@ class RpcConnection final : public RpcClient {
   std::string leader_;  // of the last reply
 };
 
-// Calls `on_late` when the time is up, unless the step it bounds has ended: with this object's life.
+// Calls `on_late` when the time is up, unless the step it bounds has ended: with this object's
+// life.
 class StepDeadline {
  public:
   StepDeadline(const boost::asio::any_io_executor& executor, milliseconds timeout,
@@ -166,8 +167,8 @@ class StepDeadline {
 };
 
 // Linux sends a lost SYN again only after one second, then after two more; a peer that was cut off
-// for a moment would stay out of reach for as long. So a new attempt begins after this much, which is
-// far more than a round trip within a cluster.
+// for a moment would stay out of reach for as long. So a new attempt begins after this much, which
+// is far more than a round trip within a cluster.
 constexpr milliseconds kConnectAttempt(250);
 
 }  // namespace
