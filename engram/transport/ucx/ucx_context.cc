@@ -45,10 +45,16 @@ void SetUcxDefaults() {
   static std::once_flag once;
   std::call_once(once, [] {
     constexpr const char* kDefaults[][2] = {
-        {"UCX_POSIX_ERROR_HANDLING", "y"}, {"UCX_SYSV_ERROR_HANDLING", "y"},
-        {"UCX_MM_ERROR_HANDLING", "y"},    {"UCX_POSIX_HUGETLB_MODE", "try"},
-        {"UCX_SYSV_HUGETLB_MODE", "try"},  {"UCX_KEEPALIVE_INTERVAL", "5s"},
+        {"UCX_POSIX_ERROR_HANDLING", "y"},
+        {"UCX_SYSV_ERROR_HANDLING", "y"},
+        {"UCX_MM_ERROR_HANDLING", "y"},
+        {"UCX_POSIX_HUGETLB_MODE", "try"},
+        {"UCX_SYSV_HUGETLB_MODE", "try"},
+        {"UCX_KEEPALIVE_INTERVAL", "5s"},
         {"UCX_TCP_KEEPIDLE", "5s"},
+        // Else UCX waits in connect(2), on the thread that serves or reads, for minutes where the
+        // peer's host is cut off; and asserts where it ends within the call (1.13.1).
+        {"UCX_TCP_CONN_NB", "y"},
     };
     for (const auto& [name, value] : kDefaults) ::setenv(name, value, /*overwrite=*/0);
     // UCX reads this one when it is loaded, before any code of ours.

@@ -18,6 +18,7 @@ namespace engram {
 //   UCX_{POSIX,SYSV}_HUGETLB_MODE=try     huge pages where there are any; "yes" fails elsewhere
 //   UCX_WARN_UNUSED_ENV_VARS=n            these names differ between UCX versions and transports
 //   UCX_TCP_KEEPIDLE, UCX_KEEPALIVE_INTERVAL  shorter; sessions have their own sign of life anyway
+//   UCX_TCP_CONN_NB=y                     nobody waits for a peer that does not take a connection
 //   UCX_POSIX_USE_PROC_LINK is left alone: memory of another PID namespace is then not mapped
 void SetUcxDefaults();
 

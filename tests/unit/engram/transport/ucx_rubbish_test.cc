@@ -1,5 +1,8 @@
 // A peer that speaks UCX and the control protocol, and sends what no reader of ours would.
+#include <fstream>
+#include <functional>
 #include <future>
+#include <sstream>
 #include <thread>
 
 #include <boost/asio/co_spawn.hpp>
@@ -13,6 +16,7 @@
 #include "engram/transport/gather_message.h"
 #include "engram/transport/ucx/ucx_endpoint.h"
 #include "proto/session.pb.h"
+#include "tests/support/silent_port.h"
 #include "tests/unit/engram/transport/ucx_fixture.h"
 
 namespace engram {
@@ -21,7 +25,11 @@ namespace {
 // A session opened by hand: worker, endpoint and control connection without a reader's care.
 class RudePeer final : public UcxMessageHandler {
  public:
-  RudePeer(const std::string& tls, const NodeTarget& target)
+  // What it says where it can be reached.
+  using Addressed = std::function<std::string(std::string own_address)>;
+  RudePeer(
+      const std::string& tls, const NodeTarget& target,
+      const Addressed& addressed = [](std::string own) { return own; })
       : context_(UcxContext::Create(
                      {.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP, .tls = tls, .name = "rude"})
                      .value()),
@@ -35,7 +43,7 @@ class RudePeer final : public UcxMessageHandler {
     request.set_row_stride(target.row_stride);
     request.set_slot_shift(target.slot_shift);
     request.set_slot_count(target.slot_count);
-    request.set_worker_address(worker_->Address().value());
+    request.set_worker_address(addressed(worker_->Address().value()));
     client_ = Await(RpcClient::Connect(io_.get_executor(), target.address, kPatience)).value();
     reply_ =
         Await(client_->Call<proto::OpenSessionReply>("session.Open", request, kPatience)).value();
@@ -205,6 +213,46 @@ TEST_P(UcxRubbishTest, PeerThatTakesNoRepliesStarvesNoOther) {
   const SessionId session = f.OpenSession();
   const auto rows = f.OwnedRows(kReadRowsMax);
   for (uint64_t tag = 1; tag < 20; ++tag) f.ExpectStored(f.Read(session, tag, rows), rows);
+}
+
+// Every port on which something listens, as UCX writes it into an address: big-endian.
+std::vector<std::string> ListeningPorts() {
+  std::vector<std::string> ports;
+  for (const char* const table : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
+    std::ifstream file(table);
+    std::string line;
+    while (std::getline(file, line)) {
+      std::istringstream words(line);
+      std::string entry, local, remote, state;
+      words >> entry >> local >> remote >> state;
+      if (state != "0A") continue;
+      const auto port = std::stoul(local.substr(local.rfind(':') + 1), nullptr, 16);
+      ports.push_back({static_cast<char>(port >> 8), static_cast<char>(port & 0xff)});
+    }
+  }
+  return ports;
+}
+
+// Its host was cut off as it opened the session, or it lies.
+TEST(UcxRubbishTcpTest, PeerWhoseAddressAnswersNobodyHoldsUpNoOther) {
+  test::UcxFixture f({"", "tcp", "off", ReadWay::kGather});
+  f.Start();
+  const test::SilentPort silent;
+  int replaced = 0;
+  const RudePeer peer("tcp", f.Target(), [&](std::string address) {
+    for (const std::string& port : ListeningPorts()) {
+      const size_t at = address.find(port);
+      if (at == std::string::npos) continue;
+      address[at] = static_cast<char>(silent.number() >> 8);
+      address[at + 1] = static_cast<char>(silent.number() & 0xff);
+      ++replaced;
+    }
+    return address;
+  });
+  ASSERT_GE(replaced, 1);
+  const SessionId session = f.OpenSession();
+  const auto rows = f.OwnedRows(500);
+  f.ExpectStored(f.Read(session, 1, rows), rows);
 }
 
 }  // namespace
