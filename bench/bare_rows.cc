@@ -118,8 +118,10 @@ class BareServerImpl final : public BareServer, private UcxMessageHandler {
     std::memcpy(&reply->header, message.header.data(), sizeof(reply->header));
     const size_t bytes = size_t{reply->header.count} * row_bytes_;
     if (reply->rows.size() < bytes) reply->rows.resize(bytes);
-    CopyBare(memory_.data(), {reinterpret_cast<const uint64_t*>(body), reply->header.count},
-             row_bytes_, reply->rows.data());
+    // UCX leaves a body where it came, which need not be aligned.
+    wanted_.resize(reply->header.count);
+    std::memcpy(wanted_.data(), body, wanted_.size() * sizeof(uint64_t));
+    CopyBare(memory_.data(), wanted_, row_bytes_, reply->rows.data());
     const UcxStarted started =
         readers_.back()->Send(kReply, std::as_bytes(std::span(&reply->header, 1)),
                               std::span(reply->rows).first(bytes), reply->header.eager != 0, reply);
@@ -134,6 +136,7 @@ class BareServerImpl final : public BareServer, private UcxMessageHandler {
   std::atomic<bool> stop_{false};
   std::unique_ptr<EventWait> wait_;
   // The thread's own.
+  std::vector<uint64_t> wanted_;  // of the request at hand
   std::unique_ptr<UcxWorker> worker_;
   std::vector<std::unique_ptr<UcxEndpoint>> readers_;  // the last one is answered
   std::vector<std::unique_ptr<Reply>> replies_;

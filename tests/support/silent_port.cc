@@ -10,7 +10,8 @@ constexpr size_t kQueueMax = 16;
 
 SilentPort::SilentPort() : acceptor_(io_, {boost::asio::ip::address_v4::loopback(), 0}) {
   acceptor_.listen(0);
-  for (bool connected = true; connected;) {
+  bool connected = true;
+  while (connected) {
     if (queued_.size() == kQueueMax) throw std::runtime_error("the queue of a port is never full");
     connected = false;
     queued_.emplace_back(io_).async_connect(acceptor_.local_endpoint(),
