@@ -32,8 +32,9 @@ class ClusterState {
     std::chrono::milliseconds down_after{3000};
     // A node that was down for this long is lost: its slots are placed anew.
     std::chrono::milliseconds lost_after{60'000};
-    // Slots that one node is told to copy at a time; as many again where they are repairs.
-    uint32_t incoming_slots_max = 64;
+    // Slots that one node is told to copy at a time; as many again where they are repairs. Enough
+    // for a second and more: each time the node is told, it opens sessions to every source.
+    uint32_t incoming_slots_max = 512;
     uint64_t copy_bytes_per_s_max = 256ull << 20;  // into one node; 0 = no bound
   };
   ClusterState(const Options& options, uint64_t term) : options_(options), term_(term) {}

@@ -35,7 +35,7 @@ struct Flags {
   int down_after_ms = 3000;
   int lost_after_ms = 60'000;
   uint64_t copy_rate = 256ull << 20;
-  uint32_t copies = 64;
+  uint32_t copies = 512;
 };
 
 void Describe(CLI::App& app, Flags& flags) {

@@ -51,7 +51,7 @@ class CoordinatorAgent {
     std::chrono::milliseconds backoff_min{100};
     std::chrono::milliseconds backoff_max{5000};
     std::chrono::milliseconds call_timeout{5000};     // beyond what the coordinator may hold back
-    std::chrono::milliseconds loading_interval{100};  // between heartbeats while slots are loaded
+    std::chrono::milliseconds loading_interval{250};  // between heartbeats while slots are loaded
   };
   // `node` must outlive the agent.
   CoordinatorAgent(boost::asio::any_io_executor executor, MemoryNode* node, Options options);

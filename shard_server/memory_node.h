@@ -65,7 +65,8 @@ class MemoryNode {
     LoadFunction load_function;                // empty: LoadSlots
     SlotCopier::MakeTransport make_transport;  // empty: every slot comes from the checkpoint
     SlotCopier::Options copy;
-    size_t copy_slots_max = 64;          // in one job: between jobs the most urgent is chosen anew
+    // In one job, which opens its own sessions. What is more urgent does not wait for its end.
+    size_t copy_slots_max = 512;
     uint64_t scrub_bytes_per_s_max = 0;  // 0 = no scrub; reports are checked
     Duration scrub_pass_min = std::chrono::seconds(1);  // a pass starts no sooner after the last
     Duration source_wait = std::chrono::seconds(2);
