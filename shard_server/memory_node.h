@@ -67,7 +67,7 @@ class MemoryNode {
     SlotCopier::Options copy;
     // In one job, which opens its own sessions. What is more urgent does not wait for its end.
     size_t copy_slots_max = 512;
-    uint64_t scrub_bytes_per_s_max = 0;  // 0 = no scrub; reports are checked
+    uint64_t scrub_bytes_per_s_max = 0;                 // 0 = no scrub; reports are checked
     Duration scrub_pass_min = std::chrono::seconds(1);  // a pass starts no sooner after the last
     Duration source_wait = std::chrono::seconds(2);
   };

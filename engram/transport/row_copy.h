@@ -2,6 +2,7 @@
 // time is waiting for memory.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -20,33 +21,57 @@ struct FoundRow {
   StatusCode status = StatusCode::kOk;
 };
 
+// Finds rows [0, count) in their order and asks for their memory ahead of their use.
+//   find  RowAddress -> FoundRow
+//   load  index -> RowAddress
+template <typename Find, typename Load>
+class RowsAhead {
+ public:
+  RowsAhead(const Find& find, const Load& load, uint32_t count, uint32_t stride)
+      : find_(find), load_(load), count_(count), stride_(stride) {
+    Ask(kCopyAheadRows);
+  }
+  // The next row. Precondition: fewer than kCopyAheadRows were taken since the last Ask.
+  [[nodiscard]] FoundRow Take() { return rows_[taken_++ % kCopyAheadRows]; }
+  // For as many more, at most as were taken since.
+  void Ask(uint32_t rows) {
+    const uint32_t end = std::min(count_, asked_ + rows);
+    for (; asked_ < end; ++asked_) {
+      const FoundRow row = find_(load_(asked_));
+      rows_[asked_ % kCopyAheadRows] = row;
+      if (row.status != StatusCode::kOk) continue;
+      for (uint32_t line = 0; line < stride_; line += 64) __builtin_prefetch(row.bytes + line);
+    }
+  }
+
+ private:
+  const Find& find_;
+  const Load& load_;
+  const uint32_t count_;
+  const uint32_t stride_;
+  uint32_t asked_ = 0;
+  uint32_t taken_ = 0;
+  FoundRow rows_[kCopyAheadRows];
+};
+
 // Copies `count` rows to `out` [count][stride]; zeros in the place of a row that was not found.
-//   find      RowAddress -> FoundRow
-//   load      index -> RowAddress
 //   statuses  [count] written
 // Returns how many were found.
 template <typename Find, typename Load>
 uint32_t CopyRows(const Find& find, const Load& load, uint32_t count, uint32_t stride,
                   std::byte* out, StatusCode* statuses) {
-  const std::byte* ahead[kCopyAheadRows];
-  const auto ask = [&](uint32_t i) {
-    const FoundRow row = find(load(i));
-    statuses[i] = row.status;
-    ahead[i % kCopyAheadRows] = row.bytes;
-    if (row.status != StatusCode::kOk) return;
-    for (uint32_t line = 0; line < stride; line += 64) __builtin_prefetch(row.bytes + line);
-  };
-  for (uint32_t i = 0; i < count && i < kCopyAheadRows; ++i) ask(i);
+  RowsAhead ahead(find, load, count, stride);
   uint32_t found = 0;
   for (uint32_t i = 0; i < count; ++i, out += stride) {
-    const std::byte* const row = ahead[i % kCopyAheadRows];
-    if (statuses[i] == StatusCode::kOk) {
-      std::memcpy(out, row, stride);
+    const FoundRow row = ahead.Take();
+    statuses[i] = row.status;
+    if (row.status == StatusCode::kOk) {
+      std::memcpy(out, row.bytes, stride);
       ++found;
     } else {
       std::memset(out, 0, stride);
     }
-    if (i + kCopyAheadRows < count) ask(i + kCopyAheadRows);
+    ahead.Ask(1);
   }
   return found;
 }
