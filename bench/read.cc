@@ -32,6 +32,7 @@ struct ReadOptions {
   int repetitions = 7;
   uint32_t io_threads = 1;
   uint32_t gather_threads = 1;
+  uint32_t replicas = 1;
   uint64_t cache_bytes = 0;
   std::string ids_file;
   std::string tokenizer_file;
@@ -44,8 +45,9 @@ struct Subject {
   TokenSource tokens;
   std::vector<int32_t> compression;  // [vocabulary]
   std::shared_ptr<const TableLayout> layout;
-  SharedMemory copy;  // of the node's rows
-  std::unique_ptr<ReadNode> node;
+  SharedMemory copy;  // of a node's rows
+  // One of each replica, with all rows. The first also answers the floor.
+  std::vector<std::unique_ptr<ReadNode>> nodes;
   std::unique_ptr<NgramHasher> hasher;
   ReaderOptions reader;
   std::unique_ptr<RowSource> rows;  // anew for every repetition where there is a cache
@@ -53,10 +55,15 @@ struct Subject {
   // An empty cache, for what it keeps from one repetition to the next is no measurement of it.
   Status Reconnect() {
     rows.reset();
-    auto connected = ConnectTo({node.get()}, reader, layout, compression);
+    auto connected = ConnectTo(NodePointers(), reader, layout, compression);
     if (!connected.has_value()) return connected.error();
     rows = *std::move(connected);
     return {};
+  }
+  [[nodiscard]] std::vector<const ReadNode*> NodePointers() const {
+    std::vector<const ReadNode*> pointers;
+    for (const auto& node : nodes) pointers.push_back(node.get());
+    return pointers;
   }
 };
 
@@ -112,8 +119,11 @@ Result<Subject> Prepare(const ReadOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(TableLayout made,
                           TableLayout::Create(V41Spec(options.bytes, ids, options.row_values)));
   auto layout = std::make_shared<const TableLayout>(std::move(made));
-  std::fprintf(stderr, "making %.2f GiB of rows in a memory node of its own, and a copy here\n",
-               static_cast<double>(layout->total_bytes()) / (1 << 30));
+  std::fprintf(stderr, "making %.2f GiB of rows in %s, and a copy here\n",
+               static_cast<double>(layout->total_bytes()) / (1 << 30),
+               options.replicas == 1
+                   ? "a memory node of its own"
+                   : ("each of " + std::to_string(options.replicas) + " memory nodes").c_str());
   ENGRAM_ASSIGN_OR_RETURN(SharedMemory copy, SharedMemory::Create(layout->total_bytes(), true));
   ReadNode::Options node_options;
   node_options.transport = options.transport;
@@ -121,7 +131,13 @@ Result<Subject> Prepare(const ReadOptions& options) {
   node_options.gather_threads = options.gather_threads;
   node_options.bare_server = FloorOf(options) == FloorKind::kGather;
   node_options.copy = &copy;
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> node, ReadNode::Start(node_options, layout));
+  std::vector<std::unique_ptr<ReadNode>> nodes;
+  for (uint32_t replica = 0; replica < options.replicas; ++replica) {
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> node, ReadNode::Start(node_options, layout));
+    nodes.push_back(std::move(node));
+    node_options.bare_server = false;
+    node_options.copy = nullptr;
+  }
   copy.Populate();
   ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
                           NgramHasher::Create(layout->spec().hash, compression));
@@ -129,14 +145,15 @@ Result<Subject> Prepare(const ReadOptions& options) {
                   .compression = std::move(compression),
                   .layout = std::move(layout),
                   .copy = std::move(copy),
-                  .node = std::move(node),
+                  .nodes = std::move(nodes),
                   .hasher = std::make_unique<NgramHasher>(std::move(hasher)),
                   .reader = {.transport = options.transport,
                              .way = options.way,
                              .one_sided = options.one_sided,
                              .io_threads = options.io_threads,
                              .cache_bytes = options.cache_bytes,
-                             .batch_tokens_max = tokens_max},
+                             .batch_tokens_max = tokens_max,
+                             .replicas = options.replicas},
                   .rows = nullptr};
   if (Status status = subject.Reconnect(); !status.ok()) return Error(std::move(status));
   return subject;
@@ -149,7 +166,7 @@ Result<Batch> Measure(const ReadOptions& options, uint32_t row_count, Subject& s
   ReadFloor floor(subject.layout.get(), subject.hasher.get(), &floor_tokens);
   const bool gathers = FloorOf(options) == FloorKind::kGather;
   if (gathers) {
-    if (Status status = floor.PrepareGather(*subject.node, options.transport, tokens);
+    if (Status status = floor.PrepareGather(*subject.nodes[0], options.transport, tokens);
         !status.ok()) {
       return Error(std::move(status));
     }
@@ -160,7 +177,8 @@ Result<Batch> Measure(const ReadOptions& options, uint32_t row_count, Subject& s
     return options.cache_bytes > 0 ? subject.Reconnect() : Status();
   };
   const auto run_stack = [&](double seconds) {
-    return ReadLoop(subject.rows.get(), {subject.node.get()}, &subject.tokens).Run(tokens, seconds);
+    return ReadLoop(subject.rows.get(), subject.NodePointers(), &subject.tokens)
+        .Run(tokens, seconds);
   };
   if (const auto warm = run_stack(options.seconds / 4); !warm.has_value()) {
     return Error(warm.error());
@@ -353,13 +371,14 @@ Status Run(const ReadOptions& options) {
   report.AddSetting("seconds_each", options.seconds);
   report.AddSetting("io_threads", options.io_threads);
   report.AddSetting("gather_threads", options.gather_threads);
+  report.AddSetting("replicas", options.replicas);
 
   auto subject = Prepare(options);
   if (!subject.has_value()) return subject.error();
   report.AddSetting("row_bytes", subject->layout->row_bytes());
   report.AddSetting("floor", FloorOf(options) == FloorKind::kGather ? "gather" : "mapped");
-  report.AddSetting("node_huge_pages", subject->node->huge_pages());
-  ENGRAM_RETURN_IF_ERROR(ReadLoop(subject->rows.get(), {subject->node.get()}, &subject->tokens)
+  report.AddSetting("node_huge_pages", subject->nodes[0]->huge_pages());
+  ENGRAM_RETURN_IF_ERROR(ReadLoop(subject->rows.get(), subject->NodePointers(), &subject->tokens)
                              .CheckContents(options.rows.back() / kV41RowsPerToken));
 
   nlohmann::json points = nlohmann::json::array();
@@ -429,6 +448,10 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
       ->capture_default_str();
   sub->add_option("--io-threads", options->io_threads, "Of the client")->capture_default_str();
   sub->add_option("--gather-threads", options->gather_threads, "Of the node")
+      ->capture_default_str();
+  sub->add_option("--replicas", options->replicas,
+                  "Memory nodes with all rows; more than one adds their choice and hedging")
+      ->check(CLI::Range(1, 3))
       ->capture_default_str();
   sub->add_option("--cache", options->cache_bytes, "Bytes of the client's row cache")
       ->transform(CLI::AsSizeValue(false))

@@ -23,8 +23,11 @@ Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>&
     map.nodes.push_back(
         {"m" + std::to_string(i), "", nodes[i]->address(), nodes[i]->incarnation()});
   }
+  map.replica_count = options.replicas;
   for (uint32_t slot = 0; slot < layout->slot_count(); ++slot) {
-    map.owners.push_back(NodeIndex(static_cast<uint32_t>(slot % nodes.size())));
+    for (uint32_t replica = 0; replica < options.replicas; ++replica) {
+      map.owners.push_back(NodeIndex(static_cast<uint32_t>((slot + replica) % nodes.size())));
+    }
   }
 
   UcxTransportOptions transport_options;

@@ -23,8 +23,10 @@ struct ReaderOptions {
   uint32_t io_threads = 1;
   uint64_t cache_bytes = 0;
   uint32_t batch_tokens_max = 0;
+  uint32_t replicas = 1;
 };
-// A client of `nodes`, which own the columns in turn.
+// A client of `nodes`, which own the slots in turn; each has its further replicas on the next
+// nodes.
 //   compression  [vocabulary] token id -> compressed id
 // ERRORS: those of the transport and of CreateRemoteRows.
 [[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectTo(

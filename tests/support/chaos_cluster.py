@@ -36,9 +36,9 @@ def await_true(what, holds, seconds=SETTLE_S):
         time.sleep(0.1)
 
 
-def http(url):
+def http(url, timeout=2):
     try:
-        with urllib.request.urlopen(url, timeout=2) as reply:
+        with urllib.request.urlopen(url, timeout=timeout) as reply:
             return reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.read().decode()
@@ -125,6 +125,7 @@ class Cluster:
         self.nodes = [MemoryNode(self, f"m{i}", "auto" if i == 0 else "tcp")
                       for i in range(options.nodes)]
         self.spares = []
+        self.resumed_s = []  # after a leader's end: how long no change was taken
 
     def start(self):
         for index, model in enumerate(self.models):
@@ -141,16 +142,34 @@ class Cluster:
         self.ctl("create-version", "--model", self.models[0], "--replicas", self.options.replicas, "--wait")
         self.model_of = {1: 0}
 
-    def ctl(self, *arguments, host=None):
-        """What engramctl prints; on `host` where it reads rows."""
-        command = [str(part) for part in (self.bin / "engramctl", *arguments, "--coordinator", self.addresses)]
+    def ctl(self, *arguments, host=None, coordinator=None):
+        """What engramctl prints; on `host` where it reads rows; of one coordinator, else of any."""
+        asked = f"{coordinator.host.address}:7000" if coordinator else self.addresses
+        command = [str(part) for part in (self.bin / "engramctl", *arguments, "--coordinator", asked)]
         return subprocess.run(host.command(command) if host else command, check=True,
                               capture_output=True, text=True, timeout=SETTLE_S).stdout
 
-    def leader(self):
+    def seconds_until_a_change(self):
+        """A node is drained and, before much has moved, no longer."""
+        began = time.monotonic()
+
+        def changed():
+            leader = self.leader(timeout=0.2)  # one that hangs is not waited for
+            if leader is None:
+                return None
+            try:
+                for change in ("drain", "undrain"):
+                    self.ctl(change, self.nodes[0].name, "--timeout-s", "1", coordinator=leader)
+            except subprocess.CalledProcessError:
+                return None
+            return time.monotonic() - began
+        return await_true("a change is taken", changed)
+
+    def leader(self, timeout=2):
         """The coordinator that says it leads, or None."""
         for coordinator in self.coordinators:
-            if '"leader"' in http(f"http://{coordinator.host.address}:7001/readyz").split(":", 1)[-1][:10]:
+            said = http(f"http://{coordinator.host.address}:7001/readyz", timeout)
+            if '"leader"' in said.split(":", 1)[-1][:10]:
                 return coordinator
         return None
 
@@ -277,6 +296,7 @@ class Reader:
 
 class Readers:
     def __init__(self, cluster, options):
+        self.cluster = cluster
         self.host = Host("far", cluster.folder)
         self.far = Reader(cluster, self.host, options, "--way", "gather")
         # On a node's host: that node's rows are read from its memory.

@@ -1,5 +1,6 @@
 """What tests/chaos does to its cluster. Each returns once it is undone, and says what it did; the
 caller waits until every replica is there again."""
+import concurrent.futures
 import signal
 import time
 
@@ -79,30 +80,36 @@ def kill_node_while_moving(cluster, dice):
     return _while_a_node_joins(cluster, disturb)
 
 
+def _without_leader(cluster, away, end, mend):
+    """How long it took until a change was taken again, by whomever, is kept."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        end()
+        resumed = pool.submit(cluster.seconds_until_a_change)
+        time.sleep(away)
+        mend()
+        cluster.resumed_s.append(resumed.result())
+    return f"changes went on after {cluster.resumed_s[-1]:.1f} s"
+
+
 def kill_leader(cluster, dice):
     leader = await_true("a coordinator leads", cluster.leader)
-    leader.kill()
-    time.sleep(dice.uniform(0.2, 5))
-    leader.start()
-    return f"the leader on {leader.host.name} killed and started again"
+    told = _without_leader(cluster, dice.uniform(0.2, 5), leader.kill, leader.start)
+    return f"the leader on {leader.host.name} killed and started again; {told}"
 
 
 def stop_leader(cluster, dice):
     leader = await_true("a coordinator leads", cluster.leader)
     away = dice.uniform(1, 6)
-    leader.kill(signal.SIGSTOP)
-    time.sleep(away)
-    leader.kill(signal.SIGCONT)
-    return f"the leader on {leader.host.name} stood still for {away:.1f} s"
+    told = _without_leader(cluster, away, lambda: leader.kill(signal.SIGSTOP),
+                           lambda: leader.kill(signal.SIGCONT))
+    return f"the leader on {leader.host.name} stood still for {away:.1f} s; {told}"
 
 
 def cut_leader(cluster, dice):
     leader = await_true("a coordinator leads", cluster.leader)
     away = dice.uniform(1, 6)
-    leader.host.cut()
-    time.sleep(away)
-    leader.host.mend()
-    return f"the leader's host {leader.host.name} cut off for {away:.1f} s, its etcd member too"
+    told = _without_leader(cluster, away, leader.host.cut, leader.host.mend)
+    return f"the leader's host {leader.host.name} cut off for {away:.1f} s, its etcd member too; {told}"
 
 
 def kill_leader_while_moving(cluster, dice):

@@ -64,6 +64,7 @@ class Report:
             "p99_steady_ms": round(p99_steady, 3),
             "p99_moving_ms": round(p99_moving, 3),
             "fill_time_ratio": [round(ratio, 3) for ratio in self.moves.fill_ratios],
+            "changes_resume_s": [round(s, 2) for s in readers.cluster.resumed_s],
             "batches": readers.total("batches"),
             "batches_failed": readers.total("batches_failed"),
             "rows_rejected_by_crc": readers.total("crc_wrong"),
@@ -91,6 +92,7 @@ class Report:
                  f"ms: ratio {found['p99_ratio']}",
                  f"bytes moved over the minimum: {found['bytes_moved_over_minimum']}; a new node's fill time over "
                  f"bytes / throttle: {found['fill_time_ratio']}",
+                 f"after a leader's end changes went on within {max(found['changes_resume_s'], default=0)} s",
                  "fault                      times  longest batch"]
         for kind, times in sorted(found["faults"].items()):
             lines.append(f"{kind:25} {times:6}  {found['stall_ms'][kind]:10.1f} ms")

@@ -58,6 +58,17 @@ TEST_F(ReadCommandTest, StackAndFloorStandInOneReport) {
   }
 }
 
+TEST_F(ReadCommandTest, ReplicasAreNodesThatAreReadInTurns) {
+  const auto ran =
+      Read({"--replicas", "2", "--rows", "1536", "--seconds", "0.02", "--json", file().string()});
+  ASSERT_EQ(ran.exit_status, 0) << ran.err;
+  EXPECT_THAT(ran.err, HasSubstr("in each of 2 memory nodes"));
+  std::string text;
+  const json report = ReadReport(&text);
+  EXPECT_EQ(report.at("settings").at("replicas"), 2);
+  EXPECT_GT(report.at("stack_rows_s"), 0);
+}
+
 TEST_F(ReadCommandTest, AUsersOwnTokensRepeatTheirRows) {
   const std::filesystem::path ids = scratch_.path() / "ids.json";
   json list = json::array();
