@@ -450,7 +450,7 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--gather-threads", options->gather_threads, "Of the node")
       ->capture_default_str();
   sub->add_option("--replicas", options->replicas,
-                  "Memory nodes with all rows; more than one adds their choice and hedging")
+                  "Memory nodes with all rows: the first is near and read, hedges go to the others")
       ->check(CLI::Range(1, 3))
       ->capture_default_str();
   sub->add_option("--cache", options->cache_bytes, "Bytes of the client's row cache")

@@ -9,6 +9,9 @@
 #include "engram/transport/ucx/ucx_transport.h"
 
 namespace engram::bench {
+namespace {
+constexpr const char* kNear = "near";  // the zone of the reader and of the first node
+}  // namespace
 
 Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>& nodes,
                                              const ReaderOptions& options,
@@ -20,8 +23,8 @@ Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>&
   map.version = kBenchVersion;
   map.epoch = Epoch(1);
   for (size_t i = 0; i < nodes.size(); ++i) {
-    map.nodes.push_back(
-        {"m" + std::to_string(i), "", nodes[i]->address(), nodes[i]->incarnation()});
+    map.nodes.push_back({"m" + std::to_string(i), i == 0 ? kNear : "far", nodes[i]->address(),
+                         nodes[i]->incarnation()});
   }
   map.replica_count = options.replicas;
   for (uint32_t slot = 0; slot < layout->slot_count(); ++slot) {
@@ -42,6 +45,7 @@ Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>&
   rows_options.io_threads = options.io_threads;
   rows_options.cache_bytes = options.cache_bytes;
   rows_options.batch_tokens_max = options.batch_tokens_max;
+  rows_options.zone = kNear;
   return CreateRemoteRows(rows_options, std::move(transport),
                           std::make_shared<const NgramHasher>(std::move(hasher)), layout,
                           std::make_shared<FixedShardMap>(std::move(map)));

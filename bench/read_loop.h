@@ -25,8 +25,8 @@ struct ReaderOptions {
   uint32_t batch_tokens_max = 0;
   uint32_t replicas = 1;
 };
-// A client of `nodes`, which own the slots in turn; each has its further replicas on the next
-// nodes.
+// A client of `nodes`, which own the slots in turn; each slot has its further replicas on the next
+// nodes. The first node is the nearest, where a row has a choice.
 //   compression  [vocabulary] token id -> compressed id
 // ERRORS: those of the transport and of CreateRemoteRows.
 [[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectTo(

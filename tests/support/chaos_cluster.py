@@ -115,7 +115,7 @@ class Cluster:
             "--advertise-client-urls", f"http://{host.address}:2379",
             "--listen-peer-urls", f"http://{host.address}:2380",
             "--initial-advertise-peer-urls", f"http://{host.address}:2380",
-            "--initial-cluster", peers, "--log-level", "warn"], "etcd.log") for host in heads]
+            "--initial-cluster", peers, "--pre-vote", "--log-level", "warn"], "etcd.log") for host in heads]
         self.coordinators = [Program(host, [
             programs / "engram-coordinator", "--listen", f"{host.address}:7000",
             "--http", f"{host.address}:7001", "--store", store, "--copy-rate", options.copy_rate,
@@ -159,7 +159,7 @@ class Cluster:
                 return None
             try:
                 for change in ("drain", "undrain"):
-                    self.ctl(change, self.nodes[0].name, "--timeout-s", "1", coordinator=leader)
+                    self.ctl(change, self.nodes[0].name, "--timeout-s", "5", coordinator=leader)
             except subprocess.CalledProcessError:
                 return None
             return time.monotonic() - began

@@ -58,7 +58,7 @@ TEST_F(ReadCommandTest, StackAndFloorStandInOneReport) {
   }
 }
 
-TEST_F(ReadCommandTest, ReplicasAreNodesThatAreReadInTurns) {
+TEST_F(ReadCommandTest, ReplicasAreNodesOfWhichTheNearestIsRead) {
   const auto ran =
       Read({"--replicas", "2", "--rows", "1536", "--seconds", "0.02", "--json", file().string()});
   ASSERT_EQ(ran.exit_status, 0) << ran.err;
