@@ -103,7 +103,7 @@ class SyntheticTables {
       names.push_back({TableScaleName(layer_id), Dtype::kF8E8M0, {rows, 8}});
       bytes += layout_->row_count(i) * layout_->row_bytes();
     }
-    auto writer = SafetensorsWriter::Create(dir_->path / "model.safetensors", std::move(names));
+    auto writer = SafetensorsWriter::Create(dir_->path / "model.safetensors", names);
     if (!writer.has_value()) return writer.error();
     std::mt19937_64 random(seed);
     std::vector<uint64_t> block(1u << 17);

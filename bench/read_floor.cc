@@ -74,7 +74,7 @@ Status ReadFloor::CheckGather(uint32_t tokens) {
         if (word != MadeUpWord(RowAddress((*c->addresses)[index]), 0)) ++c->wrong;
       },
       &check);
-  const Status status = gather_->Read(offsets_, messages_);
+  Status status = gather_->Read(offsets_, messages_);
   gather_->SeeRows(nullptr, nullptr);
   if (!status.ok()) return status;
   if (check.wrong > 0 || check.seen != offsets_.size()) {

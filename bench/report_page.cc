@@ -87,6 +87,7 @@ std::string CommandText(const std::vector<std::string>& command) {
 // The stem of each file; with its folder where stems are not enough to tell them apart.
 std::vector<std::string> RunNames(const std::vector<ReportFile>& reports) {
   std::vector<std::string> names;
+  names.reserve(reports.size());
   for (const ReportFile& report : reports) names.push_back(report.file.stem().string());
   for (size_t i = 0; i < reports.size(); ++i) {
     const auto same = [&](const ReportFile& other) {
@@ -200,8 +201,9 @@ std::string MakeTable(const Table& table, const std::string& run) {
     for (const TableColumnText& column : columns) {
       const bool names_row = &column == &columns.front() && !column.of_numbers;
       const std::string tag = names_row ? "th" : "td";
-      html += "<" + tag + (names_row ? " scope=\"row\"" : class_of(column)) + ">" +
-              EscapeHtml(column.cells[row]) + "</" + tag + ">";
+      html += "<" + tag + (names_row ? " scope=\"row\"" : class_of(column)) + ">";
+      html += EscapeHtml(column.cells[row]);
+      html += "</" + tag + ">";
     }
     html += "</tr>";
   }
@@ -237,6 +239,7 @@ std::string MakeTables(const std::vector<Run>& runs) {
 std::string MakeQuestion(const std::vector<Run>& runs) {
   std::string html = "<section><h2>" + EscapeHtml(runs.front().report->title) + "</h2>\n";
   std::vector<RunPlots> plots_of_runs;
+  plots_of_runs.reserve(runs.size());
   for (const Run& run : runs) plots_of_runs.push_back({run.name, run.report->plots});
   std::string plots;
   for (const MergedPlot& plot : MergePlots(plots_of_runs)) {
