@@ -127,17 +127,19 @@ void RemoteFiller::TakeFromCache(Batch& batch, int32_t layer_index) {
   FillCounters::Add(counters_.rows_from_cache, found);
 }
 
+std::byte* RemoteFiller::ColumnOf(const Batch& batch, const RowTargets& targets) const {
+  return batch.buffer->rows(targets.layer_index) + size_t{targets.column} * row_bytes_;
+}
+
 void RemoteFiller::PrefetchTarget(const Batch& batch, uint32_t row) const {
   const RowTargets& targets = batch.plan->targets(row);
-  const std::byte* const target = batch.buffer->rows(targets.layer_index) +
-                                  size_t{targets.column} * row_bytes_ +
-                                  size_t{targets.first_token} * token_stride_bytes_;
+  const std::byte* const target =
+      ColumnOf(batch, targets) + size_t{targets.first_token} * token_stride_bytes_;
   for (uint32_t line = 0; line < row_bytes_; line += 64) __builtin_prefetch(target + line, 1);
 }
 
 void RemoteFiller::Scatter(const Batch& batch, uint32_t row, const std::byte* bytes) const {
-  const RowTargets& targets = batch.plan->targets(row);
-  std::byte* column = batch.buffer->rows(targets.layer_index) + size_t{targets.column} * row_bytes_;
+  std::byte* const column = ColumnOf(batch, batch.plan->targets(row));
   batch.plan->ForEachToken(row, [&](uint32_t token) {
     std::memcpy(column + size_t{token} * token_stride_bytes_, bytes, row_bytes_);
   });

@@ -50,6 +50,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   RemoteFiller(const RemoteRowsOptions& options, const Context& context);
   void Start(std::unique_ptr<RowReader> reader);
   void TakeFromCache(Batch& batch, int32_t layer_index);
+  // Where the first token has its row of the column.
+  [[nodiscard]] std::byte* ColumnOf(const Batch& batch, const RowTargets& targets) const;
   // Asks for the memory of the first place that Scatter writes to.
   void PrefetchTarget(const Batch& batch, uint32_t row) const;
   void Scatter(const Batch& batch, uint32_t row, const std::byte* bytes) const;

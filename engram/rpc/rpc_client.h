@@ -21,8 +21,9 @@ inline constexpr uint32_t kRpcFrameBytesMax = 64u << 20;
 // strand or a single-threaded io_context. Destroying the last reference closes the connection.
 class RpcClient : public std::enable_shared_from_this<RpcClient> {
  public:
-  // Resolves and connects. ERRORS: kUnavailable with address and reason, kDeadlineExceeded,
-  // kInvalidArgument (`address` is not "host:port").
+  // Resolves and connects, with a new attempt every 250 ms; `timeout` is for all of it. ERRORS:
+  // kUnavailable with address and reason, kDeadlineExceeded, kInvalidArgument (`address` is not
+  // "host:port").
   [[nodiscard]] static boost::asio::awaitable<Result<std::shared_ptr<RpcClient>>> Connect(
       boost::asio::any_io_executor executor, std::string address,
       std::chrono::milliseconds timeout);

@@ -24,6 +24,8 @@ struct FoundRow {
 // Finds rows [0, count) in their order and asks for their memory ahead of their use.
 //   find  RowAddress -> FoundRow
 //   load  index -> RowAddress
+// Both must outlive it. Rows are taken in their order, at most as many as were asked for. One
+// thread.
 template <typename Find, typename Load>
 class RowsAhead {
  public:
@@ -31,7 +33,7 @@ class RowsAhead {
       : find_(find), load_(load), count_(count), stride_(stride) {
     Ask(kCopyAheadRows);
   }
-  // The next row. Precondition: fewer than kCopyAheadRows were taken since the last Ask.
+  // The next row. Precondition: it was asked for.
   [[nodiscard]] FoundRow Take() { return rows_[taken_++ % kCopyAheadRows]; }
   // For as many more, at most as were taken since.
   void Ask(uint32_t rows) {

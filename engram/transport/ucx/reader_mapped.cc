@@ -28,6 +28,7 @@ bool UcxRowReader::RunMapped() {
 
 // True when the queue is done with the read.
 bool UcxRowReader::RunMappedRead(PendingRead& read, uint32_t* rows_left) {
+  static_assert(kBounceRows <= kCopyAheadRows);  // a chunk is taken before more is asked for
   const ReaderSession& session = *read.session;
   const uint32_t stride = session.target.row_stride;
   const auto row_count = static_cast<uint32_t>(read.rows.size());
