@@ -17,7 +17,7 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
 // Values of one tensor made at a time: a multiple of every group size of seeded_values.h.
-constexpr uint64_t kBlockValues = 5u * 8u * 4096u;
+constexpr uint64_t kBlockValues = uint64_t{5} * 8 * 4096;
 static_assert(kBlockValues % kNormalsPerWord == 0 && kBlockValues % kE4M3PerWord == 0 &&
               kBlockValues % kScalesPerWord == 0);
 // Kept free beside the model: index, config, tokenizer, and the file system's own needs.
@@ -83,7 +83,7 @@ Status WriteFile(const PlannedFile& planned, const fs::path& dir, uint64_t seed,
                  ProgressLine& progress) {
   std::vector<TensorToWrite> tensors;
   for (const PlannedTensor& tensor : planned.tensors) tensors.push_back(tensor.tensor);
-  auto writer = SafetensorsWriter::Create(dir / planned.name, std::move(tensors));
+  auto writer = SafetensorsWriter::Create(dir / planned.name, tensors);
   if (!writer.has_value()) return writer.error();
   BlockMaker blocks;
   for (const PlannedTensor& tensor : planned.tensors) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engram/base/check.h"
 #include "tools/row_text.h"
 #include "tools/seeded_values.h"
 
@@ -77,6 +78,7 @@ Status RowCheck::CheckAll(const OnProgress& on_progress) {
 Status RowCheck::CheckSample(uint64_t count, uint64_t seed, const OnProgress& on_progress) {
   uint64_t rows_total = 0;
   for (int32_t l = 0; l < layout_->layer_count(); ++l) rows_total += layout_->row_count(l);
+  ENGRAM_CHECK(rows_total != 0);  // a layout has rows
   for (uint64_t i = 0; i < count; ++i) {
     uint64_t row = SeededWord(seed, i) % rows_total;
     int32_t layer = 0;

@@ -52,7 +52,7 @@ std::string MovesText(const proto::VersionStatus& version, uint64_t bytes_per_s)
 
 // "2", or "1 of 2" while memory is short.
 std::string ReplicasText(const proto::VersionStatus& version) {
-  const std::string all = std::to_string(version.replica_count());
+  std::string all = std::to_string(version.replica_count());
   if (version.replicas_wanted() == 0 || version.replicas_wanted() == version.replica_count()) {
     return all;
   }
