@@ -116,7 +116,7 @@ void MemoryNode::StartLoad() {
 void MemoryNode::StartCopy() {
   const std::optional<Choice> choice = Choose(WorkKind::kCopy);
   if (!choice.has_value()) return;
-  const bool urgent_load = load_ != nullptr && load_->rank == 0 && !load_->dropped;
+  const bool urgent_load = load_ && load_->rank == 0 && !load_->dropped;
   if (urgent_load && choice->rank > 0) return;
   const SlotAssignment& assignment = choice->version->assignment;
   copy_ = MakeWork(*choice);
