@@ -10,8 +10,8 @@
 
 namespace engram {
 
-MemoryNode::MemoryNode(boost::asio::any_io_executor executor, RowServer* server, Options options)
-    : executor_(std::move(executor)),
+MemoryNode::MemoryNode(const Executor& executor, RowServer* server, Options options)
+    : executor_(executor),
       options_(std::move(options)),
       store_(server, &SteadyClock(), options_.store),
       copier_(options_.make_transport, options_.copy),

@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 
 #include "engram/base/clock.h"
@@ -28,9 +28,9 @@
 
 namespace engram {
 
-// Everything runs on the executor given (a strand, or an io_context with one thread): the "store
-// thread", which owns the slot store and is not the thread that talks to the coordinator, because
-// taking memory may take seconds. Only snapshot() and SetCopyRateMax are thread-safe.
+// Everything runs on the executor given, of an io_context with one thread: the "store thread",
+// which owns the slot store and is not the thread that talks to the coordinator, because taking
+// memory may take seconds. Only snapshot() and SetCopyRateMax are thread-safe.
 //
 // Two kinds of work fill slots, each on a thread of its own, one job of each kind at a time, lowest
 // rank first: a load from a checkpoint, and a copy from other nodes, of at most copy_slots_max
@@ -55,6 +55,7 @@ namespace engram {
 // too.
 class MemoryNode {
  public:
+  using Executor = boost::asio::io_context::executor_type;
   using LoadFunction =
       std::function<Status(const LoadJob&, const LoadOptions&, LoadControl*, const OnSlotLoaded&)>;
   struct Options {
@@ -72,14 +73,14 @@ class MemoryNode {
     Duration source_wait = std::chrono::seconds(2);
   };
   // `server` must outlive the node.
-  MemoryNode(boost::asio::any_io_executor executor, RowServer* server, Options options);
+  MemoryNode(const Executor& executor, RowServer* server, Options options);
   // Cancels what is under way and waits for its threads. Call on the executor, or when it no longer
   // runs; a handler that is still queued does nothing then.
   ~MemoryNode();
   MemoryNode(const MemoryNode&) = delete;
   MemoryNode& operator=(const MemoryNode&) = delete;
 
-  [[nodiscard]] const boost::asio::any_io_executor& executor() const { return executor_; }
+  [[nodiscard]] const Executor& executor() const { return executor_; }
 
   // Holds what `assignment` says from now on. Errors show in the snapshot.
   void Apply(SlotAssignment assignment);
@@ -209,7 +210,7 @@ class MemoryNode {
   [[nodiscard]] bool AwaitsSource(const Version& version, SlotIndex slot) const;
   [[nodiscard]] bool AnyAwaitsSource() const;
 
-  boost::asio::any_io_executor executor_;
+  Executor executor_;
   Options options_;
   SlotStore store_;
   std::map<TableVersion, Version> versions_;
