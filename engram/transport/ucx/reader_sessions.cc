@@ -44,6 +44,7 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
   link.request.set_slot_shift(target.slot_shift);
   link.request.set_slot_count(target.slot_count);
   link.request.set_host_identity(HostIdentity());
+  link.request.set_tcp_segment(tcp_segment_);
   ReaderSession& opened = *session;
   sessions_.emplace(id, std::move(session));
   if (target.row_stride == 0 || target.slot_shift >= 32) {

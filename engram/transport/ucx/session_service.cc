@@ -13,6 +13,7 @@
 #include <spdlog/spdlog.h>
 
 #include "engram/transport/ucx/host_identity.h"
+#include "engram/transport/ucx/ucx_context.h"
 
 namespace engram {
 namespace {
@@ -68,7 +69,8 @@ SessionService::SessionService(boost::asio::io_context& io, const Options& optio
       options_(options),
       state_(state),
       threads_(std::move(threads)),
-      host_identity_(HostIdentity()) {}
+      host_identity_(HostIdentity()),
+      tcp_segment_(UcxTcpSegment()) {}
 
 Status SessionService::Listen(const RpcServer::Options& options) {
   auto server = RpcServer::Create(
@@ -130,6 +132,13 @@ Result<std::shared_ptr<const SlotFinder>> SessionService::CheckOpen(
             ", " + std::to_string(request.slot_count()) + ", the node's " +
             std::to_string(layout.row_stride()) + ", " + std::to_string(layout.slot_shift()) +
             ", " + std::to_string(layout.slot_count()) + ": both must run the same release");
+  }
+  if (request.tcp_segment() != tcp_segment_) {
+    return Error(StatusCode::kFailedPrecondition,
+                 "the reader's UCX_TCP_RX_SEG_SIZE is '" + request.tcp_segment() +
+                     "', the node's '" + tcp_segment_ +
+                     "', and UCX stands still over TCP where they differ: set the same on both, or "
+                     "on none");
   }
   if (request.worker_address().empty() ||
       request.worker_address().size() > kWorkerAddressBytesMax) {

@@ -82,6 +82,7 @@ class SessionService {
   ServedState* const state_;
   const std::vector<GatherThread*> threads_;
   const std::string host_identity_;
+  const std::string tcp_segment_;
   std::map<uint64_t, Session> sessions_;  // by connection id
   std::atomic<uint64_t> refused_{0};
   std::unique_ptr<RpcServer> server_;

@@ -38,6 +38,7 @@ Status UcxRowReader::Prepare(const UcxContext& context) {
   }
   std::random_device device;
   client_id_ = (uint64_t{device()} << 32) | device();
+  tcp_segment_ = UcxTcpSegment();
   statuses_.resize(kReadRowsMax);
   return {};
 }

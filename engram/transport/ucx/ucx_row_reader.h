@@ -125,6 +125,7 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   std::vector<StatusCode> statuses_;  // [kReadRowsMax]
   uint64_t last_session_ = 0;
   uint64_t client_id_ = 0;
+  std::string tcp_segment_;
   uint32_t reads_in_flight_ = 0;
   bool sessions_to_end_ = false;
   MonotonicTime next_timer_ = MonotonicTime::min();

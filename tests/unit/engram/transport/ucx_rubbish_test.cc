@@ -43,6 +43,7 @@ class RudePeer final : public UcxMessageHandler {
     request.set_row_stride(target.row_stride);
     request.set_slot_shift(target.slot_shift);
     request.set_slot_count(target.slot_count);
+    request.set_tcp_segment(UcxTcpSegment());
     request.set_worker_address(addressed(worker_->Address().value()));
     client_ = Await(RpcClient::Connect(io_.get_executor(), target.address, kPatience)).value();
     reply_ =

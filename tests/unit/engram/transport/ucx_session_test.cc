@@ -1,4 +1,6 @@
 // Sessions over UCX: refusals, leases, signs of life, versions, the choice of a way.
+#include <cstdlib>
+
 #include <gtest/gtest.h>
 
 #include "tests/unit/engram/transport/ucx_fixture.h"
@@ -30,6 +32,21 @@ TEST_F(UcxSessionTest, AnotherModelVersionIncarnationOrLayoutIsRefusedByName) {
   EXPECT_NE(layout.message().find("stride"), std::string::npos);
   EXPECT_EQ(f.server_->stats().refused_sessions, 4u);
   EXPECT_EQ(f.server_->stats().sessions_open, 0u);
+}
+
+// UCX itself would let the connection stand still.
+TEST_F(UcxSessionTest, AnotherSegmentOfTcpIsRefusedByName) {
+  test::UcxFixture f(kTcpGather);
+  f.StartServer(f.ServerOptions());
+  const std::string segment = UcxTcpSegment();
+  ::setenv("UCX_TCP_RX_SEG_SIZE", "64k", 1);
+  f.StartReader(f.ReaderOptions());
+  ::setenv("UCX_TCP_RX_SEG_SIZE", segment.c_str(), 1);
+  const Status status = f.Refusal(f.Target());
+  EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(status.message().find("UCX_TCP_RX_SEG_SIZE is '64k', the node's '" + segment + "'"),
+            std::string::npos)
+      << status.ToString();
 }
 
 TEST_F(UcxSessionTest, NobodyListeningIsUnavailable) {
