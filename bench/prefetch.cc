@@ -35,9 +35,10 @@ struct PrefetchOptions {
   uint32_t io_threads = 1;
   uint64_t cache_bytes = 0;
   uint64_t bytes = 1ull << 30;
-  std::string ids_file;
+  TokenOptions tokens;
+  std::vector<std::string> coordinators;  // empty: nodes of its own
+  std::string zone;
   double seconds = 5;
-  uint64_t seed = 1;
   std::string json_file;
 };
 
@@ -122,11 +123,11 @@ Result<Outcome> Measure(const PrefetchOptions& options, const StepProfile& profi
   DecodeSteps steps({.sequences = decodes ? phase.tokens : 1,
                      .drafts = decodes ? options.drafts : 0,
                      .accepted = options.accepted,
-                     .seed = options.seed},
+                     .seed = options.tokens.seed},
                     tokens);
   const uint32_t step_tokens = decodes ? steps.tokens_per_step() : phase.tokens;
   SimulatedModel model(&profile, rows);
-  std::mt19937_64 random(options.seed);
+  std::mt19937_64 random(options.tokens.seed);
   std::bernoulli_distribution cancels(options.cancelled);
   const auto step = [&](bool cancel) {
     if (decodes) return model.Step(steps.Next(), step_tokens, cancel);
@@ -155,8 +156,8 @@ Result<Outcome> Measure(const PrefetchOptions& options, const StepProfile& profi
   }
   const double wasted_tokens = static_cast<double>(steps.rejected() - rejected_before) +
                                static_cast<double>(outcome.cancelled) * step_tokens;
-  outcome.wasted_percent =
-      100 * wasted_tokens * kV41RowsPerToken / static_cast<double>(stats.rows_asked);
+  outcome.wasted_percent = 100 * wasted_tokens * rows->layout().column_count() *
+                           rows->layout().layer_count() / static_cast<double>(stats.rows_asked);
   outcome.step_us = 1e6 * elapsed / static_cast<double>(outcome.steps);
   for (size_t i = 0; i < stats.layers.size(); ++i) {
     const RowSourceStats::Layer& layer = stats.layers[i];
@@ -240,14 +241,81 @@ Plot WindowPlot(const std::vector<Outcome>& outcomes, const std::string& phase, 
           .limits = {}};
 }
 
+// Where rows come from, made once.
+struct Subject {
+  TokenSource tokens;
+  std::shared_ptr<const TableLayout> layout;
+  std::vector<std::unique_ptr<ReadNode>> nodes;  // none: a cluster's
+  std::unique_ptr<RowSource> rows;
+};
+
+ReaderOptions ReaderOf(const PrefetchOptions& options, uint32_t tokens_max) {
+  ReaderOptions reader;
+  reader.transport = options.transport;
+  reader.way = options.way;
+  reader.io_threads = options.io_threads;
+  reader.cache_bytes = options.cache_bytes;
+  reader.batch_tokens_max = tokens_max;
+  reader.zone = options.zone;
+  return reader;
+}
+
+Result<Subject> PrepareOwn(const PrefetchOptions& options, uint32_t tokens_max) {
+  ENGRAM_ASSIGN_OR_RETURN(TokensOfModel made_tokens, MakeTokens(options.tokens, 0, tokens_max));
+  auto& [tokens, compression] = made_tokens;
+  const int64_t ids = *std::max_element(compression.begin(), compression.end()) + 1;
+  ENGRAM_ASSIGN_OR_RETURN(TableLayout made,
+                          TableLayout::Create(V41Spec(options.bytes, ids, kV41RowValues)));
+  Subject subject{.tokens = std::move(tokens),
+                  .layout = std::make_shared<const TableLayout>(std::move(made)),
+                  .nodes = {},
+                  .rows = nullptr};
+  std::fprintf(stderr, "making %.2f GiB of rows in %u memory nodes\n",
+               static_cast<double>(subject.layout->total_bytes()) / (1 << 30), options.nodes);
+  std::vector<const ReadNode*> node_pointers;
+  for (uint32_t i = 0; i < options.nodes; ++i) {
+    ReadNode::Options node;
+    node.transport = options.transport;
+    node.part = i;
+    node.parts = options.nodes;
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> started,
+                            ReadNode::Start(node, subject.layout));
+    subject.nodes.push_back(std::move(started));
+    node_pointers.push_back(subject.nodes.back().get());
+  }
+  ENGRAM_ASSIGN_OR_RETURN(subject.rows, ConnectTo(node_pointers, ReaderOf(options, tokens_max),
+                                                  subject.layout, compression));
+  ENGRAM_TRY(ReadLoop(subject.rows.get(), node_pointers, &subject.tokens)
+                 .CheckContents(std::min(tokens_max, 64u)));
+  return subject;
+}
+
+Result<Subject> PrepareCluster(const PrefetchOptions& options, uint32_t tokens_max) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto directory, FindCluster(options.coordinators));
+  ENGRAM_ASSIGN_OR_RETURN(
+      TokensOfModel made,
+      MakeTokens(options.tokens,
+                 static_cast<int32_t>(directory->layout()->spec().hash.compressed_vocab_size),
+                 tokens_max));
+  Subject subject{.tokens = std::move(made.tokens),
+                  .layout = directory->layout(),
+                  .nodes = {},
+                  .rows = nullptr};
+  ENGRAM_ASSIGN_OR_RETURN(
+      subject.rows, ConnectToCluster(directory, ReaderOf(options, tokens_max), made.compression));
+  return subject;
+}
+
+Status CheckLayers(const StepProfile& profile, int32_t table_layers) {
+  if (std::ssize(profile.engram_layers()) == table_layers) return {};
+  return {StatusCode::kInvalidArgument,
+          "the tables have " + std::to_string(table_layers) + " layers, the profile " +
+              profile.name() + " consumes " + std::to_string(profile.engram_layers().size())};
+}
+
 Status Run(const PrefetchOptions& options) {
   const auto profile = StepProfile::Find(options.profile);
   if (!profile.has_value()) return profile.error();
-  if (profile->engram_layers().size() != 2) {
-    return {StatusCode::kInvalidArgument, "the tables here have two layers, the profile " +
-                                              profile->name() + " consumes " +
-                                              std::to_string(profile->engram_layers().size())};
-  }
   std::vector<Phase> phases;
   uint32_t tokens_max = 0;
   for (const uint32_t tokens : options.decode) {
@@ -258,53 +326,29 @@ Status Run(const PrefetchOptions& options) {
     phases.push_back({"prefill", tokens});
     tokens_max = std::max(tokens_max, tokens);
   }
-  Report report("prefetch", options.seed,
+  const bool own = options.coordinators.empty();
+  Report report("prefetch", options.tokens.seed,
                 "Will the read of the next rows hide behind the model's layers?");
   report.AddSetting("profile", profile->name());
   report.AddSetting("profile_source", profile->source());
   report.AddSetting("transport", options.transport);
   report.AddSetting("way", options.way);
-  report.AddSetting("nodes", options.nodes);
   report.AddSetting("io_threads", options.io_threads);
   report.AddSetting("cache_bytes", options.cache_bytes);
-  report.AddSetting("table_bytes", options.bytes);
-  report.AddSetting("ids", options.ids_file.empty() ? "uniform" : options.ids_file);
+  report.AddSetting("ids", options.tokens.ids_file.empty() ? "uniform" : options.tokens.ids_file);
   report.AddSetting("drafts", options.drafts);
   report.AddSetting("accepted", options.accepted);
   report.AddSetting("cancelled", options.cancelled);
-
-  auto tokens = options.ids_file.empty()
-                    ? Result<TokenSource>(TokenSource::Random(kV41CompressedIds, options.seed))
-                    : TokenSource::Open(options.ids_file, tokens_max);
-  if (!tokens.has_value()) return tokens.error();
-  auto made = TableLayout::Create(V41Spec(options.bytes, tokens->vocabulary(), kV41RowValues));
-  if (!made.has_value()) return made.error();
-  const auto layout = std::make_shared<const TableLayout>(*std::move(made));
-  std::fprintf(stderr, "making %.2f GiB of rows in %u memory nodes\n",
-               static_cast<double>(layout->total_bytes()) / (1 << 30), options.nodes);
-  std::vector<std::unique_ptr<ReadNode>> nodes;
-  std::vector<const ReadNode*> node_pointers;
-  for (uint32_t i = 0; i < options.nodes; ++i) {
-    ReadNode::Options node;
-    node.transport = options.transport;
-    node.part = i;
-    node.parts = options.nodes;
-    auto started = ReadNode::Start(node, layout);
-    if (!started.has_value()) return started.error();
-    nodes.push_back(*std::move(started));
-    node_pointers.push_back(nodes.back().get());
+  if (own) ENGRAM_RETURN_IF_ERROR(CheckLayers(*profile, kV41Layers));
+  auto subject = own ? PrepareOwn(options, tokens_max) : PrepareCluster(options, tokens_max);
+  if (!subject.has_value()) return subject.error();
+  ENGRAM_RETURN_IF_ERROR(CheckLayers(*profile, subject->layout->layer_count()));
+  if (own) {
+    report.AddSetting("nodes", options.nodes);
+  } else {
+    report.AddSetting("coordinator", options.coordinators.front());
   }
-  ReaderOptions reader;
-  reader.transport = options.transport;
-  reader.way = options.way;
-  reader.io_threads = options.io_threads;
-  reader.cache_bytes = options.cache_bytes;
-  reader.batch_tokens_max = tokens_max;
-  const auto rows =
-      ConnectTo(node_pointers, reader, layout, IdentityCompression(tokens->vocabulary()));
-  if (!rows.has_value()) return rows.error();
-  ENGRAM_RETURN_IF_ERROR(
-      ReadLoop(rows->get(), node_pointers, &*tokens).CheckContents(std::min(tokens_max, 64u)));
+  report.AddSetting("table_bytes", subject->layout->total_bytes());
 
   // The kernel lets timers of this thread be late by so much; by default 50 us.
   ::prctl(PR_SET_TIMERSLACK, 1'000);
@@ -313,7 +357,7 @@ Status Run(const PrefetchOptions& options) {
   std::vector<Outcome> outcomes;
   for (const Phase& phase : phases) {
     std::fprintf(stderr, "%s of %u\n", phase.name.c_str(), phase.tokens);
-    auto outcome = Measure(options, *profile, phase, &*tokens, rows->get());
+    auto outcome = Measure(options, *profile, phase, &subject->tokens, subject->rows.get());
     if (!outcome.has_value()) return outcome.error();
     points.push_back(OutcomeJson(*outcome));
     outcomes.push_back(*std::move(outcome));
@@ -368,23 +412,36 @@ void AddPrefetchCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--way", options->way, "How rows are read")
       ->check(CLI::IsMember({"auto", "gather", "mapped"}))
       ->capture_default_str();
+  CLI::Option* const cluster =
+      sub->add_option(
+             "--coordinator", options->coordinators,
+             "Measure the cluster of these coordinators: host:port, or several with commas")
+          ->delimiter(',');
+  sub->add_option("--zone", options->zone, "Of this host, as the cluster's nodes name theirs")
+      ->needs(cluster);
   sub->add_option("--nodes", options->nodes, "Memory nodes, each a process")
       ->check(CLI::Range(1, 64))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->excludes(cluster);
   sub->add_option("--io-threads", options->io_threads, "Of the client")->capture_default_str();
   sub->add_option("--cache", options->cache_bytes, "Bytes of the client's row cache")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
   sub->add_option("--bytes", options->bytes, "Bytes of the tables")
       ->transform(CLI::AsSizeValue(false))
-      ->capture_default_str();
-  sub->add_option("--ids-file", options->ids_file,
+      ->capture_default_str()
+      ->excludes(cluster);
+  sub->add_option("--ids-file", options->tokens.ids_file,
                   "Real tokens: one JSON list of ids (else random)")
+      ->check(CLI::ExistingFile);
+  sub->add_option(
+         "--tokenizer", options->tokens.tokenizer_file,
+         "The tokenizer.json of those ids: some then share their rows, as they do in a model")
       ->check(CLI::ExistingFile);
   sub->add_option("--seconds", options->seconds, "Time of one measurement")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
-  sub->add_option("--seed", options->seed, "Of tokens, drafts and cancellations")
+  sub->add_option("--seed", options->tokens.seed, "Of tokens, drafts and cancellations")
       ->capture_default_str();
   sub->add_option("--json", options->json_file, "Write the report here");
   sub->callback([options, &outcome] { outcome = Run(*options); });

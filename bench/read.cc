@@ -2,6 +2,7 @@
 // allow?
 #include <algorithm>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -9,14 +10,15 @@
 #include <vector>
 
 #include "bench/command.h"
+#include "bench/read_figures.h"
 #include "bench/read_floor.h"
 #include "bench/read_loop.h"
 #include "bench/read_node.h"
 #include "bench/repetitions.h"
 #include "bench/report.h"
+#include "bench/stage_sampler.h"
 #include "bench/table_text.h"
 #include "bench/v41_shape.h"
-#include "engram/tokenizer/tokenizer.h"
 
 namespace engram::bench {
 namespace {
@@ -33,37 +35,49 @@ struct ReadOptions {
   uint32_t io_threads = 1;
   uint32_t gather_threads = 1;
   uint32_t replicas = 1;
+  bool profile = false;
   uint64_t cache_bytes = 0;
-  std::string ids_file;
-  std::string tokenizer_file;
-  uint64_t seed = 1;
+  TokenOptions tokens;
+  std::vector<std::string> coordinators;  // empty: nodes of its own
+  std::string zone;
   std::string json_file;
+};
+
+// Rows of a batch of a cluster.
+constexpr uint32_t kClusterBatchRowsMax = 1u << 20;
+
+// Memory nodes of this run's own, and what they are compared with.
+struct OwnNodes {
+  SharedMemory copy;  // of a node's rows
+  // One of each replica, with all rows. The first also answers the floor.
+  std::vector<std::unique_ptr<ReadNode>> nodes;
+  std::unique_ptr<NgramHasher> hasher;
 };
 
 // What is measured, all of it made once.
 struct Subject {
   TokenSource tokens;
-  std::vector<int32_t> compression;  // [vocabulary]
   std::shared_ptr<const TableLayout> layout;
-  SharedMemory copy;  // of a node's rows
-  // One of each replica, with all rows. The first also answers the floor.
-  std::vector<std::unique_ptr<ReadNode>> nodes;
-  std::unique_ptr<NgramHasher> hasher;
-  ReaderOptions reader;
+  std::unique_ptr<OwnNodes> own;  // null: a cluster's nodes
+  std::function<Result<std::unique_ptr<RowSource>>()> connect;
   std::unique_ptr<RowSource> rows;  // anew for every repetition where there is a cache
 
   // An empty cache, for what it keeps from one repetition to the next is no measurement of it.
   Status Reconnect() {
     rows.reset();
-    auto connected = ConnectTo(NodePointers(), reader, layout, compression);
+    auto connected = connect();
     if (!connected.has_value()) return connected.error();
     rows = *std::move(connected);
     return {};
   }
   [[nodiscard]] std::vector<const ReadNode*> NodePointers() const {
     std::vector<const ReadNode*> pointers;
-    for (const auto& node : nodes) pointers.push_back(node.get());
+    if (own == nullptr) return pointers;
+    for (const auto& node : own->nodes) pointers.push_back(node.get());
     return pointers;
+  }
+  [[nodiscard]] uint32_t RowsPerToken() const {
+    return static_cast<uint32_t>(layout->column_count() * layout->layer_count());
   }
 };
 
@@ -75,50 +89,20 @@ FloorKind FloorOf(const ReadOptions& options) {
   return gathers ? FloorKind::kGather : FloorKind::kMapped;
 }
 
-// The middle repetition and what varied between them, of one batch size.
-struct Batch {
-  uint32_t rows = 0;
-  Spread stack_rows_s;
-  Spread floor_rows_s;
-  Spread local_rows_s;
-  Spread ratio;  // stack over floor, repetition by repetition
-  LatencyHistogram stack_took;
-  LatencyHistogram floor_took;
-  double client_cpu_us_per_row = 0;
-  double node_cpu_us_per_row = 0;
-  double from_cache = 0;  // share of the rows asked
-  double deduped = 0;     // likewise
-  BareMessages floor_messages;
-};
-
-Result<std::vector<int32_t>> CompressionOf(const ReadOptions& options, int32_t vocabulary) {
-  if (!options.tokenizer_file.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(options.tokenizer_file));
-    if (tokenizer.vocabulary_size() < vocabulary) {
-      return Error(StatusCode::kInvalidArgument, options.ids_file + " has token id " +
-                                                     std::to_string(vocabulary - 1) + ", " +
-                                                     options.tokenizer_file + " knows ids below " +
-                                                     std::to_string(tokenizer.vocabulary_size()));
-    }
-    ENGRAM_ASSIGN_OR_RETURN(TokenCompression compression, CompressVocabulary(tokenizer));
-    return std::move(compression.table);
-  }
-  return IdentityCompression(vocabulary);
+ReaderOptions ReaderOf(const ReadOptions& options, uint32_t tokens_max) {
+  return {.transport = options.transport,
+          .way = options.way,
+          .one_sided = options.one_sided,
+          .io_threads = options.io_threads,
+          .cache_bytes = options.cache_bytes,
+          .batch_tokens_max = tokens_max,
+          .replicas = options.replicas,
+          .zone = options.zone};
 }
 
-Result<Subject> Prepare(const ReadOptions& options) {
-  const uint32_t rows_max = *std::max_element(options.rows.begin(), options.rows.end());
-  const uint32_t tokens_max = rows_max / kV41RowsPerToken;
-  TokenSource tokens = TokenSource::Random(kV41CompressedIds, options.seed);
-  if (!options.ids_file.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(tokens, TokenSource::Open(options.ids_file, tokens_max));
-  }
-  ENGRAM_ASSIGN_OR_RETURN(std::vector<int32_t> compression,
-                          CompressionOf(options, tokens.vocabulary()));
-  const int64_t ids = *std::max_element(compression.begin(), compression.end()) + 1;
-  ENGRAM_ASSIGN_OR_RETURN(TableLayout made,
-                          TableLayout::Create(V41Spec(options.bytes, ids, options.row_values)));
-  auto layout = std::make_shared<const TableLayout>(std::move(made));
+Result<std::unique_ptr<OwnNodes>> StartNodes(const ReadOptions& options,
+                                             const std::shared_ptr<const TableLayout>& layout,
+                                             const std::vector<int32_t>& compression) {
   std::fprintf(stderr, "making %.2f GiB of rows in %s, and a copy here\n",
                static_cast<double>(layout->total_bytes()) / (1 << 30),
                options.replicas == 1
@@ -141,41 +125,136 @@ Result<Subject> Prepare(const ReadOptions& options) {
   copy.Populate();
   ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
                           NgramHasher::Create(layout->spec().hash, compression));
+  return std::make_unique<OwnNodes>(OwnNodes{std::move(copy), std::move(nodes),
+                                             std::make_unique<NgramHasher>(std::move(hasher))});
+}
+
+Result<Subject> PrepareOwn(const ReadOptions& options) {
+  const uint32_t rows_max = *std::max_element(options.rows.begin(), options.rows.end());
+  const uint32_t tokens_max = rows_max / kV41RowsPerToken;
+  ENGRAM_ASSIGN_OR_RETURN(TokensOfModel made_tokens, MakeTokens(options.tokens, 0, tokens_max));
+  auto& [tokens, compression] = made_tokens;
+  const int64_t ids = *std::max_element(compression.begin(), compression.end()) + 1;
+  ENGRAM_ASSIGN_OR_RETURN(TableLayout made,
+                          TableLayout::Create(V41Spec(options.bytes, ids, options.row_values)));
+  auto layout = std::make_shared<const TableLayout>(std::move(made));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<OwnNodes> own, StartNodes(options, layout, compression));
   Subject subject{.tokens = std::move(tokens),
-                  .compression = std::move(compression),
-                  .layout = std::move(layout),
-                  .copy = std::move(copy),
-                  .nodes = std::move(nodes),
-                  .hasher = std::make_unique<NgramHasher>(std::move(hasher)),
-                  .reader = {.transport = options.transport,
-                             .way = options.way,
-                             .one_sided = options.one_sided,
-                             .io_threads = options.io_threads,
-                             .cache_bytes = options.cache_bytes,
-                             .batch_tokens_max = tokens_max,
-                             .replicas = options.replicas},
+                  .layout = layout,
+                  .own = std::move(own),
+                  .connect = {},
                   .rows = nullptr};
+  subject.connect = [nodes = subject.NodePointers(), reader = ReaderOf(options, tokens_max), layout,
+                     compression = std::move(compression)] {
+    return ConnectTo(nodes, reader, layout, compression);
+  };
+  if (Status status = subject.Reconnect(); !status.ok()) return Error(std::move(status));
+  if (Status status = ReadLoop(subject.rows.get(), subject.NodePointers(), &subject.tokens)
+                          .CheckContents(tokens_max);
+      !status.ok()) {
+    return Error(std::move(status));
+  }
+  return subject;
+}
+
+Result<Subject> PrepareCluster(const ReadOptions& options) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto directory, FindCluster(options.coordinators));
+  const std::shared_ptr<const TableLayout>& layout = directory->layout();
+  const auto rows_per_token = static_cast<uint32_t>(layout->column_count() * layout->layer_count());
+  for (const uint32_t rows : options.rows) {
+    ENGRAM_TRY(CheckBatchRows(rows, kClusterBatchRowsMax, rows_per_token));
+  }
+  const uint32_t tokens_max =
+      *std::max_element(options.rows.begin(), options.rows.end()) / rows_per_token;
+  ENGRAM_ASSIGN_OR_RETURN(
+      TokensOfModel tokens,
+      MakeTokens(options.tokens, static_cast<int32_t>(layout->spec().hash.compressed_vocab_size),
+                 tokens_max));
+  Subject subject{.tokens = std::move(tokens.tokens),
+                  .layout = layout,
+                  .own = nullptr,
+                  .connect = {},
+                  .rows = nullptr};
+  std::fprintf(stderr, "version %llu of the cluster: %.2f GiB of rows on %zu memory nodes\n",
+               static_cast<unsigned long long>(directory->version().value()),
+               static_cast<double>(subject.layout->total_bytes()) / (1 << 30),
+               directory->Current()->nodes.size());
+  subject.connect = [directory, reader = ReaderOf(options, tokens_max),
+                     compression = std::move(tokens.compression)] {
+    return ConnectToCluster(directory, reader, compression);
+  };
   if (Status status = subject.Reconnect(); !status.ok()) return Error(std::move(status));
   return subject;
 }
 
-// Stack, floor and local gather in turns, so that what the machine does meanwhile meets all three.
-Result<Batch> Measure(const ReadOptions& options, uint32_t row_count, Subject& subject) {
-  const uint32_t tokens = row_count / kV41RowsPerToken;
-  TokenSource floor_tokens = subject.tokens;
-  ReadFloor floor(subject.layout.get(), subject.hasher.get(), &floor_tokens);
-  const bool gathers = FloorOf(options) == FloorKind::kGather;
-  if (gathers) {
-    if (Status status = floor.PrepareGather(*subject.nodes[0], options.transport, tokens);
-        !status.ok()) {
-      return Error(std::move(status));
+// What one batch size is compared with, on own nodes.
+class Floor {
+ public:
+  // `subject` outlives it. ERRORS: those of the floor.
+  [[nodiscard]] static Result<Floor> Prepare(const ReadOptions& options, const Subject& subject,
+                                             uint32_t tokens) {
+    Floor floor(options, subject, tokens);
+    if (floor.gathers_) {
+      if (Status status =
+              floor.reads_->PrepareGather(*subject.own->nodes[0], options.transport, tokens);
+          !status.ok()) {
+        return Error(std::move(status));
+      }
     }
+    (void)floor.reads_->RunCopy(subject.own->copy, tokens,
+                                0.1);  // its first batch takes page faults
+    return floor;
   }
-  (void)floor.RunCopy(subject.copy, tokens, 0.1);  // its first batch takes page faults
-  const auto connect_anew = [&]() -> Status {
-    subject.tokens.Rewind();
-    return options.cache_bytes > 0 ? subject.Reconnect() : Status();
-  };
+  // One repetition: the bare loop and the local gather.
+  Status Run(double seconds) {
+    tokens_->Rewind();
+    const FloorMeasured local = reads_->RunCopy(*copy_, batch_tokens_, seconds / 4);
+    local_rates_.push_back(local.rows_s);
+    FloorMeasured bare = local;
+    if (gathers_) {
+      auto measured = reads_->RunGather(batch_tokens_, seconds / 2);
+      if (!measured.has_value()) return measured.error();
+      bare = *std::move(measured);
+    }
+    rates_.push_back(bare.rows_s);
+    took_.Merge(bare.took);
+    return {};
+  }
+  // Of the last repetition.
+  [[nodiscard]] double rows_s() const { return rates_.back(); }
+  void Tell(ReadFigures* figures) const {
+    figures->floor_rows_s = SpreadOf(rates_);
+    figures->local_rows_s = SpreadOf(local_rates_);
+    figures->floor_took = took_;
+    figures->floor_messages = reads_->messages();
+  }
+
+ private:
+  Floor(const ReadOptions& options, const Subject& subject, uint32_t tokens)
+      : gathers_(FloorOf(options) == FloorKind::kGather),
+        batch_tokens_(tokens),
+        copy_(&subject.own->copy),
+        tokens_(std::make_unique<TokenSource>(subject.tokens)),
+        reads_(std::make_unique<ReadFloor>(subject.layout.get(), subject.own->hasher.get(),
+                                           tokens_.get())) {}
+
+  bool gathers_;
+  uint32_t batch_tokens_;
+  const SharedMemory* copy_;
+  std::unique_ptr<TokenSource> tokens_;
+  std::unique_ptr<ReadFloor> reads_;
+  std::vector<double> rates_;
+  std::vector<double> local_rates_;
+  LatencyHistogram took_;
+};
+
+// Stack, floor and local gather in turns, so that what the machine does meanwhile meets all three.
+Result<ReadFigures> Measure(const ReadOptions& options, uint32_t row_count, Subject& subject) {
+  const uint32_t tokens = row_count / subject.RowsPerToken();
+  std::optional<Floor> floor;
+  if (subject.own != nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(floor, Floor::Prepare(options, subject, tokens));
+  }
   const auto run_stack = [&](double seconds) {
     return ReadLoop(subject.rows.get(), subject.NodePointers(), &subject.tokens)
         .Run(tokens, seconds);
@@ -184,225 +263,121 @@ Result<Batch> Measure(const ReadOptions& options, uint32_t row_count, Subject& s
     return Error(warm.error());
   }
 
-  Batch batch;
-  batch.rows = row_count;
+  ReadFigures figures;
+  figures.rows = row_count;
+  figures.own_nodes = subject.own != nullptr;
   std::vector<double> stack_rates;
-  std::vector<double> floor_rates;
-  std::vector<double> local_rates;
   std::vector<double> ratios;
   RowSourceStats total;
   double node_cpu = 0;
+  double seconds = 0;
+  const auto measure_stack = [&]() -> Status {
+    std::optional<StageSampler> sampler;
+    if (options.profile) sampler.emplace(subject.rows.get());
+    const auto measured = run_stack(options.seconds);
+    if (sampler.has_value()) {
+      const StageCounts seen = sampler->Stop();
+      for (size_t stage = 0; stage < seen.size(); ++stage) figures.stages[stage] += seen[stage];
+    }
+    if (!measured.has_value()) return measured.error();
+    stack_rates.push_back(measured->rows_s);
+    figures.stack_took.Merge(measured->took);
+    total.rows_asked += measured->stats.rows_asked;
+    total.rows_unique += measured->stats.rows_unique;
+    total.rows_from_cache += measured->stats.rows_from_cache;
+    total.row_path_cpu_ns += measured->stats.row_path_cpu_ns;
+    node_cpu += measured->node_cpu_seconds;
+    seconds += measured->seconds;
+    return {};
+  };
   for (int i = 0; i < options.repetitions; ++i) {
-    if (Status status = connect_anew(); !status.ok()) return Error(std::move(status));
-    std::optional<Measured> stack;
-    std::optional<FloorMeasured> bare;
-    const auto measure_stack = [&]() -> Status {
-      auto measured = run_stack(options.seconds);
-      if (!measured.has_value()) return measured.error();
-      stack = *std::move(measured);
-      return {};
-    };
-    const auto measure_floor = [&]() -> Status {
-      floor_tokens.Rewind();
-      const FloorMeasured local = floor.RunCopy(subject.copy, tokens, options.seconds / 4);
-      local_rates.push_back(local.rows_s);
-      if (!gathers) {
-        bare = local;
-        return {};
-      }
-      auto measured = floor.RunGather(tokens, options.seconds / 2);
-      if (!measured.has_value()) return measured.error();
-      bare = *std::move(measured);
-      return {};
-    };
+    subject.tokens.Rewind();
+    if (options.cache_bytes > 0) ENGRAM_TRY(subject.Reconnect());
     const bool stack_first = i % 2 == 0;
-    Status status = stack_first ? measure_stack() : measure_floor();
-    if (status.ok()) status = stack_first ? measure_floor() : measure_stack();
-    if (!status.ok()) return Error(std::move(status));
-    stack_rates.push_back(stack->rows_s);
-    floor_rates.push_back(bare->rows_s);
-    ratios.push_back(stack->rows_s / bare->rows_s);
-    batch.stack_took.Merge(stack->took);
-    batch.floor_took.Merge(bare->took);
-    total.rows_asked += stack->stats.rows_asked;
-    total.rows_unique += stack->stats.rows_unique;
-    total.rows_from_cache += stack->stats.rows_from_cache;
-    total.row_path_cpu_ns += stack->stats.row_path_cpu_ns;
-    node_cpu += stack->node_cpu_seconds;
+    if (stack_first) ENGRAM_TRY(measure_stack());
+    if (floor.has_value()) ENGRAM_TRY(floor->Run(options.seconds));
+    if (!stack_first) ENGRAM_TRY(measure_stack());
+    if (floor.has_value()) ratios.push_back(stack_rates.back() / floor->rows_s());
   }
   const auto asked = static_cast<double>(total.rows_asked);
-  batch.stack_rows_s = SpreadOf(stack_rates);
-  batch.floor_rows_s = SpreadOf(floor_rates);
-  batch.local_rows_s = SpreadOf(local_rates);
-  batch.ratio = SpreadOf(ratios);
-  batch.client_cpu_us_per_row = static_cast<double>(total.row_path_cpu_ns) / 1e3 / asked;
-  batch.node_cpu_us_per_row = 1e6 * node_cpu / asked;
-  batch.from_cache = static_cast<double>(total.rows_from_cache) / asked;
-  batch.deduped = 1 - static_cast<double>(total.rows_unique) / asked;
-  batch.floor_messages = floor.messages();
-  return batch;
-}
-
-nlohmann::json BatchJson(const Batch& batch) {
-  return {{"rows", batch.rows},
-          {"stack", ToJson(batch.stack_rows_s)},
-          {"floor", ToJson(batch.floor_rows_s)},
-          {"local", ToJson(batch.local_rows_s)},
-          {"stack_over_floor", ToJson(batch.ratio)},
-          {"p50_us", batch.stack_took.PercentileUs(0.5)},
-          {"p99_us", batch.stack_took.PercentileUs(0.99)},
-          {"p999_us", batch.stack_took.PercentileUs(0.999)},
-          {"floor_p50_us", batch.floor_took.PercentileUs(0.5)},
-          {"floor_p99_us", batch.floor_took.PercentileUs(0.99)},
-          {"floor_rows_a_message", batch.floor_messages.rows_max},
-          {"floor_eager", batch.floor_messages.eager},
-          {"client_cpu_us_per_row", batch.client_cpu_us_per_row},
-          {"node_cpu_us_per_row", batch.node_cpu_us_per_row},
-          {"rows_from_cache", batch.from_cache},
-          {"rows_deduped", batch.deduped},
-          {"latency_bins", batch.stack_took.ToJson()},
-          {"floor_latency_bins", batch.floor_took.ToJson()}};
-}
-
-Table RateTable(const std::vector<Batch>& batches) {
-  Table table{.title = "Rows delivered: stack, floor and a local gather by one thread",
-              .columns = {{"rows of a batch", ""},
-                          {"stack", "rows/s"},
-                          {"floor", "rows/s"},
-                          {"local", "rows/s"},
-                          {"stack/floor", ""},
-                          {"least", ""},
-                          {"most", ""}},
-              .rows = {}};
-  for (const Batch& batch : batches) {
-    table.rows.push_back({batch.rows, batch.stack_rows_s.median, batch.floor_rows_s.median,
-                          batch.local_rows_s.median, batch.ratio.median, batch.ratio.least,
-                          batch.ratio.most});
+  figures.stack_rows_s = SpreadOf(stack_rates);
+  figures.client_cpu_us_per_row = static_cast<double>(total.row_path_cpu_ns) / 1e3 / asked;
+  figures.thread_us_per_row = 1e6 * seconds * options.io_threads / asked;
+  figures.from_cache = static_cast<double>(total.rows_from_cache) / asked;
+  figures.deduped = 1 - static_cast<double>(total.rows_unique) / asked;
+  if (floor.has_value()) {
+    floor->Tell(&figures);
+    figures.ratio = SpreadOf(ratios);
+    figures.node_cpu_us_per_row = 1e6 * node_cpu / asked;
   }
-  return table;
-}
-
-Table LatencyTable(const std::vector<Batch>& batches) {
-  Table table{.title = "Time of a batch",
-              .columns = {{"rows of a batch", ""},
-                          {"p50", "s"},
-                          {"p99", "s"},
-                          {"p99.9", "s"},
-                          {"floor p50", "s"},
-                          {"floor p99", "s"}},
-              .rows = {}};
-  for (const Batch& batch : batches) {
-    table.rows.push_back(
-        {batch.rows, 1e-6 * batch.stack_took.PercentileUs(0.5),
-         1e-6 * batch.stack_took.PercentileUs(0.99), 1e-6 * batch.stack_took.PercentileUs(0.999),
-         1e-6 * batch.floor_took.PercentileUs(0.5), 1e-6 * batch.floor_took.PercentileUs(0.99)});
-  }
-  return table;
-}
-
-Table CostTable(const std::vector<Batch>& batches) {
-  Table table{.title = "What a delivered row costs, and the floor's messages",
-              .columns = {{"rows of a batch", ""},
-                          {"client CPU", "s/row"},
-                          {"node CPU", "s/row"},
-                          {"% deduped", ""},
-                          {"% from cache", ""},
-                          {"floor: rows of a message", ""},
-                          {"sent", ""}},
-              .rows = {}};
-  for (const Batch& batch : batches) {
-    table.rows.push_back({batch.rows, 1e-6 * batch.client_cpu_us_per_row,
-                          1e-6 * batch.node_cpu_us_per_row, 100 * batch.deduped,
-                          100 * batch.from_cache, batch.floor_messages.rows_max,
-                          batch.floor_messages.eager ? "eagerly" : "as UCX likes"});
-  }
-  return table;
-}
-
-Plot RatePlot(const std::vector<Batch>& batches) {
-  Series stack{.name = "stack", .points = {}, .low_high = {}};
-  Series floor{.name = "floor", .points = {}, .low_high = {}};
-  Series local{.name = "local gather, one thread", .points = {}, .low_high = {}};
-  for (const Batch& batch : batches) {
-    stack.Add(batch.rows, batch.stack_rows_s);
-    floor.Add(batch.rows, batch.floor_rows_s);
-    local.Add(batch.rows, batch.local_rows_s);
-  }
-  return {.title = "Rows delivered over the rows of a batch",
-          .kind = PlotKind::kLine,
-          .x = {"rows of a batch", "", Scale::kLog2, {}},
-          .y = {"rows delivered", "rows/s", Scale::kLinear, {}},
-          .series = {stack, floor, local},
-          .limits = {}};
-}
-
-Plot LatencyPlot(const Batch& batch) {
-  return {.title = "Time of a batch of " + std::to_string(batch.rows) + " rows",
-          .kind = PlotKind::kCdf,
-          .x = {"time of a batch", "s", Scale::kLog10, {}},
-          .y = {"batches that took at most so long", "", Scale::kLinear, {}},
-          .series = {batch.stack_took.Cumulative("stack"), batch.floor_took.Cumulative("floor")},
-          .limits = {}};
+  return figures;
 }
 
 Status Check(const ReadOptions& options) {
   for (const uint32_t rows : options.rows) {
-    ENGRAM_RETURN_IF_ERROR(CheckBatchRows(rows, BareGather::kBatchRowsMax));
+    if (!options.coordinators.empty()) break;  // its tokens may have another number of rows
+    ENGRAM_RETURN_IF_ERROR(CheckBatchRows(rows, BareGather::kBatchRowsMax, kV41RowsPerToken));
   }
-  if (options.way == "one-sided") {
+  if (options.way == "one-sided" && options.coordinators.empty()) {
     return {StatusCode::kInvalidArgument,
             "--way one-sided has no floor here yet: use gather or mapped"};
-  }
-  if (!options.tokenizer_file.empty() && options.ids_file.empty()) {
-    return {StatusCode::kInvalidArgument, "--tokenizer goes with --ids-file"};
   }
   return {};
 }
 
 Status Run(const ReadOptions& options) {
   ENGRAM_RETURN_IF_ERROR(Check(options));
-  Report report("read", options.seed, "How fast are rows read from one memory node?");
+  const bool own = options.coordinators.empty();
+  Report report("read", options.tokens.seed,
+                own ? "How fast are rows read from one memory node?"
+                    : "How fast are rows read from this cluster?");
   report.AddSetting("transport", options.transport);
   report.AddSetting("way", options.way);
-  report.AddSetting("table_bytes", options.bytes);
-  report.AddSetting("ids", options.ids_file.empty() ? "uniform" : options.ids_file);
+  report.AddSetting("ids", options.tokens.ids_file.empty() ? "uniform" : options.tokens.ids_file);
   report.AddSetting("cache_bytes", options.cache_bytes);
   report.AddSetting("repetitions", options.repetitions);
   report.AddSetting("seconds_each", options.seconds);
   report.AddSetting("io_threads", options.io_threads);
-  report.AddSetting("gather_threads", options.gather_threads);
-  report.AddSetting("replicas", options.replicas);
 
-  auto subject = Prepare(options);
+  auto subject = own ? PrepareOwn(options) : PrepareCluster(options);
   if (!subject.has_value()) return subject.error();
   report.AddSetting("row_bytes", subject->layout->row_bytes());
-  report.AddSetting("floor", FloorOf(options) == FloorKind::kGather ? "gather" : "mapped");
-  report.AddSetting("node_huge_pages", subject->nodes[0]->huge_pages());
-  ENGRAM_RETURN_IF_ERROR(ReadLoop(subject->rows.get(), subject->NodePointers(), &subject->tokens)
-                             .CheckContents(options.rows.back() / kV41RowsPerToken));
+  if (own) {
+    report.AddSetting("table_bytes", options.bytes);
+    report.AddSetting("gather_threads", options.gather_threads);
+    report.AddSetting("replicas", options.replicas);
+    report.AddSetting("floor", FloorOf(options) == FloorKind::kGather ? "gather" : "mapped");
+    report.AddSetting("node_huge_pages", subject->own->nodes[0]->huge_pages());
+  } else {
+    report.AddSetting("table_bytes", subject->layout->total_bytes());
+    report.AddSetting("coordinator", options.coordinators.front());
+  }
 
   nlohmann::json points = nlohmann::json::array();
-  std::vector<Batch> batches;
+  std::vector<ReadFigures> batches;
   for (const uint32_t rows : options.rows) {
     std::fprintf(stderr, "batches of %u rows\n", rows);
-    auto batch = Measure(options, rows, *subject);
-    if (!batch.has_value()) return batch.error();
-    points.push_back(BatchJson(*batch));
-    batches.push_back(*std::move(batch));
+    auto figures = Measure(options, rows, *subject);
+    if (!figures.has_value()) return figures.error();
+    points.push_back(ToJson(*figures));
+    batches.push_back(*std::move(figures));
   }
-  for (const Table& table : {RateTable(batches), LatencyTable(batches), CostTable(batches)}) {
+  for (const Table& table : ReadTables(batches, options.profile)) {
     PrintTable(table);
     report.AddTable(table);
   }
   report.AddPlot(RatePlot(batches));
-  for (const Batch& batch : batches) report.AddPlot(LatencyPlot(batch));
+  for (const ReadFigures& figures : batches) report.AddPlot(LatencyPlot(figures));
   report.AddResult("batches", points);
-  report.AddResult("stack_rows_s", batches.back().stack_rows_s.median);
-  report.AddResult("floor_rows_s", batches.back().floor_rows_s.median);
-  report.AddResult("local_rows_s", batches.back().local_rows_s.median);
-  report.AddResult("ratio", batches.back().ratio.median);
-  report.AddResult("p50_us", batches.back().stack_took.PercentileUs(0.5));
-  report.AddResult("p99_us", batches.back().stack_took.PercentileUs(0.99));
+  const ReadFigures& last = batches.back();
+  report.AddResult("stack_rows_s", last.stack_rows_s.median);
+  if (own) {
+    report.AddResult("floor_rows_s", last.floor_rows_s.median);
+    report.AddResult("local_rows_s", last.local_rows_s.median);
+    report.AddResult("ratio", last.ratio.median);
+  }
+  report.AddResult("p50_us", last.stack_took.PercentileUs(0.5));
+  report.AddResult("p99_us", last.stack_took.PercentileUs(0.99));
   return report.Write(options.json_file);
 }
 
@@ -413,15 +388,12 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
   CLI::App* sub = app.add_subcommand(
       "read",
       "How fast are rows read from one memory node? Starts a node of its own with made-up rows of\n"
-      "the V4.1 shape (48 rows a token), then reads batches in a closed loop: hash, dedupe, "
-      "cache,\n"
-      "read, verify every row, scatter. Beside it, in turns, the floor: the same rows by a bare "
-      "UCX\n"
-      "loop of the same way with nothing added (or, mapped, by a bare copy), and a local gather "
-      "by\n"
-      "one thread. Medians of the repetitions are shown. The floor leaves no row out: with a "
-      "cache\n"
-      "or repeated text the stack may be above it.");
+      "the V4.1 shape (48 rows a token), then reads batches in a closed loop: hash, dedupe,\n"
+      "cache, read, verify every row, scatter. Beside it, in turns, the floor: the same rows by a\n"
+      "bare UCX loop of the same way with nothing added (or, mapped, by a bare copy), and a local\n"
+      "gather by one thread. Medians of the repetitions are shown. The floor leaves no row out:\n"
+      "with a cache or repeated text the stack may be above it. With --coordinator the rows of a\n"
+      "cluster that is there are read instead, from its own memory nodes, and there is no floor.");
   sub->add_option("--transport", options->transport, "What rows travel over")
       ->check(CLI::IsMember({"tcp", "shm", "auto"}))
       ->capture_default_str();
@@ -431,15 +403,26 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--one-sided", options->one_sided, "Let the one-sided way be: off, shm or rdma")
       ->check(CLI::IsMember({"off", "shm", "rdma"}))
       ->capture_default_str();
-  sub->add_option("--rows", options->rows, "Rows of a batch, 48 a token; one measurement each")
+  sub->add_option(
+         "--rows", options->rows,
+         "Rows of a batch, 48 a token (of a cluster: its layers x columns); one measurement each")
       ->delimiter(',')
       ->capture_default_str();
+  CLI::Option* const cluster =
+      sub->add_option(
+             "--coordinator", options->coordinators,
+             "Measure the cluster of these coordinators: host:port, or several with commas")
+          ->delimiter(',');
+  sub->add_option("--zone", options->zone, "Of this host, as the cluster's nodes name theirs")
+      ->needs(cluster);
   sub->add_option("--row-values", options->row_values, "Values of a row: 256 make 264 bytes")
       ->check(CLI::Range(32, 8192))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->excludes(cluster);
   sub->add_option("--bytes", options->bytes, "Bytes of the tables")
       ->transform(CLI::AsSizeValue(false))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->excludes(cluster);
   sub->add_option("--seconds", options->seconds, "Time of one repetition")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
@@ -448,23 +431,29 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
       ->capture_default_str();
   sub->add_option("--io-threads", options->io_threads, "Of the client")->capture_default_str();
   sub->add_option("--gather-threads", options->gather_threads, "Of the node")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->excludes(cluster);
   sub->add_option("--replicas", options->replicas,
                   "Memory nodes with all rows: the first is near and read, hedges go to the others")
       ->check(CLI::Range(1, 3))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->excludes(cluster);
+  sub->add_flag(
+      "--profile", options->profile,
+      "Show where the client's time goes: hash, plan (dedupe, cache), post (route, ask), wire\n"
+      "(inside the transport, polling too), track (what came), verify, scatter, asleep");
   sub->add_option("--cache", options->cache_bytes, "Bytes of the client's row cache")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
   sub->add_option(
-         "--ids-file", options->ids_file,
+         "--ids-file", options->tokens.ids_file,
          "Read these tokens' rows, in their order: one JSON list of ids (else random ones)")
       ->check(CLI::ExistingFile);
   sub->add_option(
-         "--tokenizer", options->tokenizer_file,
+         "--tokenizer", options->tokens.tokenizer_file,
          "The tokenizer.json of those ids: some then share their rows, as they do in a model")
       ->check(CLI::ExistingFile);
-  sub->add_option("--seed", options->seed, "Of the tokens")->capture_default_str();
+  sub->add_option("--seed", options->tokens.seed, "Of the tokens")->capture_default_str();
   sub->add_option("--json", options->json_file, "Write the report here");
   sub->callback([options, &outcome] { outcome = Run(*options); });
 }

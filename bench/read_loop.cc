@@ -11,14 +11,32 @@
 namespace engram::bench {
 namespace {
 constexpr const char* kNear = "near";  // the zone of the reader and of the first node
+
+Result<std::unique_ptr<RowSource>> Connect(const ReaderOptions& options, RemoteRowsOptions rows,
+                                           const std::shared_ptr<const TableLayout>& layout,
+                                           std::shared_ptr<ShardMapSource> maps,
+                                           const std::vector<int32_t>& compression) {
+  ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
+                          NgramHasher::Create(layout->spec().hash, compression));
+  UcxTransportOptions transport_options;
+  transport_options.tls = options.transport;
+  transport_options.one_sided = options.one_sided;
+  ENGRAM_ASSIGN_OR_RETURN(transport_options.way, ParseReadWay(options.way));
+  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
+                          UcxTransport::Create(transport_options));
+  rows.io_threads = options.io_threads;
+  rows.cache_bytes = options.cache_bytes;
+  rows.batch_tokens_max = options.batch_tokens_max;
+  return CreateRemoteRows(rows, std::move(transport),
+                          std::make_shared<const NgramHasher>(std::move(hasher)), layout,
+                          std::move(maps));
+}
 }  // namespace
 
 Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>& nodes,
                                              const ReaderOptions& options,
                                              const std::shared_ptr<const TableLayout>& layout,
                                              const std::vector<int32_t>& compression) {
-  ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
-                          NgramHasher::Create(layout->spec().hash, compression));
   ShardMap map;
   map.version = kBenchVersion;
   map.epoch = Epoch(1);
@@ -33,22 +51,28 @@ Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>&
     }
   }
 
-  UcxTransportOptions transport_options;
-  transport_options.tls = options.transport;
-  transport_options.one_sided = options.one_sided;
-  ENGRAM_ASSIGN_OR_RETURN(transport_options.way, ParseReadWay(options.way));
-  ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
-                          UcxTransport::Create(transport_options));
-  RemoteRowsOptions rows_options;
-  rows_options.version = kBenchVersion;
-  rows_options.identity = kBenchIdentity;
-  rows_options.io_threads = options.io_threads;
-  rows_options.cache_bytes = options.cache_bytes;
-  rows_options.batch_tokens_max = options.batch_tokens_max;
-  rows_options.zone = kNear;
-  return CreateRemoteRows(rows_options, std::move(transport),
-                          std::make_shared<const NgramHasher>(std::move(hasher)), layout,
-                          std::make_shared<FixedShardMap>(std::move(map)));
+  RemoteRowsOptions rows;
+  rows.version = kBenchVersion;
+  rows.identity = kBenchIdentity;
+  rows.zone = kNear;
+  return Connect(options, rows, layout, std::make_shared<FixedShardMap>(std::move(map)),
+                 compression);
+}
+
+Result<std::shared_ptr<ShardDirectory>> FindCluster(const std::vector<std::string>& coordinators) {
+  ShardDirectoryOptions options;
+  options.coordinators = coordinators;
+  return ShardDirectory::Connect(options);
+}
+
+Result<std::unique_ptr<RowSource>> ConnectToCluster(
+    const std::shared_ptr<ShardDirectory>& directory, const ReaderOptions& options,
+    const std::vector<int32_t>& compression) {
+  RemoteRowsOptions rows;
+  rows.version = directory->version();
+  rows.identity = directory->identity();
+  rows.zone = options.zone;
+  return Connect(options, rows, directory->layout(), directory, compression);
 }
 
 Result<Measured> ReadLoop::Run(uint32_t tokens, double seconds) {

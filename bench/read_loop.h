@@ -11,6 +11,7 @@
 #include "bench/read_node.h"
 #include "bench/token_source.h"
 #include "client/row_source.h"
+#include "client/shard_directory.h"
 #include "engram/base/status.h"
 #include "engram/table/table_layout.h"
 
@@ -24,6 +25,7 @@ struct ReaderOptions {
   uint64_t cache_bytes = 0;
   uint32_t batch_tokens_max = 0;
   uint32_t replicas = 1;
+  std::string zone;  // of this host, where a cluster is read
 };
 // A client of `nodes`, which own the slots in turn; each slot has its further replicas on the next
 // nodes. The first node is the nearest, where a row has a choice.
@@ -32,6 +34,14 @@ struct ReaderOptions {
 [[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectTo(
     const std::vector<const ReadNode*>& nodes, const ReaderOptions& options,
     const std::shared_ptr<const TableLayout>& layout, const std::vector<int32_t>& compression);
+
+// The cluster of these coordinators, whatever model it serves. ERRORS: those of ShardDirectory.
+[[nodiscard]] Result<std::shared_ptr<ShardDirectory>> FindCluster(
+    const std::vector<std::string>& coordinators);
+// A client of a cluster. `compression` as above; kInvalidArgument if its ids are not the model's.
+[[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectToCluster(
+    const std::shared_ptr<ShardDirectory>& directory, const ReaderOptions& options,
+    const std::vector<int32_t>& compression);
 
 // One measurement.
 struct Measured {

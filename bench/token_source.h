@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "engram/base/status.h"
@@ -45,5 +46,20 @@ class TokenSource {
   size_t next_ = 0;
   std::vector<TokenId> drawn_;
 };
+
+struct TokenOptions {
+  std::string ids_file;        // empty: random tokens
+  std::string tokenizer_file;  // of the file's ids; empty: each id is its own compressed id
+  uint64_t seed = 1;           // of the random ones
+};
+struct TokensOfModel {
+  TokenSource tokens;
+  std::vector<int32_t> compression;  // [vocabulary] token id -> compressed id
+};
+// For batches of up to `batch_max` tokens of a model with `compressed_ids`; 0 = as many as the
+// tokens have. ERRORS: those of TokenSource and Tokenizer; kInvalidArgument if ids are not the
+// tokenizer's or the model's.
+[[nodiscard]] Result<TokensOfModel> MakeTokens(const TokenOptions& options, int32_t compressed_ids,
+                                               uint32_t batch_max);
 
 }  // namespace engram::bench

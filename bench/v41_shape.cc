@@ -28,12 +28,13 @@ std::vector<int32_t> IdentityCompression(int32_t vocabulary) {
   return compression;
 }
 
-Status CheckBatchRows(uint32_t rows, uint32_t rows_max) {
-  if (rows >= kV41RowsPerToken && rows % kV41RowsPerToken == 0 && rows <= rows_max) return {};
+Status CheckBatchRows(uint32_t rows, uint32_t rows_max, uint32_t rows_per_token) {
+  if (rows >= rows_per_token && rows % rows_per_token == 0 && rows <= rows_max) return {};
   return {StatusCode::kInvalidArgument,
-          "--rows " + std::to_string(rows) +
-              ": a batch is whole tokens of 48 rows each, from 48 to " +
-              std::to_string(rows_max / kV41RowsPerToken * kV41RowsPerToken)};
+          "--rows " + std::to_string(rows) + ": a batch is whole tokens of " +
+              std::to_string(rows_per_token) + " rows each, from " +
+              std::to_string(rows_per_token) + " to " +
+              std::to_string(rows_max / rows_per_token * rows_per_token)};
 }
 
 }  // namespace engram::bench

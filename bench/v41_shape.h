@@ -9,6 +9,7 @@
 
 namespace engram::bench {
 
+inline constexpr int32_t kV41Layers = 2;
 inline constexpr uint32_t kV41RowsPerToken = 48;
 inline constexpr int32_t kV41CompressedIds = 99092;
 inline constexpr uint32_t kV41RowValues = 256;  // a row of 264 bytes
@@ -23,6 +24,7 @@ inline constexpr uint32_t kV41RowValues = 256;  // a row of 264 bytes
 [[nodiscard]] std::vector<int32_t> IdentityCompression(int32_t vocabulary);
 
 // What --rows takes. ERRORS: kInvalidArgument unless it is whole tokens, one at least.
-[[nodiscard]] Status CheckBatchRows(uint32_t rows, uint32_t rows_max);
+[[nodiscard]] Status CheckBatchRows(uint32_t rows, uint32_t rows_max,
+                                    uint32_t rows_per_token = kV41RowsPerToken);
 
 }  // namespace engram::bench

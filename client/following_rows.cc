@@ -126,6 +126,15 @@ class FollowingRows final : public RowSource {
     closed_stats_ = {};
     for (RowSource* const rows : open_rows_) rows->ResetStats();
   }
+  [[nodiscard]] FillStages Stages() const override {
+    const std::lock_guard lock(stats_mutex_);
+    FillStages stages{};
+    for (const RowSource* const rows : open_rows_) {
+      const FillStages of_version = rows->Stages();
+      for (size_t i = 0; i < stages.size(); ++i) stages[i] += of_version[i];
+    }
+    return stages;
+  }
 
  private:
   static constexpr uint32_t kPlaceBits = 16;

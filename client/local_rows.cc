@@ -30,11 +30,14 @@ class LocalFiller final : public RowFiller {
     const TableLayout& layout = tables_->layout();
     plan_.Start(buffer.token_count);
     for (int32_t layer = 0; layer < layout.layer_count(); ++layer) {
+      Enter(FillStage::kHash);
       plan_.HashLayer(layer, buffer.runs);
       StagingRing::NoteIdsKnown(buffer, layer, SteadyClock().Now());
+      Enter(FillStage::kScatter);
       Gather(buffer, layer);
       StagingRing::FinishPart(buffer, layer, SteadyClock().Now());
     }
+    Enter(FillStage::kOther);
     ring_->DropPart(buffer);
   }
   // Begin has dropped the part.
@@ -42,9 +45,11 @@ class LocalFiller final : public RowFiller {
   bool Progress() override { return false; }
 
   void Wait() override {
+    Enter(FillStage::kAsleep);
     std::unique_lock lock(mutex_);
     wakened_.wait(lock, [this] { return wake_; });
     wake_ = false;
+    Enter(FillStage::kOther);
   }
   void Wake() override {
     {

@@ -94,21 +94,28 @@ void RemoteFiller::Begin(StagingBuffer& buffer) {
   const bool merged = rows <= options_.merged_rows_max;
   uint32_t row = 0;
   for (int32_t layer = 0; layer < layer_count; ++layer) {
+    Enter(FillStage::kHash);
     batch.plan->HashLayer(layer, buffer.runs);
     StagingRing::NoteIdsKnown(buffer, layer, SteadyClock().Now());
+    Enter(FillStage::kPlan);
     batch.plan->FindUnique(layer, buffer.dead, &dedupe_);
     FillCounters::Add(counters_.rows_unique, batch.plan->row_count(layer));
     if (cache_.rows_max() != 0) TakeFromCache(batch, layer);
     const uint32_t end = row + batch.plan->row_count(layer);
+    Enter(FillStage::kPost);
     // May finish the layer, and with the last one the batch, when no row is left to read.
     scheduler_->AddRows(buffer.index, layer, batch.plan->addresses(), row, end);
     row = end;
     if (!merged) {
       scheduler_->Pump(SteadyClock().Now());
-      if (layer + 1 < layer_count) (void)reader_->Progress();  // send while the next is hashed
+      if (layer + 1 < layer_count) {  // send while the next is hashed
+        Enter(FillStage::kWire);
+        (void)reader_->Progress();
+      }
     }
   }
   if (merged) scheduler_->Pump(SteadyClock().Now());
+  Enter(FillStage::kOther);
 }
 
 void RemoteFiller::TakeFromCache(Batch& batch, int32_t layer_index) {
@@ -160,7 +167,9 @@ bool RemoteFiller::Progress() {
     gauges_.epoch.store(scheduler_->sessions().epoch().value(), std::memory_order_relaxed);
     worked = true;
   }
+  Enter(FillStage::kWire);
   worked = reader_->Progress() || worked;
+  Enter(FillStage::kPost);
   const MonotonicTime now = SteadyClock().Now();
   if (now >= next_tick_ || now - last_tick_ >= kTickInterval) {
     scheduler_->Tick(now);
@@ -169,6 +178,7 @@ bool RemoteFiller::Progress() {
   } else if (worked) {
     scheduler_->Pump(now);
   }
+  Enter(FillStage::kOther);
   return worked;
 }
 
@@ -176,7 +186,9 @@ void RemoteFiller::Wait() {
   next_tick_ = scheduler_->NextTick();
   const MonotonicTime now = SteadyClock().Now();
   if (next_tick_ > now && !map_changed_.load(std::memory_order_acquire)) {
+    Enter(FillStage::kAsleep);
     reader_->Wait(std::min(next_tick_, now + kSleepMax));
+    Enter(FillStage::kOther);
   }
 }
 
@@ -200,11 +212,15 @@ void RemoteFiller::CountSessions() {
   }
 }
 void RemoteFiller::OnRows(uint64_t tag, const RowChunk& chunk) {
+  Enter(FillStage::kTrack);
   scheduler_->OnRows(tag, chunk, SteadyClock().Now());
+  Enter(FillStage::kWire);
 }
 void RemoteFiller::OnReadDone(uint64_t tag, StatusCode status) {
   FillCounters::Add(counters_.reads, 1);
+  Enter(FillStage::kTrack);
   scheduler_->OnReadDone(tag, status, SteadyClock().Now());
+  Enter(FillStage::kWire);
 }
 void RemoteFiller::OnEpoch(SessionId /*session*/, Epoch newest) { scheduler_->OnEpoch(newest); }
 
@@ -228,14 +244,17 @@ void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const
     if (row == kNoRow) continue;
     ++came;
     const std::byte* bytes = stored + i * row_stride_;
+    Enter(FillStage::kVerify);
     const int32_t layer_id = layer_ids[plan.targets(row).layer_index];
     const bool ok = VerifyRow(options_.version, layer_id, plan.row_id(row), bytes, row_bytes_);
     taken[i] = ok ? 1 : 0;
     if (!ok) continue;
     ++right;
+    Enter(FillStage::kScatter);
     Scatter(batch, row, bytes);
     if (cached) cache_.Insert(plan.addresses()[row], bytes);
   }
+  Enter(FillStage::kTrack);
   FillCounters::Add(counters_.rows_read, came);
   FillCounters::Add(counters_.rows_verified, right);
   FillCounters::Add(counters_.rows_wrong, came - right);

@@ -29,6 +29,8 @@ class RowFiller {
   [[nodiscard]] const FillGauges& gauges() const { return gauges_; }
 
  protected:
+  void Enter(FillStage stage) { gauges_.stage.store(stage, std::memory_order_relaxed); }
+
   FillCounters counters_;
   FillGauges gauges_;
 };

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "client/fill_stage.h"
 #include "engram/base/status.h"
 #include "engram/base/strong_id.h"
 #include "engram/base/time_buckets.h"
@@ -112,6 +113,9 @@ class RowSource {
   // Stats without the latency samples, of which there are megabytes: holds up nobody who awaits.
   [[nodiscard]] virtual RowSourceStats Counts() const = 0;
   virtual void ResetStats() = 0;
+  // How many of its I/O threads are in which stage right now. Cheap enough to be asked thousands of
+  // times a second.
+  [[nodiscard]] virtual FillStages Stages() const = 0;
 };
 
 }  // namespace engram

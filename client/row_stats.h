@@ -39,6 +39,7 @@ struct FillGauges {
   std::atomic<uint64_t> cache_bytes{0};
   std::atomic<uint64_t> cache_rows{0};
   std::atomic<uint64_t> cache_rows_max{0};
+  std::atomic<FillStage> stage{FillStage::kOther};
 };
 
 // Each count of FillCounters and where RowSourceStats tells it.

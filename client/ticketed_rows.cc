@@ -222,6 +222,14 @@ RowSourceStats TicketedRows::StatsOf(bool with_samples) const {
   return stats;
 }
 
+FillStages TicketedRows::Stages() const {
+  FillStages stages{};
+  for (const auto& thread : threads_) {
+    ++stages[static_cast<size_t>(thread->filler->gauges().stage.load(std::memory_order_relaxed))];
+  }
+  return stages;
+}
+
 void TicketedRows::ResetStats() {
   stats_.Reset();
   const RowSourceStats totals = Totals();

@@ -44,6 +44,7 @@ class TicketedRows final : public RowSource {
   [[nodiscard]] RowSourceStats Stats() const override { return StatsOf(/*with_samples=*/true); }
   [[nodiscard]] RowSourceStats Counts() const override { return StatsOf(/*with_samples=*/false); }
   void ResetStats() override;
+  [[nodiscard]] FillStages Stages() const override;
 
  private:
   // A message to a fill thread. `ticket` tells an abandoned batch from the next one in its buffer.

@@ -58,6 +58,25 @@ TEST_F(ReadCommandTest, StackAndFloorStandInOneReport) {
   }
 }
 
+TEST_F(ReadCommandTest, AProfileTellsWhereTheTimeOfARowGoes) {
+  const auto ran =
+      Read({"--profile", "--rows", "1536", "--seconds", "0.3", "--json", file().string()});
+  ASSERT_EQ(ran.exit_status, 0) << ran.err;
+  EXPECT_THAT(ran.out, HasSubstr("Where the client's I/O threads are"));
+  std::string text;
+  const json report = ReadReport(&text);
+  double together = 0;
+  for (const auto& [stage, us] : report.at("batches").at(0).at("stage_us_per_row").items()) {
+    EXPECT_GE(us, 0) << stage;
+    together += us.get<double>();
+  }
+  // One I/O thread: its time of a row is the row's share of the wall clock.
+  EXPECT_NEAR(together, 1e6 / report.at("stack_rows_s").get<double>(), 1e-3 * together);
+  for (const char* stage : {"plan", "wire", "verify", "scatter"}) {
+    EXPECT_GT(report.at("batches").at(0).at("stage_us_per_row").at(stage), 0) << stage;
+  }
+}
+
 TEST_F(ReadCommandTest, ReplicasAreNodesOfWhichTheNearestIsRead) {
   const auto ran =
       Read({"--replicas", "2", "--rows", "1536", "--seconds", "0.02", "--json", file().string()});

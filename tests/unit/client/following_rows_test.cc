@@ -92,6 +92,11 @@ class ScriptedRows final : public RowSource {
     const std::lock_guard lock(mutex_);
     stats_ = {};
   }
+  [[nodiscard]] FillStages Stages() const override {
+    FillStages stages{};
+    stages[static_cast<size_t>(FillStage::kAsleep)] = 1;
+    return stages;
+  }
 
  private:
   const std::shared_ptr<const TableLayout> layout_;
@@ -175,6 +180,17 @@ TEST_F(FollowingRowsTest, CountsOfAClosedVersionStayAndWhatItHeldDoesNot) {
   EXPECT_EQ(stats.layers.at(0).prefetch_times.count(), stats.batches);
   EXPECT_EQ(stats.held.versions[0].version, TableVersion(2));
   EXPECT_EQ(stats.held.staging_bytes, 100u);
+}
+
+TEST_F(FollowingRowsTest, StagesAreThoseOfEveryOpenVersion) {
+  const auto asleep = static_cast<size_t>(FillStage::kAsleep);
+  EXPECT_EQ(rows_->Stages()[asleep], 1u);
+  const Ticket ticket = Prefetch();
+  current_->Set(2);
+  EXPECT_TRUE(Until([&] { return VersionNow() == 2; }));
+  EXPECT_EQ(rows_->Stages()[asleep], 2u);
+  rows_->Release(ticket);
+  EXPECT_TRUE(Until([&] { return rows_->Stages()[asleep] == 1; }));
 }
 
 TEST_F(FollowingRowsTest, WhatCannotBeOpenedChangesNothingAndIsTriedAgain) {

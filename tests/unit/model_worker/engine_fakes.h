@@ -49,6 +49,7 @@ class FakeRowSource final : public RowSource {
     return *static_cast<const NgramHasher*>(nullptr);
   }
   [[nodiscard]] uint32_t batch_tokens_max() const override { return batch_tokens_max_; }
+  [[nodiscard]] FillStages Stages() const override { return {}; }
 
   [[nodiscard]] Result<Ticket> Prefetch(std::span<const TokenRun> runs,
                                         const BatchOptions&) override {
