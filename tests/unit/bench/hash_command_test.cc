@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/child_process.h"
+
 namespace engram::bench {
 namespace {
 
@@ -15,8 +17,8 @@ int RunBench(const std::string& arguments) {
 }
 
 TEST(HashCommandTest, WritesARateAndItsBoundsForEachVariant) {
-  const std::filesystem::path file =
-      std::filesystem::path(testing::TempDir()) / "engram_hash_command_test.json";
+  const test::ScratchDir scratch;
+  const std::filesystem::path file = scratch.path() / "hash.json";
   ASSERT_EQ(RunBench("hash --batch 1 64 --repetitions 2 --seconds 0.001 --json " + file.string()),
             0);
   std::ifstream in(file);
@@ -30,7 +32,6 @@ TEST(HashCommandTest, WritesARateAndItsBoundsForEachVariant) {
     EXPECT_EQ(json.at(variant).at("batches").at(1).at("tokens"), 64);
     EXPECT_GT(json.at(variant).at("bound_write_tokens_s").at("median"), 0);
   }
-  std::filesystem::remove(file);
 }
 
 TEST(HashCommandTest, WrongArgumentsAreRefused) {

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/child_process.h"
+
 namespace engram::bench {
 namespace {
 
@@ -22,8 +24,8 @@ std::string Contents(const fs::path& file) {
 }
 
 TEST(ReportCommandTest, MakesAPageOrSaysWhichFileIsAtFault) {
-  const fs::path dir = fs::path(testing::TempDir()) / "engram_report_command_test";
-  fs::create_directories(dir);
+  const test::ScratchDir scratch;
+  const fs::path& dir = scratch.path();
   const std::string json = (dir / "run.json").string();
   const std::string page = (dir / "page.html").string();
   const std::string quiet = " >" + (dir / "out").string() + " 2>" + (dir / "err").string();
@@ -45,7 +47,6 @@ TEST(ReportCommandTest, MakesAPageOrSaysWhichFileIsAtFault) {
   EXPECT_NE(RunBench("report --out " + page + quiet), 0);
   EXPECT_NE(RunBench("report " + json + " --out /no/such/folder/page.html" + quiet), 0);
   EXPECT_NE(Contents(dir / "err").find("/no/such/folder/page.html"), std::string::npos);
-  fs::remove_all(dir);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "bench/report.h"
+#include "tests/support/child_process.h"
 
 namespace engram::bench {
 namespace {
@@ -18,17 +19,13 @@ using testing::Not;
 
 class ReportPageTest : public testing::Test {
  protected:
-  ReportPageTest() : dir_(std::filesystem::path(testing::TempDir()) / "engram_report_page_test") {
-    std::filesystem::create_directories(dir_);
-  }
-  ~ReportPageTest() override { std::filesystem::remove_all(dir_); }
-
   std::filesystem::path WriteText(const std::string& name, const std::string& text) {
     std::ofstream(dir_ / name) << text;
     return dir_ / name;
   }
 
-  std::filesystem::path dir_;
+  test::ScratchDir scratch_;
+  const std::filesystem::path dir_ = scratch_.path();
 };
 
 ReportFile MadeUp(const std::string& file) {

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/child_process.h"
+
 namespace engram::bench {
 namespace {
 
@@ -27,14 +29,12 @@ TEST(ReportTest, RecordsMachineSeedSettingsAndResultsInOneObject) {
 }
 
 TEST(ReportTest, WritesTheWholeFileOrSaysWhyNot) {
-  const std::filesystem::path file =
-      std::filesystem::path(testing::TempDir()) / "engram_report_test.json";
-  std::filesystem::remove(file);
+  const test::ScratchDir scratch;
+  const std::filesystem::path file = scratch.path() / "report.json";
   Report report("hash", 1);
   ASSERT_TRUE(report.Write(file).ok());
   std::ifstream in(file);
   EXPECT_EQ(nlohmann::json::parse(in), report.contents());
-  std::filesystem::remove(file);
 
   const Status status = report.Write("/no/such/folder/report.json");
   EXPECT_EQ(status.code(), StatusCode::kIo);

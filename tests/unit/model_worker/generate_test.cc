@@ -14,6 +14,7 @@
 #include "model_worker/compare.h"
 #include "model_worker/prompts.h"
 #include "model_worker/run_report.h"
+#include "tests/support/child_process.h"
 #include "tests/unit/model_worker/engine_fakes.h"
 
 namespace engram {
@@ -182,11 +183,11 @@ TEST(RunReportTest, AFileThatCannotBeWrittenIsNamed) {
   const Status status = WriteFile("/nonexistent/report.json", "{}");
   EXPECT_EQ(status.code(), StatusCode::kIo);
   EXPECT_NE(status.message().find("/nonexistent/report.json"), std::string::npos);
-  const auto path = std::filesystem::path(::testing::TempDir()) / "run_report_test.json";
+  const test::ScratchDir scratch;
+  const auto path = scratch.path() / "report.json";
   ASSERT_TRUE(WriteFile(path.string(), "{}\n").ok());
   std::ifstream in(path);
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(in), {}), "{}\n");
-  std::filesystem::remove(path);
 }
 
 }  // namespace
