@@ -134,11 +134,12 @@ Result<std::shared_ptr<const SlotFinder>> SessionService::CheckOpen(
             ", " + std::to_string(layout.slot_count()) + ": both must run the same release");
   }
   if (request.tcp_segment() != tcp_segment_) {
-    return Error(StatusCode::kFailedPrecondition,
-                 "the reader's UCX_TCP_RX_SEG_SIZE is '" + request.tcp_segment() +
-                     "', the node's '" + tcp_segment_ +
-                     "', and UCX stands still over TCP where they differ: set the same on both, or "
-                     "on none");
+    return Error(
+        StatusCode::kFailedPrecondition,
+        "the reader's UCX_TCP_RX_SEG_SIZE is '" + request.tcp_segment() + "', the node's '" +
+            tcp_segment_ +
+            "', and UCX writes past its buffers where the peer's is larger: set the same on "
+            "both, or on none");
   }
   if (request.worker_address().empty() ||
       request.worker_address().size() > kWorkerAddressBytesMax) {

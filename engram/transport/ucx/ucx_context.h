@@ -19,13 +19,13 @@ namespace engram {
 //   UCX_WARN_UNUSED_ENV_VARS=n            these names differ between UCX versions and transports
 //   UCX_TCP_KEEPIDLE, UCX_KEEPALIVE_INTERVAL  shorter; sessions have their own sign of life anyway
 //   UCX_TCP_CONN_NB=y                     nobody waits for a peer that does not take a connection
-//   UCX_TCP_RX_SEG_SIZE=256k              the largest piece of a message; must be alike on both
-//   sides UCX_POSIX_USE_PROC_LINK is left alone: memory of another PID namespace is then not mapped
+//   UCX_TCP_RX_SEG_SIZE=256k              the largest piece of a message; the same on both sides
+//   UCX_POSIX_USE_PROC_LINK is left alone: memory of another PID namespace is then not mapped
 void SetUcxDefaults();
 
-// UCX_TCP_RX_SEG_SIZE as it is set. UCX sends pieces of its own size; where the
-// peer's buffers are smaller, the connection stands still without a word. So a session opens only
-// where both are alike.
+// UCX_TCP_RX_SEG_SIZE as it is set. UCX sends pieces of its own size and receives into buffers of
+// its own size, unchecked: from a peer with a larger one it writes past them. So a session opens
+// only where both are alike.
 std::string UcxTcpSegment();
 
 // Thread-safe after Create.

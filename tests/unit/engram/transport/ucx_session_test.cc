@@ -34,7 +34,7 @@ TEST_F(UcxSessionTest, AnotherModelVersionIncarnationOrLayoutIsRefusedByName) {
   EXPECT_EQ(f.server_->stats().sessions_open, 0u);
 }
 
-// UCX itself would let the connection stand still.
+// UCX itself would write past the smaller one's buffers.
 TEST_F(UcxSessionTest, AnotherSegmentOfTcpIsRefusedByName) {
   test::UcxFixture f(kTcpGather);
   f.StartServer(f.ServerOptions());
