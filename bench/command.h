@@ -6,6 +6,9 @@
 // `outcome`; declare it here, call it in main.cc and list the file in CMakeLists.txt.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include <CLI/CLI.hpp>
 
 #include "engram/base/status.h"
@@ -20,5 +23,10 @@ void AddPrefetchCommand(CLI::App& app, Status& outcome);
 void AddReadCommand(CLI::App& app, Status& outcome);
 // No question: shows the reports of the others.
 void AddReportCommand(CLI::App& app, Status& outcome);
+
+// --coordinator and --zone of a question that can be asked of a cluster that is there. Returns
+// --coordinator, which options of own nodes exclude. Both arguments must outlive the parsing.
+CLI::Option* AddClusterOptions(CLI::App& command, std::vector<std::string>& coordinators,
+                               std::string& zone);
 
 }  // namespace engram::bench

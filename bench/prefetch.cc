@@ -412,13 +412,7 @@ void AddPrefetchCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--way", options->way, "How rows are read")
       ->check(CLI::IsMember({"auto", "gather", "mapped"}))
       ->capture_default_str();
-  CLI::Option* const cluster =
-      sub->add_option(
-             "--coordinator", options->coordinators,
-             "Measure the cluster of these coordinators: host:port, or several with commas")
-          ->delimiter(',');
-  sub->add_option("--zone", options->zone, "Of this host, as the cluster's nodes name theirs")
-      ->needs(cluster);
+  CLI::Option* const cluster = AddClusterOptions(*sub, options->coordinators, options->zone);
   sub->add_option("--nodes", options->nodes, "Memory nodes, each a process")
       ->check(CLI::Range(1, 64))
       ->capture_default_str()

@@ -408,13 +408,7 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
          "Rows of a batch, 48 a token (of a cluster: its layers x columns); one measurement each")
       ->delimiter(',')
       ->capture_default_str();
-  CLI::Option* const cluster =
-      sub->add_option(
-             "--coordinator", options->coordinators,
-             "Measure the cluster of these coordinators: host:port, or several with commas")
-          ->delimiter(',');
-  sub->add_option("--zone", options->zone, "Of this host, as the cluster's nodes name theirs")
-      ->needs(cluster);
+  CLI::Option* const cluster = AddClusterOptions(*sub, options->coordinators, options->zone);
   sub->add_option("--row-values", options->row_values, "Values of a row: 256 make 264 bytes")
       ->check(CLI::Range(32, 8192))
       ->capture_default_str()
