@@ -15,4 +15,24 @@ CLI::Option* AddClusterOptions(CLI::App& command, std::vector<std::string>& coor
   return cluster;
 }
 
+void AddNetworkOptions(CLI::App& command, NetworkOptions& network, CLI::Option* cluster) {
+  command
+      .add_option("--rate", network.rate,
+                  "Put every memory node on a host of its own (network namespaces on this machine, "
+                  "needs\nroot) behind a link of this rate, as tc takes it: 10gbit")
+      ->excludes(cluster);
+  command
+      .add_option_function<uint32_t>(
+          "--round-trip-us",
+          [&network](uint32_t us) { network.round_trip = std::chrono::microseconds(us); },
+          "Likewise, with this round trip in microseconds between the client and a node")
+      ->check(CLI::Range(0, 1'000'000))
+      ->excludes(cluster);
+}
+
+void AddNetworkSettings(const NetworkOptions& network, Report* report) {
+  report->AddSetting("rate", network.rate);
+  report->AddSetting("round_trip_us", network.round_trip.count());
+}
+
 }  // namespace engram::bench

@@ -11,16 +11,20 @@
 
 #include <CLI/CLI.hpp>
 
+#include "bench/host_network.h"
+#include "bench/report.h"
 #include "engram/base/status.h"
 
 namespace engram::bench {
 
 void AddHashCommand(CLI::App& app, Status& outcome);
+void AddHostsCommand(CLI::App& app, Status& outcome);
 void AddLoadCommand(CLI::App& app, Status& outcome);
 void AddPeersCommand(CLI::App& app, Status& outcome);
 void AddPlacementCommand(CLI::App& app, Status& outcome);
 void AddPrefetchCommand(CLI::App& app, Status& outcome);
 void AddReadCommand(CLI::App& app, Status& outcome);
+void AddScaleCommand(CLI::App& app, Status& outcome);
 // No question: shows the reports of the others.
 void AddReportCommand(CLI::App& app, Status& outcome);
 
@@ -28,5 +32,11 @@ void AddReportCommand(CLI::App& app, Status& outcome);
 // --coordinator, which options of own nodes exclude. Both arguments must outlive the parsing.
 CLI::Option* AddClusterOptions(CLI::App& command, std::vector<std::string>& coordinators,
                                std::string& zone);
+
+// --rate and --round-trip-us of a question whose own nodes may be on hosts of their own. `network`
+// must outlive the parsing; `cluster` is AddClusterOptions'.
+void AddNetworkOptions(CLI::App& command, NetworkOptions& network, CLI::Option* cluster);
+// Settings "rate" and "round_trip_us" of a report.
+void AddNetworkSettings(const NetworkOptions& network, Report* report);
 
 }  // namespace engram::bench

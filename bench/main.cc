@@ -13,12 +13,14 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   engram::Status outcome;
   engram::bench::AddHashCommand(app, outcome);
+  engram::bench::AddHostsCommand(app, outcome);
   engram::bench::AddLoadCommand(app, outcome);
   engram::bench::AddPeersCommand(app, outcome);
   engram::bench::AddPlacementCommand(app, outcome);
   engram::bench::AddPrefetchCommand(app, outcome);
   engram::bench::AddReadCommand(app, outcome);
   engram::bench::AddReportCommand(app, outcome);
+  engram::bench::AddScaleCommand(app, outcome);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

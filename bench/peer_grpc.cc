@@ -9,7 +9,7 @@
 #include "bench/grpc_rows.grpc.pb.h"
 #include "bench/made_up_rows.h"
 #include "bench/peer.h"
-#include "bench/peer_process.h"
+#include "bench/started_program.h"
 
 namespace engram::bench {
 namespace {
@@ -37,7 +37,7 @@ struct Call {
 
 class GrpcPeer final : public Peer {
  public:
-  GrpcPeer(const PeerTable& table, uint16_t port, PeerProcess server)
+  GrpcPeer(const PeerTable& table, uint16_t port, StartedProgram server)
       : table_(table), port_(port), server_(std::move(server)) {}
   ~GrpcPeer() override {
     queue_.Shutdown();
@@ -110,7 +110,7 @@ class GrpcPeer final : public Peer {
 
   PeerTable table_;
   uint16_t port_;
-  PeerProcess server_;
+  StartedProgram server_;
   PeerSetting setting_;
   grpc::CompletionQueue queue_;
   std::vector<std::unique_ptr<proto::GrpcRows::Stub>> stubs_;
@@ -123,10 +123,10 @@ Result<std::unique_ptr<Peer>> StartGrpcRows(const PeerTable& table) {
   const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
   ENGRAM_ASSIGN_OR_RETURN(const uint16_t port, FreePort());
   ENGRAM_ASSIGN_OR_RETURN(
-      PeerProcess server,
-      PeerProcess::Start({(self.parent_path() / "engram-bench-grpc-rows").string(), "--rows",
-                          std::to_string(table.rows), "--row-bytes",
-                          std::to_string(table.row_bytes), "--port", std::to_string(port)}));
+      StartedProgram server,
+      StartedProgram::Start({(self.parent_path() / "engram-bench-grpc-rows").string(), "--rows",
+                             std::to_string(table.rows), "--row-bytes",
+                             std::to_string(table.row_bytes), "--port", std::to_string(port)}));
   ENGRAM_TRY(server.AwaitListening(port));
   return std::make_unique<GrpcPeer>(table, port, std::move(server));
 }

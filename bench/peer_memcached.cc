@@ -11,7 +11,7 @@
 
 #include "bench/made_up_rows.h"
 #include "bench/peer.h"
-#include "bench/peer_process.h"
+#include "bench/started_program.h"
 
 namespace engram::bench {
 namespace {
@@ -87,7 +87,7 @@ std::string ServerVersion(uint16_t port) {
 struct Server {
   uint32_t threads;
   uint16_t port;
-  PeerProcess process;
+  StartedProgram process;
 };
 
 // Where the rows of a multiget go. memcached answers in the order of the keys, and leaves out what
@@ -234,7 +234,7 @@ Result<std::unique_ptr<Peer>> StartMemcached(const PeerTable& table) {
                                      "-m",
                                      std::to_string(limit_mb)};
     if (geteuid() == 0) argv.insert(argv.end(), {"-u", "root"});  // it does not start as root else
-    ENGRAM_ASSIGN_OR_RETURN(PeerProcess process, PeerProcess::Start(std::move(argv)));
+    ENGRAM_ASSIGN_OR_RETURN(StartedProgram process, StartedProgram::Start(std::move(argv)));
     ENGRAM_TRY(process.AwaitListening(port));
     ENGRAM_TRY(Load(port, table));
     servers.push_back({threads, port, std::move(process)});

@@ -8,7 +8,7 @@
 
 #include "bench/made_up_rows.h"
 #include "bench/peer.h"
-#include "bench/peer_process.h"
+#include "bench/started_program.h"
 
 namespace engram::bench {
 namespace {
@@ -141,7 +141,7 @@ std::string ServerVersion(redisContext* connection) {
 struct Server {
   uint32_t io_threads;
   uint16_t port;
-  PeerProcess process;
+  StartedProgram process;
 };
 
 class RedisPeer final : public Peer {
@@ -229,10 +229,11 @@ Result<std::unique_ptr<Peer>> StartRedis(const PeerTable& table) {
   for (const uint32_t io_threads : {1u, 2u}) {
     ENGRAM_ASSIGN_OR_RETURN(const uint16_t port, FreePort());
     ENGRAM_ASSIGN_OR_RETURN(
-        PeerProcess process,
-        PeerProcess::Start({"redis-server", "--bind", "127.0.0.1", "--port", std::to_string(port),
-                            "--save", "", "--appendonly", "no", "--maxmemory", "0", "--io-threads",
-                            std::to_string(io_threads), "--io-threads-do-reads", "yes"}));
+        StartedProgram process,
+        StartedProgram::Start({"redis-server", "--bind", "127.0.0.1", "--port",
+                               std::to_string(port), "--save", "", "--appendonly", "no",
+                               "--maxmemory", "0", "--io-threads", std::to_string(io_threads),
+                               "--io-threads-do-reads", "yes"}));
     ENGRAM_TRY(process.AwaitListening(port));
     ENGRAM_ASSIGN_OR_RETURN(const Connection connection, Connect(port));
     ENGRAM_TRY(Load(connection.get(), table));

@@ -72,7 +72,7 @@ Result<Subjects> Prepare(const PeersOptions& options) {
   const uint32_t rows_max = *std::max_element(options.rows.begin(), options.rows.end());
   const ReaderOptions reader{.batch_tokens_max = rows_max / kV41RowsPerToken};
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<RowSource> rows,
-                          ConnectTo({node.get()}, reader, layout, compression));
+                          ConnectTo({node->contact()}, reader, layout, compression));
   ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
                           NgramHasher::Create(layout->spec().hash, compression));
   return Subjects{.layout = std::move(layout),
@@ -216,7 +216,7 @@ Result<Comparison> Measure(const PeersOptions& options, uint32_t row_count, Subj
     point.peers.push_back(std::move(peer));
     loops.push_back(std::move(loop));
   }
-  ReadLoop our_loop(subjects.rows.get(), {subjects.node.get()}, &subjects.our_tokens);
+  ReadLoop our_loop(subjects.rows.get(), {subjects.node->contact()}, &subjects.our_tokens);
   ENGRAM_TRY(our_loop.CheckContents(tokens));
   if (const auto warm = our_loop.Run(tokens, options.try_seconds); !warm.has_value()) {
     return Error(warm.error());

@@ -36,6 +36,7 @@ struct PrefetchOptions {
   uint64_t cache_bytes = 0;
   uint64_t bytes = 1ull << 30;
   TokenOptions tokens;
+  NetworkOptions network;                 // of own nodes
   std::vector<std::string> coordinators;  // empty: nodes of its own
   std::string zone;
   double seconds = 5;
@@ -245,6 +246,7 @@ Plot WindowPlot(const std::vector<Outcome>& outcomes, const std::string& phase, 
 struct Subject {
   TokenSource tokens;
   std::shared_ptr<const TableLayout> layout;
+  std::unique_ptr<HostNetwork> network;          // null: all on this host
   std::vector<std::unique_ptr<ReadNode>> nodes;  // none: a cluster's
   std::unique_ptr<RowSource> rows;
 };
@@ -268,24 +270,31 @@ Result<Subject> PrepareOwn(const PrefetchOptions& options, uint32_t tokens_max) 
                           TableLayout::Create(V41Spec(options.bytes, ids, kV41RowValues)));
   Subject subject{.tokens = std::move(tokens),
                   .layout = std::make_shared<const TableLayout>(std::move(made)),
+                  .network = nullptr,
                   .nodes = {},
                   .rows = nullptr};
   std::fprintf(stderr, "making %.2f GiB of rows in %u memory nodes\n",
                static_cast<double>(subject.layout->total_bytes()) / (1 << 30), options.nodes);
-  std::vector<const ReadNode*> node_pointers;
+  if (options.network.any()) {
+    ENGRAM_ASSIGN_OR_RETURN(subject.network,
+                            HostNetwork::Create(options.network, 1 + options.nodes));
+  }
+  std::vector<NodeContact> contacts;
   for (uint32_t i = 0; i < options.nodes; ++i) {
     ReadNode::Options node;
     node.transport = options.transport;
     node.part = i;
     node.parts = options.nodes;
+    node.network = subject.network.get();
+    node.host = 1 + i;
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> started,
                             ReadNode::Start(node, subject.layout));
     subject.nodes.push_back(std::move(started));
-    node_pointers.push_back(subject.nodes.back().get());
+    contacts.push_back(subject.nodes.back()->contact());
   }
-  ENGRAM_ASSIGN_OR_RETURN(subject.rows, ConnectTo(node_pointers, ReaderOf(options, tokens_max),
+  ENGRAM_ASSIGN_OR_RETURN(subject.rows, ConnectTo(contacts, ReaderOf(options, tokens_max),
                                                   subject.layout, compression));
-  ENGRAM_TRY(ReadLoop(subject.rows.get(), node_pointers, &subject.tokens)
+  ENGRAM_TRY(ReadLoop(subject.rows.get(), contacts, &subject.tokens)
                  .CheckContents(std::min(tokens_max, 64u)));
   return subject;
 }
@@ -299,6 +308,7 @@ Result<Subject> PrepareCluster(const PrefetchOptions& options, uint32_t tokens_m
                  tokens_max));
   Subject subject{.tokens = std::move(made.tokens),
                   .layout = directory->layout(),
+                  .network = nullptr,
                   .nodes = {},
                   .rows = nullptr};
   ENGRAM_ASSIGN_OR_RETURN(
@@ -340,11 +350,13 @@ Status Run(const PrefetchOptions& options) {
   report.AddSetting("accepted", options.accepted);
   report.AddSetting("cancelled", options.cancelled);
   if (own) ENGRAM_RETURN_IF_ERROR(CheckLayers(*profile, kV41Layers));
+  ENGRAM_RETURN_IF_ERROR(CheckNetwork(options.network, options.transport));
   auto subject = own ? PrepareOwn(options, tokens_max) : PrepareCluster(options, tokens_max);
   if (!subject.has_value()) return subject.error();
   ENGRAM_RETURN_IF_ERROR(CheckLayers(*profile, subject->layout->layer_count()));
   if (own) {
     report.AddSetting("nodes", options.nodes);
+    AddNetworkSettings(options.network, &report);
   } else {
     report.AddSetting("coordinator", options.coordinators.front());
   }
@@ -396,6 +408,8 @@ void AddPrefetchCommand(CLI::App& app, Status& outcome) {
       ->delimiter(',')
       ->check(CLI::Range(1, 16384))
       ->capture_default_str();
+  sub->add_flag_callback(
+      "--no-prefill", [options] { options->prefill.clear(); }, "Measure decode steps alone");
   sub->add_option("--drafts", options->drafts, "Speculative tokens of a sequence in a decode step")
       ->check(CLI::Range(0, 16))
       ->capture_default_str();
@@ -413,6 +427,7 @@ void AddPrefetchCommand(CLI::App& app, Status& outcome) {
       ->check(CLI::IsMember({"auto", "gather", "mapped"}))
       ->capture_default_str();
   CLI::Option* const cluster = AddClusterOptions(*sub, options->coordinators, options->zone);
+  AddNetworkOptions(*sub, options->network, cluster);
   sub->add_option("--nodes", options->nodes, "Memory nodes, each a process")
       ->check(CLI::Range(1, 64))
       ->capture_default_str()

@@ -38,6 +38,7 @@ struct ReadOptions {
   bool profile = false;
   uint64_t cache_bytes = 0;
   TokenOptions tokens;
+  NetworkOptions network;                 // of own nodes
   std::vector<std::string> coordinators;  // empty: nodes of its own
   std::string zone;
   std::string json_file;
@@ -48,7 +49,8 @@ constexpr uint32_t kClusterBatchRowsMax = 1u << 20;
 
 // Memory nodes of this run's own, and what they are compared with.
 struct OwnNodes {
-  SharedMemory copy;  // of a node's rows
+  std::unique_ptr<HostNetwork> network;  // null: all on this host
+  SharedMemory copy;                     // of a node's rows
   // One of each replica, with all rows. The first also answers the floor.
   std::vector<std::unique_ptr<ReadNode>> nodes;
   std::unique_ptr<NgramHasher> hasher;
@@ -70,11 +72,11 @@ struct Subject {
     rows = *std::move(connected);
     return {};
   }
-  [[nodiscard]] std::vector<const ReadNode*> NodePointers() const {
-    std::vector<const ReadNode*> pointers;
-    if (own == nullptr) return pointers;
-    for (const auto& node : own->nodes) pointers.push_back(node.get());
-    return pointers;
+  [[nodiscard]] std::vector<NodeContact> Nodes() const {
+    std::vector<NodeContact> nodes;
+    if (own == nullptr) return nodes;
+    for (const auto& node : own->nodes) nodes.push_back(node->contact());
+    return nodes;
   }
   [[nodiscard]] uint32_t RowsPerToken() const {
     return static_cast<uint32_t>(layout->column_count() * layout->layer_count());
@@ -108,8 +110,13 @@ Result<std::unique_ptr<OwnNodes>> StartNodes(const ReadOptions& options,
                options.replicas == 1
                    ? "a memory node of its own"
                    : ("each of " + std::to_string(options.replicas) + " memory nodes").c_str());
+  std::unique_ptr<HostNetwork> network;
+  if (options.network.any()) {
+    ENGRAM_ASSIGN_OR_RETURN(network, HostNetwork::Create(options.network, 1 + options.replicas));
+  }
   ENGRAM_ASSIGN_OR_RETURN(SharedMemory copy, SharedMemory::Create(layout->total_bytes(), true));
   ReadNode::Options node_options;
+  node_options.network = network.get();
   node_options.transport = options.transport;
   node_options.one_sided = options.one_sided;
   node_options.gather_threads = options.gather_threads;
@@ -117,6 +124,7 @@ Result<std::unique_ptr<OwnNodes>> StartNodes(const ReadOptions& options,
   node_options.copy = &copy;
   std::vector<std::unique_ptr<ReadNode>> nodes;
   for (uint32_t replica = 0; replica < options.replicas; ++replica) {
+    node_options.host = 1 + replica;
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<ReadNode> node, ReadNode::Start(node_options, layout));
     nodes.push_back(std::move(node));
     node_options.bare_server = false;
@@ -125,7 +133,7 @@ Result<std::unique_ptr<OwnNodes>> StartNodes(const ReadOptions& options,
   copy.Populate();
   ENGRAM_ASSIGN_OR_RETURN(NgramHasher hasher,
                           NgramHasher::Create(layout->spec().hash, compression));
-  return std::make_unique<OwnNodes>(OwnNodes{std::move(copy), std::move(nodes),
+  return std::make_unique<OwnNodes>(OwnNodes{std::move(network), std::move(copy), std::move(nodes),
                                              std::make_unique<NgramHasher>(std::move(hasher))});
 }
 
@@ -144,13 +152,13 @@ Result<Subject> PrepareOwn(const ReadOptions& options) {
                   .own = std::move(own),
                   .connect = {},
                   .rows = nullptr};
-  subject.connect = [nodes = subject.NodePointers(), reader = ReaderOf(options, tokens_max), layout,
+  subject.connect = [nodes = subject.Nodes(), reader = ReaderOf(options, tokens_max), layout,
                      compression = std::move(compression)] {
     return ConnectTo(nodes, reader, layout, compression);
   };
   if (Status status = subject.Reconnect(); !status.ok()) return Error(std::move(status));
-  if (Status status = ReadLoop(subject.rows.get(), subject.NodePointers(), &subject.tokens)
-                          .CheckContents(tokens_max);
+  if (Status status =
+          ReadLoop(subject.rows.get(), subject.Nodes(), &subject.tokens).CheckContents(tokens_max);
       !status.ok()) {
     return Error(std::move(status));
   }
@@ -256,8 +264,7 @@ Result<ReadFigures> Measure(const ReadOptions& options, uint32_t row_count, Subj
     ENGRAM_ASSIGN_OR_RETURN(floor, Floor::Prepare(options, subject, tokens));
   }
   const auto run_stack = [&](double seconds) {
-    return ReadLoop(subject.rows.get(), subject.NodePointers(), &subject.tokens)
-        .Run(tokens, seconds);
+    return ReadLoop(subject.rows.get(), subject.Nodes(), &subject.tokens).Run(tokens, seconds);
   };
   if (const auto warm = run_stack(options.seconds / 4); !warm.has_value()) {
     return Error(warm.error());
@@ -318,6 +325,7 @@ Status Check(const ReadOptions& options) {
     if (!options.coordinators.empty()) break;  // its tokens may have another number of rows
     ENGRAM_RETURN_IF_ERROR(CheckBatchRows(rows, BareGather::kBatchRowsMax, kV41RowsPerToken));
   }
+  ENGRAM_RETURN_IF_ERROR(CheckNetwork(options.network, options.transport));
   if (options.way == "one-sided" && options.coordinators.empty()) {
     return {StatusCode::kInvalidArgument,
             "--way one-sided has no floor here yet: use gather or mapped"};
@@ -346,6 +354,7 @@ Status Run(const ReadOptions& options) {
     report.AddSetting("table_bytes", options.bytes);
     report.AddSetting("gather_threads", options.gather_threads);
     report.AddSetting("replicas", options.replicas);
+    AddNetworkSettings(options.network, &report);
     report.AddSetting("floor", FloorOf(options) == FloorKind::kGather ? "gather" : "mapped");
     report.AddSetting("node_huge_pages", subject->own->nodes[0]->huge_pages());
   } else {
@@ -409,6 +418,7 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
       ->delimiter(',')
       ->capture_default_str();
   CLI::Option* const cluster = AddClusterOptions(*sub, options->coordinators, options->zone);
+  AddNetworkOptions(*sub, options->network, cluster);
   sub->add_option("--row-values", options->row_values, "Values of a row: 256 make 264 bytes")
       ->check(CLI::Range(32, 8192))
       ->capture_default_str()

@@ -33,7 +33,7 @@ Result<std::unique_ptr<RowSource>> Connect(const ReaderOptions& options, RemoteR
 }
 }  // namespace
 
-Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>& nodes,
+Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<NodeContact>& nodes,
                                              const ReaderOptions& options,
                                              const std::shared_ptr<const TableLayout>& layout,
                                              const std::vector<int32_t>& compression) {
@@ -41,8 +41,8 @@ Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<const ReadNode*>&
   map.version = kBenchVersion;
   map.epoch = Epoch(1);
   for (size_t i = 0; i < nodes.size(); ++i) {
-    map.nodes.push_back({"m" + std::to_string(i), i == 0 ? kNear : "far", nodes[i]->address(),
-                         nodes[i]->incarnation()});
+    map.nodes.push_back({"m" + std::to_string(i), i == 0 ? kNear : "far", nodes[i].address,
+                         nodes[i].incarnation()});
   }
   map.replica_count = options.replicas;
   for (uint32_t slot = 0; slot < layout->slot_count(); ++slot) {
@@ -139,7 +139,7 @@ Status ReadLoop::ReadBatch(const TokenRun& run) {
 
 double ReadLoop::NodeCpuSeconds() const {
   double seconds = 0;
-  for (const ReadNode* node : nodes_) seconds += node->CpuSeconds();
+  for (const NodeContact& node : nodes_) seconds += node.CpuSeconds();
   return seconds;
 }
 

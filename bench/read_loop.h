@@ -32,7 +32,7 @@ struct ReaderOptions {
 //   compression  [vocabulary] token id -> compressed id
 // ERRORS: those of the transport and of CreateRemoteRows.
 [[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectTo(
-    const std::vector<const ReadNode*>& nodes, const ReaderOptions& options,
+    const std::vector<NodeContact>& nodes, const ReaderOptions& options,
     const std::shared_ptr<const TableLayout>& layout, const std::vector<int32_t>& compression);
 
 // The cluster of these coordinators, whatever model it serves. ERRORS: those of ShardDirectory.
@@ -56,7 +56,7 @@ struct Measured {
 class ReadLoop {
  public:
   // Nothing is owned.
-  ReadLoop(RowSource* rows, std::vector<const ReadNode*> nodes, TokenSource* tokens)
+  ReadLoop(RowSource* rows, std::vector<NodeContact> nodes, TokenSource* tokens)
       : rows_(rows), nodes_(std::move(nodes)), tokens_(tokens) {}
 
   // Reads batches of `tokens` for so long. ERRORS: those of RowSource; kCorrupt if a row was wrong.
@@ -69,7 +69,7 @@ class ReadLoop {
   [[nodiscard]] double NodeCpuSeconds() const;
 
   RowSource* rows_;
-  std::vector<const ReadNode*> nodes_;
+  std::vector<NodeContact> nodes_;
   TokenSource* tokens_;
 };
 

@@ -17,13 +17,12 @@
 namespace engram::bench {
 namespace {
 
-// Fills one region with the node's slots of the layout, and serves them. (Memory of the others is
-// not touched, and so takes none.)
+// Fills one region with the node's slots of the layout, and serves them.
 Result<Region> Fill(UcxRowServer& server, const std::shared_ptr<const TableLayout>& layout,
                     const ReadNode::Options& options) {
-  ENGRAM_ASSIGN_OR_RETURN(const Region region, server.AllocateRegion(layout->total_bytes()));
+  const RowPlaces places(*layout, options.part, options.parts);
+  ENGRAM_ASSIGN_OR_RETURN(const Region region, server.AllocateRegion(places.total_bytes()));
   const auto slots = std::make_shared<ServedSlots>(kBenchVersion, kBenchIdentity, layout);
-  const RowPlaces places(*layout);
   const uint32_t row_bytes = layout->row_bytes();
   for (uint32_t s = options.part; s < layout->slot_count(); s += options.parts) {
     const SlotRange& range = layout->slot(SlotIndex(s));
@@ -60,6 +59,17 @@ std::string FromHex(const std::string& hex) {
   return bytes;
 }
 
+// Resident, whatever its kind. 0 where /proc does not say.
+uint64_t OwnMemoryBytes() {
+  std::ifstream status("/proc/self/status");
+  uint64_t kilobytes = 0;
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind("VmRSS:", 0) != 0 && line.rfind("HugetlbPages:", 0) != 0) continue;
+    kilobytes += std::stoull(line.substr(line.find(':') + 1));
+  }
+  return kilobytes * 1024;
+}
+
 // What the child serves, for as long as it lives.
 struct Served {
   std::unique_ptr<UcxRowServer> server;
@@ -72,12 +82,18 @@ Result<Served> StartServing(const ReadNode::Options& options,
   Served served;
   UcxRowServerOptions server_options;
   server_options.listen_address = "127.0.0.1:0";
+  if (options.network != nullptr) {
+    ENGRAM_TRY(options.network->Enter(options.host));
+    server_options.listen_address = HostNetwork::AddressOf(options.host) + ":0";
+  }
   server_options.incarnation = Incarnation(static_cast<uint64_t>(getpid()));
   server_options.tls = options.transport;
   server_options.one_sided = options.one_sided;
   server_options.gather_threads = options.gather_threads;
   ENGRAM_ASSIGN_OR_RETURN(served.server, UcxRowServer::Create(server_options));
+  const uint64_t memory_before = OwnMemoryBytes();
   ENGRAM_ASSIGN_OR_RETURN(const Region region, Fill(*served.server, layout, options));
+  served.line["row_memory_bytes"] = OwnMemoryBytes() - memory_before;
   served.line["address"] = served.server->address();
   served.line["huge_pages"] = region.huge_pages;
   if (options.copy != nullptr) {
@@ -114,14 +130,15 @@ std::string ReadLine(int channel) {
 
 }  // namespace
 
-RowPlaces::RowPlaces(const TableLayout& layout)
+RowPlaces::RowPlaces(const TableLayout& layout, uint32_t part, uint32_t parts)
     : shift_(layout.slot_shift()),
       mask_((uint64_t{1} << layout.slot_shift()) - 1),
       stride_(layout.row_stride()) {
-  uint64_t offset = 0;
   for (uint32_t s = 0; s < layout.slot_count(); ++s) {
-    slots_.push_back(offset);
-    offset += uint64_t{layout.slot(SlotIndex(s)).row_count} * stride_;
+    slots_.push_back(total_bytes_);
+    if (s % parts == part) {
+      total_bytes_ += uint64_t{layout.slot(SlotIndex(s)).row_count} * stride_;
+    }
   }
 }
 
@@ -147,11 +164,14 @@ Result<std::unique_ptr<ReadNode>> ReadNode::Start(
   if (said.contains("error")) return Error(StatusCode::kUnavailable, said["error"]);
   node->address_ = said["address"];
   node->huge_pages_ = said["huge_pages"];
+  node->row_memory_bytes_ = said["row_memory_bytes"];
   if (said.contains("bare_address")) node->bare_address_ = FromHex(said["bare_address"]);
   return node;
 }
 
 ReadNode::~ReadNode() {
+  // Nodes that were started later hold copies of it, which a close would leave open.
+  shutdown(channel_, SHUT_RDWR);
   close(channel_);
   for (int i = 0; i < 500; ++i) {
     if (waitpid(child_, nullptr, WNOHANG) != 0) return;
@@ -161,8 +181,8 @@ ReadNode::~ReadNode() {
   waitpid(child_, nullptr, 0);
 }
 
-double ReadNode::CpuSeconds() const {
-  std::ifstream stat("/proc/" + std::to_string(child_) + "/stat");
+double NodeContact::CpuSeconds() const {
+  std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");
   std::string text((std::istreambuf_iterator<char>(stat)), std::istreambuf_iterator<char>());
   const size_t name_end = text.rfind(')');
   if (name_end == std::string::npos) return 0;

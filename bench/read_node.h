@@ -1,4 +1,4 @@
-// One memory node with made-up rows in a process of its own, for engram-bench read.
+// A memory node with made-up rows in a process of its own, which benchmarks read.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "bench/bare_rows.h"
+#include "bench/host_network.h"
 #include "bench/made_up_rows.h"
 #include "engram/base/status.h"
 #include "engram/table/table_layout.h"
@@ -18,19 +19,33 @@ namespace engram::bench {
 inline constexpr TableVersion kBenchVersion{1};
 inline constexpr ModelIdentity kBenchIdentity{0xbe};
 
-// Where row `address` of `layout` lies in a node's memory, and in the copy of it.
+// Where row `address` of `layout` lies in a node's memory, and in the copy of it. A node holds
+// every `parts`-th slot, from slot `part` on; rows of the others have no place.
 class RowPlaces {
  public:
-  explicit RowPlaces(const TableLayout& layout);
+  explicit RowPlaces(const TableLayout& layout, uint32_t part = 0, uint32_t parts = 1);
   [[nodiscard]] uint64_t OffsetOf(RowAddress address) const {
     return slots_[address.value() >> shift_] + (address.value() & mask_) * stride_;
   }
+  // Of all rows that have a place.
+  [[nodiscard]] uint64_t total_bytes() const { return total_bytes_; }
 
  private:
   uint32_t shift_;
   uint64_t mask_;
   uint32_t stride_;
   std::vector<uint64_t> slots_;  // [slots] offset of the first row
+  uint64_t total_bytes_ = 0;
+};
+
+// What a client must know of a ReadNode, which another process may have started.
+struct NodeContact {
+  std::string address;
+  pid_t pid = 0;
+
+  [[nodiscard]] Incarnation incarnation() const { return Incarnation(static_cast<uint64_t>(pid)); }
+  // CPU time so far, in seconds; 0 if it has ended.
+  [[nodiscard]] double CpuSeconds() const;
 };
 
 // Ended and reaped with it. Create before the process has threads.
@@ -43,6 +58,9 @@ class ReadNode {
     // Holds every `parts`-th slot, from slot `part` on.
     uint32_t part = 0;
     uint32_t parts = 1;
+    // The host it is on, of a network that outlives Start; null: this process's.
+    const HostNetwork* network = nullptr;
+    uint32_t host = 0;
     // Also answers BareGather, from the same memory.
     bool bare_server = false;
     // Gets a copy of the rows, in the same places; may be null. Outlives Start.
@@ -56,16 +74,13 @@ class ReadNode {
   ReadNode(const ReadNode&) = delete;
   ReadNode& operator=(const ReadNode&) = delete;
 
-  [[nodiscard]] const std::string& address() const { return address_; }
+  [[nodiscard]] NodeContact contact() const { return {address_, child_}; }
   // Of its BareServer.
   [[nodiscard]] const std::string& bare_address() const { return bare_address_; }
   // Whether its rows lie in pages above 4 KiB.
   [[nodiscard]] bool huge_pages() const { return huge_pages_; }
-  [[nodiscard]] Incarnation incarnation() const {
-    return Incarnation(static_cast<uint64_t>(child_));
-  }
-  // CPU time of the child so far, in seconds.
-  [[nodiscard]] double CpuSeconds() const;
+  // Memory that it took for its rows, in bytes.
+  [[nodiscard]] uint64_t row_memory_bytes() const { return row_memory_bytes_; }
 
  private:
   ReadNode(pid_t child, int channel) : child_(child), channel_(channel) {}
@@ -74,6 +89,7 @@ class ReadNode {
   std::string address_;
   std::string bare_address_;
   bool huge_pages_ = false;
+  uint64_t row_memory_bytes_ = 0;
 };
 
 }  // namespace engram::bench

@@ -1,4 +1,4 @@
-#include "bench/peer_process.h"
+#include "bench/started_program.h"
 
 #include <array>
 #include <cerrno>
@@ -70,11 +70,11 @@ Result<std::string> FindProgram(const std::string& name) {
   return Error(StatusCode::kNotFound, name + " is not installed");
 }
 
-Result<PeerProcess> PeerProcess::Start(std::vector<std::string> argv) {
+Result<StartedProgram> StartedProgram::Start(std::vector<std::string> argv) {
   ENGRAM_ASSIGN_OR_RETURN(const std::string file, FindProgram(argv[0]));
-  const int output = memfd_create("engram-bench-peer", MFD_CLOEXEC);
+  const int output = memfd_create("engram-bench-program", MFD_CLOEXEC);
   if (output < 0) return Error(StatusCode::kIo, Because("memfd_create"));
-  PeerProcess peer(argv[0], output);
+  StartedProgram program(argv[0], output);
   std::vector<char*> arguments;
   arguments.reserve(argv.size() + 1);
   for (std::string& argument : argv) arguments.push_back(argument.data());
@@ -94,16 +94,16 @@ Result<PeerProcess> PeerProcess::Start(std::vector<std::string> argv) {
     execv(file.c_str(), arguments.data());
     _exit(127);
   }
-  peer.pid_ = child;
-  return peer;
+  program.pid_ = child;
+  return program;
 }
 
-PeerProcess::PeerProcess(PeerProcess&& other) noexcept
+StartedProgram::StartedProgram(StartedProgram&& other) noexcept
     : name_(std::move(other.name_)),
       output_(std::exchange(other.output_, -1)),
       pid_(std::exchange(other.pid_, -1)) {}
 
-PeerProcess::~PeerProcess() {
+StartedProgram::~StartedProgram() {
   if (pid_ > 0) {
     kill(pid_, SIGKILL);  // it keeps nothing that a slower end would save
     waitpid(pid_, nullptr, 0);
@@ -111,7 +111,7 @@ PeerProcess::~PeerProcess() {
   if (output_ >= 0) close(output_);
 }
 
-Status PeerProcess::AwaitListening(uint16_t port) {
+Status StartedProgram::AwaitListening(uint16_t port) {
   for (int i = 0; i < kListenPollsMax; ++i) {
     const bool listens = Listens(port);
     // Asked after: a process that found its port taken has ended, whoever answers there.
@@ -125,8 +125,17 @@ Status PeerProcess::AwaitListening(uint16_t port) {
   return {StatusCode::kDeadlineExceeded, name_ + " did not listen within 30 s: " + LastOutput()};
 }
 
-std::string PeerProcess::LastOutput() const {
-  std::array<char, 400> tail{};
+Status StartedProgram::AwaitEnd() {
+  int ended = 0;
+  while (pid_ > 0 && waitpid(pid_, &ended, 0) < 0 && errno == EINTR) {
+  }
+  pid_ = -1;
+  if (WIFEXITED(ended) && WEXITSTATUS(ended) == 0) return {};
+  return {StatusCode::kUnavailable, name_ + " failed: " + LastOutput()};
+}
+
+std::string StartedProgram::LastOutput() const {
+  std::array<char, 1000> tail{};
   const off_t size = lseek(output_, 0, SEEK_END);
   const off_t from = size > static_cast<off_t>(tail.size()) ? size - tail.size() : 0;
   const ssize_t got = pread(output_, tail.data(), tail.size(), from);

@@ -20,22 +20,25 @@ namespace engram::bench {
 
 // Killed and reaped with its object; killed by the kernel if this process ends without that, or if
 // the thread that started it does. Thread-compatible. Movable.
-class PeerProcess {
+class StartedProgram {
  public:
   // argv[0] as for FindProgram. What it prints is kept for errors.
   // ERRORS: kNotFound, kIo.
-  [[nodiscard]] static Result<PeerProcess> Start(std::vector<std::string> argv);
-  PeerProcess(PeerProcess&& other) noexcept;
-  PeerProcess& operator=(PeerProcess&&) = delete;
-  ~PeerProcess();
+  [[nodiscard]] static Result<StartedProgram> Start(std::vector<std::string> argv);
+  StartedProgram(StartedProgram&& other) noexcept;
+  StartedProgram& operator=(StartedProgram&&) = delete;
+  ~StartedProgram();
 
   [[nodiscard]] pid_t pid() const { return pid_; }
   // Returns when something listens at 127.0.0.1:`port`.
   // ERRORS: kUnavailable with what it printed last, if it ended; kDeadlineExceeded after 30 s.
   [[nodiscard]] Status AwaitListening(uint16_t port);
+  // Returns when it has ended. ERRORS: kUnavailable with what it printed last, unless it exited
+  // with 0.
+  [[nodiscard]] Status AwaitEnd();
 
  private:
-  PeerProcess(std::string name, int output) : name_(std::move(name)), output_(output) {}
+  StartedProgram(std::string name, int output) : name_(std::move(name)), output_(output) {}
   [[nodiscard]] std::string LastOutput() const;
 
   std::string name_;
