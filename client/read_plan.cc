@@ -1,6 +1,8 @@
 #include "client/read_plan.h"
 
+#include <algorithm>
 #include <bit>
+#include <numeric>
 
 #include "engram/base/check.h"
 
@@ -44,6 +46,9 @@ ReadPlan::ReadPlan(const NgramHasher* hasher, const TableLayout* layout, uint32_
   links_ = std::make_unique_for_overwrite<uint32_t[]>(layers * column_count_ * tokens_max);
   addresses_ = std::make_unique_for_overwrite<RowAddress[]>(rows);
   targets_ = std::make_unique_for_overwrite<RowTargets[]>(rows);
+  found_addresses_ = std::make_unique_for_overwrite<RowAddress[]>(rows / layers);
+  found_targets_ = std::make_unique_for_overwrite<RowTargets[]>(rows / layers);
+  token_rows_.resize(size_t{tokens_max} + 1);
 }
 
 void ReadPlan::Start(uint32_t token_count) {
@@ -67,14 +72,17 @@ void ReadPlan::HashLayer(int32_t layer_index, std::span<const TokenRun> runs) {
 void ReadPlan::FindUnique(int32_t layer_index, std::span<const uint8_t> dead, DedupeTable* table) {
   const auto layer = static_cast<uint32_t>(layer_index);
   layer_begin_[layer] = row_count_;
+  uint32_t found = 0;
   for (uint32_t column = part_; column < column_count_; column += part_count_) {
-    FindUniqueInColumn(layer, column, dead, table);
+    found = FindUniqueInColumn(layer, column, dead, table, found);
   }
+  PutInOrder(found);
   layer_begin_[size_t{layer} + 1] = row_count_;
 }
 
-void ReadPlan::FindUniqueInColumn(uint32_t layer_index, uint32_t column,
-                                  std::span<const uint8_t> dead, DedupeTable* table) {
+uint32_t ReadPlan::FindUniqueInColumn(uint32_t layer_index, uint32_t column,
+                                      std::span<const uint8_t> dead, DedupeTable* table,
+                                      uint32_t found) {
   uint32_t* links = links_.get() + (size_t{layer_index} * column_count_ + column) * token_count_;
   const TableLayout::Column& c =
       layout_->column(static_cast<int32_t>(layer_index), static_cast<int32_t>(column));
@@ -83,17 +91,34 @@ void ReadPlan::FindUniqueInColumn(uint32_t layer_index, uint32_t column,
   for (uint32_t token = 0; token < token_count_; ++token) {
     if (!dead.empty() && dead[token] != 0) continue;
     const uint32_t bucket = links[token];
-    const uint32_t row = token_count_ > 1 ? table->FindOrInsert(bucket, row_count_) : row_count_;
-    if (row == row_count_) {
-      addresses_[row] = RowAddress(first + bucket);
-      targets_[row] = {token, static_cast<uint16_t>(column), static_cast<uint16_t>(layer_index)};
+    const uint32_t row = token_count_ > 1 ? table->FindOrInsert(bucket, found) : found;
+    if (row == found) {
+      found_addresses_[row] = RowAddress(first + bucket);
+      found_targets_[row] = {token, static_cast<uint16_t>(column),
+                             static_cast<uint16_t>(layer_index)};
       links[token] = kNoToken;
-      ++row_count_;
+      ++found;
     } else {
-      links[token] = targets_[row].first_token;
-      targets_[row].first_token = token;
+      links[token] = found_targets_[row].first_token;
+      found_targets_[row].first_token = token;
     }
   }
+  return found;
+}
+
+// A counting sort by first_token, columns in their order for each.
+void ReadPlan::PutInOrder(uint32_t found) {
+  const std::span<uint32_t> begins(token_rows_.data(), token_count_ + 1);
+  std::fill(begins.begin(), begins.end(), 0);
+  for (uint32_t row = 0; row < found; ++row) ++begins[found_targets_[row].first_token + 1];
+  begins[0] = row_count_;
+  std::partial_sum(begins.begin(), begins.end(), begins.begin());
+  for (uint32_t row = 0; row < found; ++row) {
+    const uint32_t place = begins[found_targets_[row].first_token]++;
+    addresses_[place] = found_addresses_[row];
+    targets_[place] = found_targets_[row];
+  }
+  row_count_ += found;
 }
 
 }  // namespace engram

@@ -76,7 +76,8 @@ class ReadPlan {
   // token_count tokens together.
   void HashLayer(int32_t layer_index, std::span<const TokenRun> runs);
 
-  // Finds the distinct rows of a hashed layer; they follow those of the layers before.
+  // Finds the distinct rows of a hashed layer; they follow those of the layers before. In the order
+  // of a token that wants them: rows that come one after another are put side by side.
   //   dead  [token_count] 1 = has no row; empty = none
   void FindUnique(int32_t layer_index, std::span<const uint8_t> dead, DedupeTable* table);
 
@@ -135,8 +136,11 @@ class ReadPlan {
   [[nodiscard]] const uint32_t* links(uint32_t layer_index, uint32_t column) const {
     return links_.get() + (size_t{layer_index} * column_count_ + column) * token_count_;
   }
-  void FindUniqueInColumn(uint32_t layer_index, uint32_t column, std::span<const uint8_t> dead,
-                          DedupeTable* table);
+  // Adds a column's rows to the `found` ones; returns how many there are then.
+  [[nodiscard]] uint32_t FindUniqueInColumn(uint32_t layer_index, uint32_t column,
+                                            std::span<const uint8_t> dead, DedupeTable* table,
+                                            uint32_t found);
+  void PutInOrder(uint32_t found);
 
   const NgramHasher* hasher_;
   const TableLayout* layout_;
@@ -152,7 +156,11 @@ class ReadPlan {
   std::unique_ptr<uint32_t[]> links_;
   std::unique_ptr<RowAddress[]> addresses_;  // [rows_max]
   std::unique_ptr<RowTargets[]> targets_;    // [rows_max]
-  std::vector<uint32_t> layer_begin_;        // [layers + 1]
+  // Of the layer at hand, column by column, before they are put in order.
+  std::unique_ptr<RowAddress[]> found_addresses_;  // [rows of a layer]
+  std::unique_ptr<RowTargets[]> found_targets_;    // [rows of a layer]
+  std::vector<uint32_t> token_rows_;               // [tokens_max + 1]
+  std::vector<uint32_t> layer_begin_;              // [layers + 1]
 };
 
 }  // namespace engram

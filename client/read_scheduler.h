@@ -151,7 +151,12 @@ class ReadScheduler {
     return sessions_.map()->Replicas(layout_->SlotOf(AddressOf(global)));
   }
   // Puts a row into the queue of the node to ask, or into the retry delay when there is none.
-  void Route(uint32_t global, MonotonicTime now);
+  void Route(uint32_t global, MonotonicTime now) { RouteTo(ChooseNode(global), global, now); }
+  void RouteTo(NodeIndex node, uint32_t global, MonotonicTime now) {
+    if (node == kNoNode) return Delay(global, now);
+    rows_[global].queued = 1;
+    lanes_[node.value()].waiting.PushBack(global, next_.get());
+  }
   [[nodiscard]] NodeIndex ChooseNode(uint32_t global);
   void Delay(uint32_t global, MonotonicTime now);
   // A row did not come from `node`, or came wrong: tries it again, unless that cannot help or
@@ -192,11 +197,16 @@ class ReadScheduler {
   void NotePosted(Read* read, NodeIndex node, MonotonicTime now);
   void NoteReadTime(const Read& read, NodeIndex node, MonotonicTime now);
   // The read no longer holds the row. True if the row is still wanted.
-  [[nodiscard]] bool LetGo(uint32_t slot, uint32_t row);
+  [[nodiscard]] bool LetGo(uint32_t slot, uint32_t row) {
+    Row& state = rows_[Global(slot, row)];
+    --state.copies;
+    return state.done == 0;
+  }
   void TakeChunk(Read* read, const RowChunk& chunk, uint32_t first, uint32_t count,
                  MonotonicTime now);
   void MarkDone(uint32_t global);
-  void FinishRow(uint32_t slot, int32_t layer_index);
+  // Rows of the layer that are done now, one at least. May end the ticket.
+  void FinishRows(uint32_t slot, int32_t layer_index, uint32_t count);
   void FinishLayer(uint32_t slot, int32_t layer_index);
   void EndRead(uint32_t read_index);
   // Gives up on every row that is not there.

@@ -1,5 +1,6 @@
 // ReadScheduler: posting reads and taking their replies.
 #include <algorithm>
+#include <utility>
 
 #include "client/read_scheduler.h"
 #include "engram/base/check.h"
@@ -126,12 +127,6 @@ ReadScheduler::Read* ReadScheduler::FindRead(uint64_t tag) {
   return read.in_use && read.generation == tag >> 32 ? &read : nullptr;
 }
 
-bool ReadScheduler::LetGo(uint32_t slot, uint32_t row) {
-  Row& state = rows_[Global(slot, row)];
-  --state.copies;
-  return state.done == 0;
-}
-
 void ReadScheduler::MarkDone(uint32_t global) {
   Row& row = rows_[global];
   if (row.done != 0) return;
@@ -141,8 +136,10 @@ void ReadScheduler::MarkDone(uint32_t global) {
   if (row.queued != 0) ++tickets_[global >> row_bits_].rows_stale;
 }
 
-void ReadScheduler::FinishRow(uint32_t slot, int32_t layer_index) {
-  if (--LayerOf(slot, layer_index).rows_left == 0) FinishLayer(slot, layer_index);
+void ReadScheduler::FinishRows(uint32_t slot, int32_t layer_index, uint32_t count) {
+  uint32_t& rows_left = LayerOf(slot, layer_index).rows_left;
+  rows_left -= count;
+  if (rows_left == 0) FinishLayer(slot, layer_index);
 }
 
 void ReadScheduler::TakeChunk(Read* read, const RowChunk& chunk, uint32_t first, uint32_t count,
@@ -160,12 +157,19 @@ void ReadScheduler::TakeChunk(Read* read, const RowChunk& chunk, uint32_t first,
                    chunk.rows + size_t{first} * layout_->row_stride(), taken_scratch_.data());
   // Before the last row ends the ticket, and with it what its reads say.
   if (shared) NoteHedgesWon(slot, std::span(take_scratch_.data(), count), now);
+  // Rows done of the layer at hand: told together, for a layer's rows come together.
+  uint32_t finished = 0;
+  int32_t layer_index = 0;
   for (uint32_t i = 0; i < count; ++i) {
     if (take_scratch_[i] == kNoRow) continue;
     const uint32_t global = Global(slot, take_scratch_[i]);
     if (taken_scratch_[i] != 0) {
       MarkDone(global);
-      FinishRow(slot, rows_[global].layer_index);
+      if (finished != 0 && rows_[global].layer_index != layer_index) {
+        FinishRows(slot, layer_index, std::exchange(finished, 0));
+      }
+      layer_index = rows_[global].layer_index;
+      ++finished;
       continue;
     }
     const SlotIndex table_slot = layout_->SlotOf(AddressOf(global));
@@ -174,6 +178,7 @@ void ReadScheduler::TakeChunk(Read* read, const RowChunk& chunk, uint32_t first,
     }
     if (FailRow(global, StatusCode::kCorrupt, node, now)) read->retried = true;
   }
+  if (finished != 0) FinishRows(slot, layer_index, finished);
 }
 
 void ReadScheduler::OnRows(uint64_t tag, const RowChunk& chunk, MonotonicTime now) {

@@ -24,13 +24,6 @@ StatusCode FinalCode(StatusCode code) {
 
 }  // namespace
 
-void ReadScheduler::Route(uint32_t global, MonotonicTime now) {
-  const NodeIndex node = ChooseNode(global);
-  if (node == kNoNode) return Delay(global, now);
-  rows_[global].queued = 1;
-  lanes_[node.value()].waiting.PushBack(global, next_.get());
-}
-
 NodeIndex ReadScheduler::ChooseNode(uint32_t global) {
   if (sessions_.map() == nullptr) return kNoNode;
   const std::span<const NodeIndex> replicas = ReplicasOf(global);
@@ -56,10 +49,16 @@ void ReadScheduler::AddRows(uint32_t slot, int32_t layer_index, const RowAddress
   layer.added = true;
   layer.rows_left = count - first;
   if (layer.rows_left == 0) return FinishLayer(slot, layer_index);
+  const ShardMap* const map = sessions_.map();
+  // Without a choice of replicas there is nothing to weigh for each row.
+  const NodeIndex* const owners = map == nullptr || replicated_ ? nullptr : map->owners.data();
+  const Row fresh{.done = 0, .layer_index = static_cast<uint8_t>(layer_index)};
   for (uint32_t row = first; row < count; ++row) {
     const uint32_t global = Global(slot, row);
-    rows_[global] = Row{.done = 0, .layer_index = static_cast<uint8_t>(layer_index)};
-    Route(global, MonotonicTime::min());
+    rows_[global] = fresh;
+    const NodeIndex node =
+        owners == nullptr ? ChooseNode(global) : owners[layout_->SlotOf(addresses[row]).value()];
+    RouteTo(node, global, MonotonicTime::min());
   }
 }
 
@@ -90,7 +89,7 @@ bool ReadScheduler::FailRow(uint32_t global, StatusCode code, NodeIndex node, Mo
     ++layer.rows_failed;
     layer.first_failed = std::min(layer.first_failed, RowOf(global));
     MarkDone(global);
-    FinishRow(slot, row.layer_index);
+    FinishRows(slot, row.layer_index, 1);
     return true;
   }
   NoteTried(global, node);

@@ -14,9 +14,12 @@ namespace {
 // Timers are looked at this often while rows keep the thread from sleeping.
 constexpr Duration kTickInterval = std::chrono::milliseconds(1);
 constexpr Duration kSleepMax = std::chrono::seconds(10);
+// Answers of up to this are one piece over TCP, which is checked where it was received, without one
+// more copy (docs/decisions/0025-eager-replies.md).
+constexpr uint32_t kReadBytesMax = 240u << 10;
 // Rows whose place in the staging buffer is asked for ahead of the copy: a column's rows lie a
-// whole token apart, which the processor does not guess.
-constexpr size_t kScatterAheadRows = 4;
+// whole token apart, which the processor does not guess. Also the rows that are verified together.
+constexpr size_t kScatterAheadRows = 8;
 
 }  // namespace
 
@@ -62,7 +65,7 @@ void RemoteFiller::Start(std::unique_ptr<RowReader> reader) {
   scheduler.slot_count = options_.staging_buffers;
   scheduler.rows_max = batches_[0].plan->rows_max();
   scheduler.layer_count = context_.layout->layer_count();
-  scheduler.read_rows_max = options_.read_rows_max;
+  scheduler.read_rows_max = std::clamp(kReadBytesMax / row_stride_, 1u, options_.read_rows_max);
   scheduler.read_silence_max = options_.read_silence_max;
   scheduler.zone = options_.zone;
   scheduler.hedging = options_.hedging;
@@ -110,6 +113,7 @@ void RemoteFiller::Begin(StagingBuffer& buffer) {
       scheduler_->Pump(SteadyClock().Now());
       if (layer + 1 < layer_count) {  // send while the next is hashed
         Enter(FillStage::kWire);
+        progress_began_ = SteadyClock().Now();
         (void)reader_->Progress();
       }
     }
@@ -118,38 +122,55 @@ void RemoteFiller::Begin(StagingBuffer& buffer) {
   Enter(FillStage::kOther);
 }
 
+// Inlined with what it reads in registers: rows are stored in between, which for all the compiler
+// knows might be this object.
+struct RemoteFiller::Scatterer {
+  Scatterer(const RemoteFiller& filler, const Batch& batch)
+      : plan(*batch.plan),
+        buffer(*batch.buffer),
+        row_bytes(filler.row_bytes_),
+        token_stride_bytes(filler.token_stride_bytes_) {}
+
+  // Asks for the row's first place.
+  void Prefetch(uint32_t row) const {
+    const RowTargets& targets = plan.targets(row);
+    const std::byte* const target =
+        ColumnOf(targets) + size_t{targets.first_token} * token_stride_bytes;
+    for (uint32_t line = 0; line < row_bytes; line += 64) __builtin_prefetch(target + line, 1);
+  }
+  void Scatter(uint32_t row, const std::byte* bytes) const {
+    std::byte* const column = ColumnOf(plan.targets(row));
+    plan.ForEachToken(row, [&](uint32_t token) {
+      std::memcpy(column + size_t{token} * token_stride_bytes, bytes, row_bytes);
+    });
+  }
+
+ private:
+  [[nodiscard]] std::byte* ColumnOf(const RowTargets& targets) const {
+    return buffer.rows(targets.layer_index) + size_t{targets.column} * row_bytes;
+  }
+
+  const ReadPlan& plan;
+  const StagingBuffer& buffer;
+  const size_t row_bytes;
+  const size_t token_stride_bytes;
+};
+
 void RemoteFiller::TakeFromCache(Batch& batch, int32_t layer_index) {
   ReadPlan& plan = *batch.plan;
   const uint32_t end = plan.first_row(layer_index) + plan.row_count(layer_index);
+  const Scatterer scatterer(*this, batch);
   uint64_t found = 0;
   plan.RemoveRows(layer_index, [&](uint32_t row) {
     constexpr uint32_t kAhead = 8;
     if (row + kAhead < end) cache_.Prefetch(plan.addresses()[row + kAhead]);
     const std::byte* bytes = cache_.Find(plan.addresses()[row]);
     if (bytes == nullptr) return false;
-    Scatter(batch, row, bytes);
+    scatterer.Scatter(row, bytes);
     ++found;
     return true;
   });
   FillCounters::Add(counters_.rows_from_cache, found);
-}
-
-std::byte* RemoteFiller::ColumnOf(const Batch& batch, const RowTargets& targets) const {
-  return batch.buffer->rows(targets.layer_index) + size_t{targets.column} * row_bytes_;
-}
-
-void RemoteFiller::PrefetchTarget(const Batch& batch, uint32_t row) const {
-  const RowTargets& targets = batch.plan->targets(row);
-  const std::byte* const target =
-      ColumnOf(batch, targets) + size_t{targets.first_token} * token_stride_bytes_;
-  for (uint32_t line = 0; line < row_bytes_; line += 64) __builtin_prefetch(target + line, 1);
-}
-
-void RemoteFiller::Scatter(const Batch& batch, uint32_t row, const std::byte* bytes) const {
-  std::byte* const column = ColumnOf(batch, batch.plan->targets(row));
-  batch.plan->ForEachToken(row, [&](uint32_t token) {
-    std::memcpy(column + size_t{token} * token_stride_bytes_, bytes, row_bytes_);
-  });
 }
 
 void RemoteFiller::Abandon(StagingBuffer& buffer) {
@@ -168,6 +189,7 @@ bool RemoteFiller::Progress() {
     worked = true;
   }
   Enter(FillStage::kWire);
+  progress_began_ = SteadyClock().Now();
   worked = reader_->Progress() || worked;
   Enter(FillStage::kPost);
   const MonotonicTime now = SteadyClock().Now();
@@ -213,7 +235,8 @@ void RemoteFiller::CountSessions() {
 }
 void RemoteFiller::OnRows(uint64_t tag, const RowChunk& chunk) {
   Enter(FillStage::kTrack);
-  scheduler_->OnRows(tag, chunk, SteadyClock().Now());
+  // Rows may come by the handful, too few to ask the time for each.
+  scheduler_->OnRows(tag, chunk, progress_began_);
   Enter(FillStage::kWire);
 }
 void RemoteFiller::OnReadDone(uint64_t tag, StatusCode status) {
@@ -232,27 +255,37 @@ void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const
   const ReadPlan& plan = *batch.plan;
   const std::vector<int32_t>& layer_ids = context_.layout->spec().hash.layer_ids;
   const bool cached = cache_.rows_max() != 0;
+  const Scatterer scatterer(*this, batch);
   uint64_t came = 0;
   uint64_t right = 0;
   const auto prefetch = [&](size_t i) {
-    if (i < rows.size() && rows[i] != kNoRow) PrefetchTarget(batch, rows[i]);
+    if (i < rows.size() && rows[i] != kNoRow) scatterer.Prefetch(rows[i]);
   };
   for (size_t i = 0; i < kScatterAheadRows; ++i) prefetch(i);
-  for (size_t i = 0; i < rows.size(); ++i) {
-    prefetch(i + kScatterAheadRows);
-    const uint32_t row = rows[i];
-    if (row == kNoRow) continue;
-    ++came;
-    const std::byte* bytes = stored + i * row_stride_;
+  PlacedRow group[kScatterAheadRows];
+  size_t places[kScatterAheadRows];  // in `rows`
+  uint8_t group_right[kScatterAheadRows];
+  for (size_t first = 0; first < rows.size(); first += kScatterAheadRows) {
+    size_t count = 0;
+    for (size_t i = first; i < std::min(rows.size(), first + kScatterAheadRows); ++i) {
+      prefetch(i + kScatterAheadRows);
+      if (rows[i] == kNoRow) continue;
+      places[count] = i;
+      group[count++] = {layer_ids[plan.targets(rows[i]).layer_index], plan.row_id(rows[i]),
+                        stored + i * row_stride_};
+    }
     Enter(FillStage::kVerify);
-    const int32_t layer_id = layer_ids[plan.targets(row).layer_index];
-    const bool ok = VerifyRow(options_.version, layer_id, plan.row_id(row), bytes, row_bytes_);
-    taken[i] = ok ? 1 : 0;
-    if (!ok) continue;
-    ++right;
+    VerifyRows(options_.version, std::span(group, count), row_bytes_, group_right);
+    came += count;
     Enter(FillStage::kScatter);
-    Scatter(batch, row, bytes);
-    if (cached) cache_.Insert(plan.addresses()[row], bytes);
+    for (size_t k = 0; k < count; ++k) {
+      taken[places[k]] = group_right[k];
+      if (group_right[k] == 0) continue;
+      ++right;
+      const uint32_t row = rows[places[k]];
+      scatterer.Scatter(row, group[k].stored);
+      if (cached) cache_.Insert(plan.addresses()[row], group[k].stored);
+    }
   }
   Enter(FillStage::kTrack);
   FillCounters::Add(counters_.rows_read, came);

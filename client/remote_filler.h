@@ -50,11 +50,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   RemoteFiller(const RemoteRowsOptions& options, const Context& context);
   void Start(std::unique_ptr<RowReader> reader);
   void TakeFromCache(Batch& batch, int32_t layer_index);
-  // Where the first token has its row of the column.
-  [[nodiscard]] std::byte* ColumnOf(const Batch& batch, const RowTargets& targets) const;
-  // Asks for the memory of the first place that Scatter writes to.
-  void PrefetchTarget(const Batch& batch, uint32_t row) const;
-  void Scatter(const Batch& batch, uint32_t row, const std::byte* bytes) const;
+  // Puts a batch's rows into its staging buffer.
+  struct Scatterer;
   void CountSessions();
 
   // ReaderEvents
@@ -87,6 +84,7 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   std::unordered_map<SessionId, ReadWay> open_sessions_;
   MonotonicTime next_tick_;
   MonotonicTime last_tick_;
+  MonotonicTime progress_began_;  // the reader's Progress that events come from
   std::atomic<bool> map_changed_{true};
   uint64_t subscription_ = 0;
 };

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "engram/base/strong_id.h"
 
@@ -21,5 +22,17 @@ void SealRow(TableVersion version, int32_t layer_id, RowId row, std::byte* store
 // True if `stored` [row_bytes + kRowCrcBytes] is the row that its place says it is.
 [[nodiscard]] bool VerifyRow(TableVersion version, int32_t layer_id, RowId row,
                              const std::byte* stored, uint32_t row_bytes);
+
+// A stored row and the place that it should be of.
+struct PlacedRow {
+  int32_t layer_id = 0;
+  RowId row;
+  const std::byte* stored = nullptr;  // [row_bytes + kRowCrcBytes]
+};
+
+// right[i] = 1 if VerifyRow holds for rows[i], else 0. Several rows at once: the steps of one CRC
+// wait for each other, those of four do not.
+void VerifyRows(TableVersion version, std::span<const PlacedRow> rows, uint32_t row_bytes,
+                uint8_t* right);
 
 }  // namespace engram

@@ -8,11 +8,6 @@
 namespace engram {
 namespace {
 
-// Rows of a decode step go at once: a rendezvous is one more round trip between threads that sleep,
-// which took longer than the rows themselves. Longer replies were faster with it (measured over
-// TCP).
-constexpr uint64_t kEagerReplyBytesMax = 64u << 10;
-
 // A body may start at any byte.
 RowAddress LoadAddress(const std::byte* addresses, uint32_t i) {
   uint64_t address = 0;
@@ -203,7 +198,7 @@ void GatherThread::SendStatus(Session& session, const GatherRequestHeader& reque
 void GatherThread::SendReply(Session& session, ReplyBuffer* buffer, size_t body_bytes) {
   const UcxStarted started = session.endpoint->Send(
       static_cast<uint32_t>(GatherMessageId::kReply), std::as_bytes(std::span(&buffer->header, 1)),
-      {buffer->body(), body_bytes}, body_bytes <= kEagerReplyBytesMax, buffer);
+      {buffer->body(), body_bytes}, body_bytes <= options_.eager_reply_bytes_max, buffer);
   if (started == UcxStarted::kDone) replies_.GiveBack(buffer, UCS_OK);
   if (started == UcxStarted::kFailed) replies_.GiveBack(buffer, UCS_ERR_IO_ERROR);
 }

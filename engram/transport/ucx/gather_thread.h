@@ -47,7 +47,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     std::chrono::milliseconds silence_max{10000};  // a session without a sign of life is ended
     Duration spin_max{};
     uint32_t reply_buffers_max = 32;
-    uint32_t number = 0;  // of the thread, for its name
+    uint64_t eager_reply_bytes_max = 0;  // longer ones go as UCX likes
+    uint32_t number = 0;                 // of the thread, for its name
   };
   // A session has ended by itself. Called on the thread.
   using OnLost = std::function<void(uint64_t session, const Status& why)>;

@@ -1,7 +1,9 @@
 #include "engram/transport/ucx/ucx_context.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <mutex>
+#include <system_error>
 
 #include <ucs/config/global_opts.h>
 
@@ -39,6 +41,13 @@ const char* TransportList(const std::string& tls) {
     return std::getenv("UCX_TLS") == nullptr ? "^cma" : nullptr;
   }
   return tls.c_str();
+}
+
+// UCX 1.13 does not say which devices a context has.
+bool HasNetworkCards(const std::string& tls) {
+  if (tls == "tcp" || tls == "shm") return false;
+  std::error_code none;
+  return !std::filesystem::is_empty("/sys/class/infiniband", none) && !none;
 }
 
 }  // namespace
@@ -96,7 +105,7 @@ Result<std::unique_ptr<UcxContext>> UcxContext::Create(const Options& options) {
   if (status != UCS_OK) {
     return Error(UcxStatus(status, "opening UCX with transports '" + options.tls + "'"));
   }
-  return std::unique_ptr<UcxContext>(new UcxContext(context));
+  return std::unique_ptr<UcxContext>(new UcxContext(context, HasNetworkCards(options.tls)));
 }
 
 UcxContext::~UcxContext() { ucp_cleanup(context_); }

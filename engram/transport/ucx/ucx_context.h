@@ -1,6 +1,7 @@
 // A UCX context: the networks and shared memory that its workers may use.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -28,6 +29,9 @@ void SetUcxDefaults();
 // only where both are alike.
 std::string UcxTcpSegment();
 
+// Bytes of a message, without its headers, that UCX sends as one piece over TCP by our default.
+inline constexpr uint64_t kTcpPieceBytes = (256u << 10) - 1024;
+
 // Thread-safe after Create.
 class UcxContext {
  public:
@@ -47,10 +51,15 @@ class UcxContext {
   UcxContext& operator=(const UcxContext&) = delete;
 
   [[nodiscard]] ucp_context_h handle() const { return context_; }
+  // Whether some peers may be reached by network cards that fetch a long message by themselves.
+  // Else (TCP, shared memory) processors copy it whatever is done.
+  [[nodiscard]] bool has_network_cards() const { return has_network_cards_; }
 
  private:
-  explicit UcxContext(ucp_context_h context) : context_(context) {}
+  UcxContext(ucp_context_h context, bool has_network_cards)
+      : context_(context), has_network_cards_(has_network_cards) {}
   const ucp_context_h context_;  // owned
+  const bool has_network_cards_;
 };
 
 }  // namespace engram

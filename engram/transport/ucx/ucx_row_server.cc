@@ -15,6 +15,7 @@
 #include "engram/transport/ucx/gather_thread.h"
 #include "engram/transport/ucx/one_sided_check.h"
 #include "engram/transport/ucx/session_service.h"
+#include "engram/transport/ucx/ucx_context.h"
 #include "engram/transport/ucx/ucx_memory.h"
 
 namespace engram {
@@ -22,6 +23,10 @@ namespace {
 
 constexpr uint32_t kGatherThreadsMax = 256;
 constexpr uint64_t kCheckBytes = 64 << 10;
+// Rows of a decode step go at once: a rendezvous is one more round trip between threads that sleep,
+// which took longer than the rows themselves. Longer ones a card may fetch by itself; no card has
+// been measured.
+constexpr uint64_t kEagerToCardsBytesMax = 64u << 10;
 
 Status CheckOptions(const UcxRowServerOptions& options) {
   if (options.incarnation == Incarnation(0)) {
@@ -173,6 +178,8 @@ Status UcxRowServerImpl::StartThreads() {
         std::max<std::chrono::milliseconds>(std::chrono::seconds(10), options_.lease * 5);
     options.spin_max = options_.spin_max;
     options.number = i;
+    options.eager_reply_bytes_max =
+        context_->has_network_cards() ? kEagerToCardsBytesMax : kTcpPieceBytes;
     auto thread = GatherThread::Start(
         *context_, i == 0 ? one_sided_.get() : nullptr, options, &leases_, hooks_,
         [this](uint64_t session, const Status& why) { service_->EndSession(session, why); });

@@ -51,6 +51,37 @@ TEST(StoredRowTest, EveryFlippedBitIsSeen) {
   }
 }
 
+TEST(StoredRowTest, RowsTogetherVerifyAsOneByOne) {
+  constexpr size_t kRows = 11;  // no multiple of what is taken at once
+  for (const uint32_t row_bytes : {1u, 7u, 8u, 63u, 160u, 264u}) {
+    std::vector<std::vector<std::byte>> stored;
+    std::vector<PlacedRow> rows;
+    for (size_t i = 0; i < kRows; ++i) {
+      const auto layer_id = static_cast<int32_t>(i % 3);
+      stored.push_back(CountingRow(row_bytes));
+      stored[i][0] = static_cast<std::byte>(i);
+      SealRow(TableVersion(3), layer_id, RowId(i), stored[i].data(), row_bytes);
+      rows.push_back({layer_id, RowId(i), stored[i].data()});
+    }
+    for (size_t count = 0; count <= kRows; ++count) {
+      for (size_t damaged = 0; damaged <= count; ++damaged) {  // count: none is
+        if (damaged < count) stored[damaged][row_bytes / 2] ^= std::byte{4};
+        std::vector<uint8_t> right(kRows, 9);
+        VerifyRows(TableVersion(3), std::span(rows).first(count), row_bytes, right.data());
+        for (size_t i = 0; i < kRows; ++i) {
+          EXPECT_EQ(right[i], i >= count ? 9 : i == damaged ? 0 : 1) << row_bytes << " " << i;
+        }
+        if (damaged < count) stored[damaged][row_bytes / 2] ^= std::byte{4};
+      }
+    }
+    rows[5].row = RowId(6);  // the bytes of another place
+    std::vector<uint8_t> right(kRows);
+    VerifyRows(TableVersion(3), rows, row_bytes, right.data());
+    EXPECT_EQ(right[5], 0);
+    EXPECT_EQ(right[6], 1);
+  }
+}
+
 TEST(StoredRowTest, RowOfZerosDoesNotVerify) {
   const std::vector<std::byte> zeros(268);
   EXPECT_FALSE(VerifyRow(TableVersion(1), 1, RowId(0), zeros.data(), 264));

@@ -1,4 +1,7 @@
 // What holds for every way to read, over TCP and over shared memory.
+#include <chrono>
+#include <thread>
+
 #include <gtest/gtest.h>
 
 #include "tests/unit/engram/transport/ucx_fixture.h"
@@ -62,7 +65,13 @@ TEST_P(UcxWaysTest, RowsNotOwnedAndOutOfRangeAreToldRowByRow) {
       EXPECT_EQ(read.statuses[i], StatusCode::kNotOwned) << i;
     }
   }
-  const RowServerStats stats = server_->stats();
+  // A read's time is counted once its reply is sent, which may be here first.
+  const MonotonicTime give_up = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  RowServerStats stats = server_->stats();
+  while (stats.gather_times.count() != stats.reads && std::chrono::steady_clock::now() < give_up) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    stats = server_->stats();
+  }
   EXPECT_EQ(stats.rows_out_of_range, 3u);
   EXPECT_GT(stats.rows_not_owned, 100u);
   EXPECT_GE(stats.bytes, stats.rows * layout_->row_stride());
