@@ -49,7 +49,7 @@ class Relay {
       const DelayedFrames::Frame* const frame = to_[side].Due(now);
       if (frame == nullptr) return;
       // A device that takes no more drops it, as a switch does.
-      [[maybe_unused]] const ssize_t written = write(taps_[side], frame->bytes.get(), frame->size);
+      [[maybe_unused]] const ssize_t written = write(taps_[side], frame->bytes.data(), frame->size);
       to_[side].Pop();
     }
   }
@@ -58,7 +58,7 @@ class Relay {
     DelayedFrames& frames = to_[1 - side];
     for (int i = 0; i < kFramesAtOnce && !frames.full(); ++i) {
       DelayedFrames::Frame frame = frames.TakeBuffer();
-      const ssize_t got = read(taps_[side], frame.bytes.get(), DelayedFrames::kFrameBytesMax);
+      const ssize_t got = read(taps_[side], frame.bytes.data(), DelayedFrames::kFrameBytesMax);
       if (got <= 0) return frames.GiveBack(std::move(frame));
       frame.size = static_cast<size_t>(got);
       frames.Push(std::move(frame), std::chrono::steady_clock::now());
@@ -91,7 +91,7 @@ class Relay {
 }  // namespace
 
 DelayedFrames::Frame DelayedFrames::TakeBuffer() {
-  if (unused_.empty()) return {std::make_unique_for_overwrite<std::byte[]>(kFrameBytesMax)};
+  if (unused_.empty()) return {std::vector<std::byte>(kFrameBytesMax)};
   Frame frame = std::move(unused_.back());
   unused_.pop_back();
   return frame;

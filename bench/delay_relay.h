@@ -23,7 +23,7 @@ class DelayedFrames {
   // A segment of 64 KiB, its headers, and what TAP says of its offloads.
   static constexpr size_t kFrameBytesMax = (64u << 10) + 256;
   struct Frame {
-    std::unique_ptr<std::byte[]> bytes;  // [kFrameBytesMax]
+    std::vector<std::byte> bytes;  // [kFrameBytesMax]
     size_t size = 0;
   };
   // A buffer to read a frame into. It goes to Push, filled, or back.

@@ -9,13 +9,13 @@ namespace {
 
 DelayedFrames::Frame FrameOf(DelayedFrames& frames, const std::string& text) {
   DelayedFrames::Frame frame = frames.TakeBuffer();
-  std::memcpy(frame.bytes.get(), text.data(), text.size());
+  std::memcpy(frame.bytes.data(), text.data(), text.size());
   frame.size = text.size();
   return frame;
 }
 
 std::string TextOf(const DelayedFrames::Frame& frame) {
-  return {reinterpret_cast<const char*>(frame.bytes.get()), frame.size};
+  return {reinterpret_cast<const char*>(frame.bytes.data()), frame.size};
 }
 
 TEST(DelayedFramesTest, EachIsHeldForTheSameTimeAndNoneOvertakes) {
