@@ -76,8 +76,9 @@ Result<std::unique_ptr<HostNetwork>> HostNetwork::Create(const NetworkOptions& o
   ENGRAM_TRY(CheckNetwork(options, "tcp"));
   std::unique_ptr<HostNetwork> network(new HostNetwork(options));
   if (unshare(CLONE_NEWNS) != 0) return Error(Refused("unshare"));
-  if (mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-    return Error(Refused("making mounts private"));
+  // What is mounted over it is for this process alone. (Not "/", which need not be a mount.)
+  if (mount("none", "/sys", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    return Error(Refused("making /sys private"));
   }
   ENGRAM_TRY(network->AddSwitch());
   for (uint32_t host = 0; host < host_count; ++host) ENGRAM_TRY(network->AddHost(host));

@@ -134,9 +134,10 @@ TEST_P(ScrubTest, ReadersNoticeNothingWhileDamageIsRepairedBehindThem) {
   StartReading();
   ASSERT_NE(client_, nullptr);
   std::this_thread::sleep_for(milliseconds(300));
-  for (int round = 1; round <= 3; ++round) {
-    DamageSlot(1, static_cast<uint32_t>(round), 4);
-    AwaitRepair(1, static_cast<uint64_t>(4 * round));
+  // A row at a time: a scrub that comes by between two would find one, and replace both.
+  for (int round = 1; round <= 8; ++round) {
+    DamageSlot(1, static_cast<uint32_t>(round), 1);
+    AwaitRepair(1, static_cast<uint64_t>(round));
   }
   std::this_thread::sleep_for(milliseconds(300));
   ExpectNoFailedAndNoWrongRow();
