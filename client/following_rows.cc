@@ -201,6 +201,12 @@ class FollowingRows final : public RowSource {
       }
       failed = TableVersion();
       retry_at = MonotonicTime::max();
+      if (opened.current->CurrentVersion() != wanted) {
+        // Switched back while it was opened: it may be dropped already, and no node waits for a
+        // reader that has not begun.
+        Wake();
+        continue;
+      }
       spdlog::info("table version {} is read from the next batch on, no longer {}", wanted.value(),
                    opened.version.value());
       opened.current->UnsubscribeCurrent(subscription);

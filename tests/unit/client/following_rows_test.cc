@@ -120,6 +120,7 @@ class FollowingRowsTest : public testing::Test {
                                 [this](TableVersion version) { return Make(version.value()); });
   }
   Result<OpenedVersion> Make(uint64_t version) {
+    if (back_while_opening_.exchange(false)) current_->Set(1);
     ++opens_;
     if (refuse_.load()) return Error(StatusCode::kUnavailable, "not ready");
     const auto layout = other_shape_.load() ? test::SmallLayout(3000) : layout_;
@@ -151,6 +152,7 @@ class FollowingRowsTest : public testing::Test {
   std::atomic<int> opens_{0};
   std::atomic<bool> refuse_{false};
   std::atomic<bool> other_shape_{false};
+  std::atomic<bool> back_while_opening_{false};
   std::unique_ptr<RowSource> rows_;
 };
 
@@ -207,6 +209,16 @@ TEST_F(FollowingRowsTest, WhatCannotBeOpenedChangesNothingAndIsTriedAgain) {
   EXPECT_EQ(VersionNow(), 2u);
   current_->Set(2);  // and back: nothing to open any more
   EXPECT_EQ(VersionNow(), 2u);
+}
+
+TEST_F(FollowingRowsTest, WhatIsSwitchedBackWhileItIsOpenedIsNotRead) {
+  back_while_opening_ = true;
+  current_->Set(2);
+  EXPECT_TRUE(Until([&] { return opens_ == 2; }));
+  current_->Set(3);
+  EXPECT_TRUE(Until([&] { return VersionNow() == 3; }));
+  EXPECT_EQ(opens_, 3);  // had 2 been read, 1 would have been opened again
+  EXPECT_TRUE(Until([&] { return alive_ == 1; }));
 }
 
 TEST_F(FollowingRowsTest, TicketsAreBoundedAndNotReused) {
