@@ -30,6 +30,18 @@ void AddNetworkOptions(CLI::App& command, NetworkOptions& network, CLI::Option* 
       ->excludes(cluster);
 }
 
+void AddRunOptions(CLI::App& command, double& seconds, int& repetitions, uint64_t& seed,
+                   std::string& json_file) {
+  command.add_option("--seconds", seconds, "Time of one repetition")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  command.add_option("--repetitions", repetitions, "The medians of these are shown")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command.add_option("--seed", seed, "Of the tokens")->capture_default_str();
+  command.add_option("--json", json_file, "Write the report here");
+}
+
 void AddNetworkSettings(const NetworkOptions& network, Report* report) {
   report->AddSetting("rate", network.rate);
   report->AddSetting("round_trip_us", network.round_trip.count());

@@ -36,6 +36,10 @@ CLI::Option* AddClusterOptions(CLI::App& command, std::vector<std::string>& coor
 // --rate and --round-trip-us of a question whose own nodes may be on hosts of their own. `network`
 // must outlive the parsing; `cluster` is AddClusterOptions'.
 void AddNetworkOptions(CLI::App& command, NetworkOptions& network, CLI::Option* cluster);
+// --seconds, --repetitions, --seed and --json of a question that repeats. All must outlive the
+// parsing.
+void AddRunOptions(CLI::App& command, double& seconds, int& repetitions, uint64_t& seed,
+                   std::string& json_file);
 // Settings "rate" and "round_trip_us" of a report.
 void AddNetworkSettings(const NetworkOptions& network, Report* report);
 

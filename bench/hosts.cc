@@ -259,14 +259,7 @@ void AddHostsCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--bytes", options->bytes, "Bytes of the tables")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
-  sub->add_option("--seconds", options->seconds, "Time of one repetition, and of each prefetch")
-      ->check(CLI::Range(0.01, 3600.0))
-      ->capture_default_str();
-  sub->add_option("--repetitions", options->repetitions, "Of read: their medians are shown")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  sub->add_option("--seed", options->seed, "Of the tokens")->capture_default_str();
-  sub->add_option("--json", options->json_file, "Write the report here");
+  AddRunOptions(*sub, options->seconds, options->repetitions, options->seed, options->json_file);
   sub->callback([options, &outcome] { outcome = Run(*options); });
 }
 

@@ -427,12 +427,6 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str()
       ->excludes(cluster);
-  sub->add_option("--seconds", options->seconds, "Time of one repetition")
-      ->check(CLI::Range(0.01, 3600.0))
-      ->capture_default_str();
-  sub->add_option("--repetitions", options->repetitions, "The medians of these are shown")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
   sub->add_option("--io-threads", options->io_threads, "Of the client")->capture_default_str();
   sub->add_option("--gather-threads", options->gather_threads, "Of the node")
       ->capture_default_str()
@@ -457,8 +451,8 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
          "--tokenizer", options->tokens.tokenizer_file,
          "The tokenizer.json of those ids: some then share their rows, as they do in a model")
       ->check(CLI::ExistingFile);
-  sub->add_option("--seed", options->tokens.seed, "Of the tokens")->capture_default_str();
-  sub->add_option("--json", options->json_file, "Write the report here");
+  AddRunOptions(*sub, options->seconds, options->repetitions, options->tokens.seed,
+                options->json_file);
   sub->callback([options, &outcome] { outcome = Run(*options); });
 }
 

@@ -264,14 +264,7 @@ void AddScaleCommand(CLI::App& app, Status& outcome) {
                   "Bytes of rows in one memory node, likewise")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  sub->add_option("--seconds", options->seconds, "Time of one repetition")
-      ->check(CLI::Range(0.01, 3600.0))
-      ->capture_default_str();
-  sub->add_option("--repetitions", options->repetitions, "The medians of these are shown")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  sub->add_option("--seed", options->seed, "Of the tokens")->capture_default_str();
-  sub->add_option("--json", options->json_file, "Write the report here");
+  AddRunOptions(*sub, options->seconds, options->repetitions, options->seed, options->json_file);
   sub->callback([options, &outcome] { outcome = Run(*options); });
 }
 
