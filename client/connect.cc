@@ -11,6 +11,9 @@
 namespace engram {
 namespace {
 
+// A node that has not answered by then is read from as soon as it does.
+constexpr Duration kSessionsWait = std::chrono::seconds(1);
+
 // A model as this side knows it. Without its tensors the row format is a guess.
 struct OwnModel {
   ModelTables tables;
@@ -92,8 +95,10 @@ Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& mode
   rows.staging_buffers = options.staging_buffers;
   rows.staging_observer = options.staging_observer;
   rows.io_threads = options.io_threads;
+  rows.spin = options.spin;
   rows.cache_bytes = options.cache_bytes;
   rows.zone = options.zone;
+  rows.sessions_wait = kSessionsWait;
   const auto map = directory->Current();
   spdlog::info("rows of table version {} at epoch {} from {} memory nodes, {} I/O thread(s)",
                rows.version.value(), map->epoch.value(), map->nodes.size(), rows.io_threads);
@@ -116,7 +121,15 @@ Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) 
   ENGRAM_ASSIGN_OR_RETURN(const auto transport, MakeTransport(options));
   ConnectOptions kept = options;
   kept.tables = nullptr;  // the caller's; `model` has what is needed of it
-  ENGRAM_ASSIGN_OR_RETURN(VersionRows first, OpenRows(kept, *model, options.version, transport));
+  const MonotonicTime until = SteadyClock().Now() + options.ready_timeout;
+  auto opened = OpenRows(kept, *model, options.version, transport);
+  // The version that was current may be dropped while it is opened: then another is.
+  while (!opened.has_value() && opened.error().code() == StatusCode::kWrongVersion &&
+         options.version == TableVersion() && SteadyClock().Now() < until) {
+    opened = OpenRows(kept, *model, options.version, transport);
+  }
+  if (!opened.has_value()) return Error(std::move(opened).error());
+  VersionRows first = *std::move(opened);
   if (options.version != TableVersion()) return std::move(first.opened.rows);
   FollowingRowsOptions following;
   following.batches_max = 2 * options.staging_buffers;  // of two versions at most, usually

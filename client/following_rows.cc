@@ -202,8 +202,8 @@ class FollowingRows final : public RowSource {
       failed = TableVersion();
       retry_at = MonotonicTime::max();
       if (opened.current->CurrentVersion() != wanted) {
-        // Switched back while it was opened: it may be dropped already, and no node waits for a
-        // reader that has not begun.
+        // Switched back while it was opened, before nodes knew of a reader to wait for: it may be
+        // dropped already.
         Wake();
         continue;
       }

@@ -33,7 +33,8 @@ struct OpenedVersion {
   std::shared_ptr<CurrentVersionSource> current;  // as whoever knows this version hears it
   std::unique_ptr<RowSource> rows;
 };
-// Opens a version; blocks until its slots are there. On the following thread.
+// Opens a version; blocks until its slots are there and the nodes know of the reader, so that they
+// keep them even when the version is dropped from then on. On the following thread.
 using OpenVersion = std::function<Result<OpenedVersion>(TableVersion)>;
 
 // A batch reads one version throughout: the one that was open when it was prefetched. When another

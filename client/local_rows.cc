@@ -139,6 +139,7 @@ Result<std::unique_ptr<RowSource>> CreateLocalRows(const LocalRowsOptions& optio
   }
   parts.layout = tables->shared_layout();
   parts.hasher = std::move(hasher);
+  parts.spin = options.spin;
   parts.keep_alive = {std::move(tables)};
   return std::make_unique<TicketedRows>(std::move(parts));
 }

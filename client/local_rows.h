@@ -7,6 +7,7 @@
 #include "client/local_tables.h"
 #include "client/row_source.h"
 #include "client/staging_memory.h"
+#include "engram/base/clock.h"
 
 namespace engram {
 
@@ -14,6 +15,7 @@ struct LocalRowsOptions {
   uint32_t batch_tokens_max = 1024;
   uint32_t staging_buffers = 4;
   uint32_t io_threads = 1;
+  Duration spin{};  // an I/O thread, or a caller of Await, looks so long before it sleeps
   StagingMemoryObserver* staging_observer = nullptr;  // outlives the result
 };
 

@@ -48,6 +48,10 @@ void NodeSessions::SetMap(std::shared_ptr<const ShardMap> map, MonotonicTime now
       nodes_[i].reopen_at = now;
     }
   }
+  for (Node& node : nodes_) node.holds_slots = false;
+  for (const NodeIndex owner : map_->owners) {
+    if (owner != kNoNode) nodes_[owner.value()].holds_slots = true;
+  }
   for (auto& [id, session] : sessions_) {
     if (session.node == kNoNode) {
       if (!session.closing) reader_->Close(id);
@@ -83,6 +87,23 @@ void NodeSessions::OnOpen(SessionId id, ReadWay way) {
   node.trouble = Status();
   node.health.mapped = way == ReadWay::kMapped;
   AcknowledgeIfQuiet(id, &session);
+}
+
+Status NodeSessions::AllOpen() const {
+  if (map_ == nullptr) return {StatusCode::kUnavailable, "there is no shard map yet"};
+  Status missing;
+  for (uint32_t i = 0; i < nodes_.size(); ++i) {
+    const NodeIndex index(i);
+    if (!nodes_[i].holds_slots || IsOpen(index) || !IsSaidUp(index)) continue;
+    const Status& trouble = nodes_[i].trouble;
+    const bool dropped = trouble.code() == StatusCode::kWrongVersion;
+    if (!dropped && !missing.ok()) continue;
+    missing = Status(dropped ? StatusCode::kWrongVersion : StatusCode::kUnavailable,
+                     "memory node " + map_->nodes[i].id + " (" + map_->nodes[i].address +
+                         "): " + (trouble.ok() ? "has not answered yet" : trouble.message()));
+    if (dropped) break;
+  }
+  return missing;
 }
 
 NodeIndex NodeSessions::OnClosed(SessionId id, const Status& why, MonotonicTime now) {

@@ -55,6 +55,10 @@ class NodeSessions {
   [[nodiscard]] bool IsSaidUp(NodeIndex node) const {
     return map_->nodes[node.value()].incarnation != Incarnation();
   }
+  // Ok when every node that holds slots, and is said to be up, has its session open. Else of one
+  // that has not, and why: kWrongVersion where a node says that it does not serve the version, else
+  // kUnavailable.
+  [[nodiscard]] Status AllOpen() const;
   // kNoNode: the session ended, or the map has moved on.
   [[nodiscard]] NodeIndex NodeOf(SessionId session) const;
   // Of the node's session; a fresh one where there is none.
@@ -86,6 +90,7 @@ class NodeSessions {
   };
   struct Node {
     State state = State::kDown;
+    bool holds_slots = false;  // as the map says
     SessionId session;
     Incarnation incarnation;  // that its sessions are for; 0 = not up since it is known here
     MonotonicTime reopen_at = MonotonicTime::max();

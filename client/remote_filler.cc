@@ -4,6 +4,7 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 
 #include "engram/base/check.h"
 #include "engram/table/stored_row.h"
@@ -31,7 +32,8 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
       token_stride_bytes_(static_cast<uint32_t>(context.layout->column_count()) * row_bytes_),
       dedupe_(options.batch_tokens_max),
       cache_(options.cache_bytes / context.part_count, row_bytes_),
-      batches_(options.staging_buffers) {
+      batches_(options.staging_buffers),
+      sessions_open_(StatusCode::kUnavailable, "there is no shard map yet") {
   cache_.Reset(options.version);
   gauges_.version = options.version.value();
   gauges_.cache_bytes = cache_.bytes_used();
@@ -42,9 +44,9 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
   }
 }
 
-Result<std::unique_ptr<RowFiller>> RemoteFiller::Create(const RemoteRowsOptions& options,
-                                                        const Context& context,
-                                                        Transport* transport) {
+Result<std::unique_ptr<RemoteFiller>> RemoteFiller::Create(const RemoteRowsOptions& options,
+                                                           const Context& context,
+                                                           Transport* transport) {
   auto filler = std::unique_ptr<RemoteFiller>(new RemoteFiller(options, context));
   ENGRAM_ASSIGN_OR_RETURN(auto reader, transport->CreateReader(filler.get()));
   filler->Start(std::move(reader));
@@ -79,6 +81,12 @@ void RemoteFiller::Start(std::unique_ptr<RowReader> reader) {
 
 RemoteFiller::~RemoteFiller() {
   if (subscription_ != 0) context_.maps->Unsubscribe(subscription_);
+}
+
+Status RemoteFiller::WaitForSessions(MonotonicTime until) {
+  std::unique_lock lock(sessions_mutex_);
+  sessions_changed_.wait_until(lock, until, [this] { return sessions_open_.ok(); });
+  return sessions_open_;
 }
 
 // ---- batches
@@ -186,6 +194,7 @@ bool RemoteFiller::Progress() {
   if (map_changed_.exchange(false, std::memory_order_acq_rel)) {
     scheduler_->SetMap(context_.maps->Current(), SteadyClock().Now());
     gauges_.epoch.store(scheduler_->sessions().epoch().value(), std::memory_order_relaxed);
+    NoteSessions();
     worked = true;
   }
   Enter(FillStage::kWire);
@@ -219,19 +228,23 @@ void RemoteFiller::Wait() {
 void RemoteFiller::OnOpen(SessionId session, const SessionInfo& info) {
   scheduler_->OnOpen(session, info, SteadyClock().Now());
   open_sessions_[session] = info.way;
-  CountSessions();
+  NoteSessions();
 }
 void RemoteFiller::OnClosed(SessionId session, const Status& why) {
   scheduler_->OnClosed(session, why, SteadyClock().Now());
   open_sessions_.erase(session);
-  CountSessions();
+  NoteSessions();
 }
-void RemoteFiller::CountSessions() {
+void RemoteFiller::NoteSessions() {
   std::array<uint64_t, kReadWayCount> sessions{};
   for (const auto& [session, way] : open_sessions_) ++sessions[static_cast<size_t>(way)];
   for (size_t way = 0; way < sessions.size(); ++way) {
     gauges_.sessions[way].store(sessions[way], std::memory_order_relaxed);
   }
+  Status open = scheduler_->sessions().AllOpen();
+  const std::lock_guard lock(sessions_mutex_);
+  sessions_open_ = std::move(open);
+  if (sessions_open_.ok()) sessions_changed_.notify_all();
 }
 void RemoteFiller::OnRows(uint64_t tag, const RowChunk& chunk) {
   Enter(FillStage::kTrack);

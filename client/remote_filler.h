@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <memory>
+#include <mutex>
 #include <unordered_map>
 #include <vector>
 
@@ -28,10 +30,13 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
     uint32_t part_count = 1;
   };
   // Everything in `context` must outlive the filler. ERRORS: the transport's.
-  [[nodiscard]] static Result<std::unique_ptr<RowFiller>> Create(const RemoteRowsOptions& options,
-                                                                 const Context& context,
-                                                                 Transport* transport);
+  [[nodiscard]] static Result<std::unique_ptr<RemoteFiller>> Create(
+      const RemoteRowsOptions& options, const Context& context, Transport* transport);
   ~RemoteFiller() override;
+
+  // Waits until the session with every node that is said to be up is open; at `until`, why it is
+  // not (NodeSessions::AllOpen). Thread-safe; needs the driving thread to run.
+  [[nodiscard]] Status WaitForSessions(MonotonicTime until);
 
   void Begin(StagingBuffer& buffer) override;
   void Abandon(StagingBuffer& buffer) override;
@@ -52,7 +57,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   void TakeFromCache(Batch& batch, int32_t layer_index);
   // Puts a batch's rows into its staging buffer.
   struct Scatterer;
-  void CountSessions();
+  // After a session or the map has changed.
+  void NoteSessions();
 
   // ReaderEvents
   void OnOpen(SessionId session, const SessionInfo& info) override;
@@ -87,6 +93,10 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   MonotonicTime progress_began_;  // the reader's Progress that events come from
   std::atomic<bool> map_changed_{true};
   uint64_t subscription_ = 0;
+
+  std::mutex sessions_mutex_;
+  std::condition_variable sessions_changed_;
+  Status sessions_open_;  // guarded by sessions_mutex_
 };
 
 }  // namespace engram

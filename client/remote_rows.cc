@@ -4,6 +4,8 @@
 #include <utility>
 #include <vector>
 
+#include <spdlog/spdlog.h>
+
 #include "client/remote_filler.h"
 #include "client/ticketed_rows.h"
 
@@ -66,6 +68,7 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   ring.part_count = threads;
   ring.observer = options.staging_observer;
   TicketedRows::Parts parts;
+  std::vector<RemoteFiller*> fillers;
   ENGRAM_ASSIGN_OR_RETURN(parts.ring, StagingRing::Create(ring));
   for (uint32_t part = 0; part < threads; ++part) {
     ENGRAM_ASSIGN_OR_RETURN(auto filler, RemoteFiller::Create(options,
@@ -76,12 +79,24 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
                                                                .part = part,
                                                                .part_count = threads},
                                                               transport.get()));
+    fillers.push_back(filler.get());
     parts.fillers.push_back(std::move(filler));
   }
   parts.layout = std::move(layout);
   parts.hasher = std::move(hasher);
+  parts.spin = options.spin;
   parts.keep_alive = {std::move(transport), std::move(maps)};
-  return std::make_unique<TicketedRows>(std::move(parts));
+  auto rows = std::make_unique<TicketedRows>(std::move(parts));
+  if (options.sessions_wait == Duration{}) return rows;
+  const MonotonicTime until = SteadyClock().Now() + options.sessions_wait;
+  for (RemoteFiller* const filler : fillers) {
+    const Status open = filler->WaitForSessions(until);
+    if (open.ok()) continue;
+    if (open.code() == StatusCode::kWrongVersion) return Error(open);
+    spdlog::warn("reading begins without {}", open.message());
+    break;
+  }
+  return rows;
 }
 
 }  // namespace engram

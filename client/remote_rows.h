@@ -28,10 +28,15 @@ struct RemoteRowsOptions {
   // ones layer by layer.
   uint32_t merged_rows_max = 512;
   Duration read_silence_max = std::chrono::seconds(3);  // then a node's session is opened anew
+  // Waited for sessions with every node that is up: those nodes keep what this reader reads when
+  // the version is dropped, and its first batch finds them open. A node that does not answer by
+  // then is left out, with a line in the log. 0 = not waited for.
+  Duration sessions_wait{};
   // This client's zone, as memory nodes name theirs: with several replicas those of the same zone
   // are read first, after those of the same host. Empty = no zone is preferred.
   std::string zone;
-  HedgeOptions hedging;                               // of tables with several replicas
+  Duration spin{};       // an I/O thread, or a caller of Await, looks so long before it sleeps
+  HedgeOptions hedging;  // of tables with several replicas
   StagingMemoryObserver* staging_observer = nullptr;  // outlives the result
 };
 
@@ -41,7 +46,8 @@ inline constexpr uint32_t kIoThreadsMax = 32;
 // column from whichever nodes hold it: a row never changes threads, so nothing is shared between
 // them. They sleep when there is nothing to do.
 // OWNERSHIP: the result keeps everything it is given alive.
-// ERRORS: kInvalidArgument naming the option, kResourceExhausted, and those of the transport.
+// ERRORS: kInvalidArgument naming the option, kResourceExhausted, kWrongVersion where a node said
+// for all of sessions_wait that it does not serve the version, and those of the transport.
 [[nodiscard]] Result<std::unique_ptr<RowSource>> CreateRemoteRows(
     const RemoteRowsOptions& options, std::shared_ptr<Transport> transport,
     std::shared_ptr<const NgramHasher> hasher, std::shared_ptr<const TableLayout> layout,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <ctime>
 #include <string>
+#include <utility>
 
 #include <pthread.h>
 
@@ -90,7 +91,8 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
   const bool in_time = StagingRing::Ready(*buffer, layer_index);
   if (!in_time) {
     MonotonicTime now = begin;
-    while (!StagingRing::Ready(*buffer, layer_index) && now - begin < kAwaitSpin) {
+    const Duration spin = std::max<Duration>(kAwaitSpin, parts_.spin);
+    while (!StagingRing::Ready(*buffer, layer_index) && now - begin < spin) {
       now = SteadyClock().Now();
     }
     const Duration spun = now - begin;
@@ -162,10 +164,23 @@ bool TicketedRows::TakeCommands(FillThread& thread) {
 
 void TicketedRows::Run(FillThread& thread) {
   BecomeIoThread("engram-rows", kReaderSlice);
+  bool idle = false;
+  MonotonicTime spin_until;
   while (!stopping_.load(std::memory_order_seq_cst)) {
     bool worked = TakeCommands(thread);
     worked = thread.filler->Progress() || worked;
-    if (worked) continue;
+    if (worked) {
+      idle = false;
+      continue;
+    }
+    if (parts_.spin > Duration{}) {
+      const MonotonicTime now = SteadyClock().Now();
+      if (!std::exchange(idle, true)) spin_until = now + parts_.spin;
+      if (now < spin_until) {
+        __builtin_ia32_pause();
+        continue;
+      }
+    }
     thread.may_sleep.store(true, std::memory_order_seq_cst);
     if (!thread.has_commands.load(std::memory_order_seq_cst) &&
         !stopping_.load(std::memory_order_seq_cst)) {

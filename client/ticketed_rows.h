@@ -24,6 +24,8 @@ class TicketedRows final : public RowSource {
     std::shared_ptr<const NgramHasher> hasher;
     std::unique_ptr<StagingRing> ring;                // part_count = fillers.size()
     std::vector<std::unique_ptr<RowFiller>> fillers;  // at least one; may use *ring
+    // A thread without work, and a caller of Await, look for some this long before they sleep.
+    Duration spin{};
     // Destroyed last: what fillers lean on (transport, directory, tables).
     std::vector<std::shared_ptr<const void>> keep_alive;
   };

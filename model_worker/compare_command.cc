@@ -24,6 +24,7 @@ void AddSettings(const CompareCommandOptions& options, const LoadedModel& model,
   (*report)["backend"] = ComputeOnName(options.worker.backend);
   (*report)["threads"] = model.threads;
   (*report)["io_threads"] = options.worker.io_threads;
+  (*report)["io_spin_us"] = options.worker.io_spin_us;
   (*report)["cache_bytes"] = options.worker.cache_bytes;
   (*report)["concurrency"] = options.worker.concurrency;
   (*report)["tokens_max"] = options.tokens_max;

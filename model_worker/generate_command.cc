@@ -33,6 +33,7 @@ nlohmann::json GenerateReport(const GenerateOptions& options, const LoadedModel&
           {"backend", ComputeOnName(options.worker.backend)},
           {"threads", model.threads},
           {"io_threads", options.worker.io_threads},
+          {"io_spin_us", options.worker.io_spin_us},
           {"concurrency", options.worker.concurrency},
           {"wall_s", run.wall_s},
           {"prompt_tokens", run.prompt_tokens},

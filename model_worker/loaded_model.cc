@@ -59,6 +59,7 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   connect.tls = options.transport;
   connect.zone = options.zone;
   connect.io_threads = options.io_threads;
+  connect.spin = std::chrono::microseconds(options.io_spin_us);
   connect.cache_bytes = options.cache_bytes;
   connect.batch_tokens_max = options.step_tokens;
   connect.staging_observer = model.backend->staging_observer();
@@ -90,6 +91,7 @@ Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel
   LocalRowsOptions local;
   local.batch_tokens_max = options.step_tokens;
   local.io_threads = options.io_threads;
+  local.spin = std::chrono::microseconds(options.io_spin_us);
   local.staging_observer = model.backend->staging_observer();
   OpenedRows opened;
   opened.way = "local";

@@ -33,6 +33,7 @@ struct WorkerOptions {
   std::string zone;                // empty = no memory nodes are preferred
   ReadWay way = ReadWay::kAuto;
   uint32_t io_threads = 1;
+  uint32_t io_spin_us = 0;
   uint64_t cache_bytes = 64u << 20;
   uint32_t row_deadline_ms = 2000;
   uint32_t row_retries = 1;

@@ -114,6 +114,7 @@ Status Run(const NodeOptions& options) {
   server_options.incarnation = incarnation;
   server_options.tls = options.transport;
   server_options.gather_threads = options.gather_threads;
+  server_options.spin_max = std::chrono::microseconds(options.spin_us);
   server_options.lease = std::chrono::milliseconds(options.lease_ms);
   server_options.one_sided = options.one_sided;
   auto server = UcxRowServer::Create(server_options);

@@ -9,6 +9,7 @@ namespace {
 
 constexpr uint32_t kGatherThreadsMax = 64;
 constexpr uint32_t kLeaseMsMax = 60000;
+constexpr uint32_t kSpinUsMax = 1000000;
 constexpr uint32_t kReleasePatienceMsMax = 3'600'000;
 constexpr uint64_t kMemoryBytesMin = 1u << 20;
 
@@ -69,6 +70,13 @@ void AddOptions(CLI::App* app, NodeOptions* options) {
                   "serves millions of rows a second")
       ->capture_default_str()
       ->check(CLI::Range(1u, kGatherThreadsMax))
+      ->group("Reads");
+  app->add_option("--spin-us", options->spin_us,
+                  "Such a thread without work looks for some this long before it sleeps. Longer "
+                  "than its readers' decode steps, on a node with cores to spare, it saves waking "
+                  "it every step")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, kSpinUsMax))
       ->group("Reads");
   app->add_option("--transport", options->transport,
                   "What rows travel over. tcp: between hosts; nothing is shared with readers on "

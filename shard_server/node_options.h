@@ -18,6 +18,7 @@ struct NodeOptions {
   std::string http = "127.0.0.1:7101";
   uint64_t memory_bytes = 0;
   uint32_t gather_threads = 1;
+  uint32_t spin_us = 50;
   std::string transport = "auto";
   std::string one_sided = "off";
   uint32_t lease_ms = 2000;

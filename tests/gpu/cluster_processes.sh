@@ -15,7 +15,11 @@ if ! nvidia-smi -L >/dev/null 2>&1; then
   exit 0
 fi
 
+programs=$bin
+source "$here/library_path.sh"
+
 scratch=$(mktemp -d)
+node_flags=()  # of the memory nodes
 pids=()
 stop_all() {
   local pid
@@ -48,6 +52,15 @@ start() {
 }
 field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"; }
 
+# backbone_shape 4b|8b: sets sizes, the flags of make-model for a dense model of that Qwen3 shape.
+backbone_shape() {
+  case "$1" in
+    4b) sizes=(--hidden 2560 --intermediate 9728 --heads 32 --kv-heads 8 --head-dim 128 --layers 36) ;;
+    8b) sizes=(--hidden 4096 --intermediate 12288 --heads 32 --kv-heads 8 --head-dim 128 --layers 36) ;;
+    *) echo "$name: --shape is 4b or 8b" >&2; exit 2 ;;
+  esac
+}
+
 # cluster STATE-NAME MODEL MEMORY: a coordinator and two memory nodes that hold it; sets coordinator.
 cluster() {
   local node
@@ -56,7 +69,8 @@ cluster() {
   coordinator=$(field "$scratch/coordinator-$1.json" rpc)
   for node in m0 m1; do
     start "$node-$1" "$bin/engram-shard-server" --id "$node" --coordinator "$coordinator" \
-      --listen 127.0.0.1:0 --http 127.0.0.1:0 --memory "$3" --transport auto
+      --listen 127.0.0.1:0 --http 127.0.0.1:0 --memory "$3" --transport auto \
+      "${node_flags[@]}"
   done
   "$bin/engramctl" create-version --coordinator "$coordinator" --model "$2" --expect-nodes 2 --wait
 }

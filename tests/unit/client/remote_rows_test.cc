@@ -1,5 +1,6 @@
 #include "client/remote_rows.h"
 
+#include <numeric>
 #include <thread>
 
 #include <gmock/gmock.h>
@@ -381,6 +382,63 @@ TEST(RemoteRowsTest, OptionsOutOfRangeAreNamed) {
                                        cluster.layout, cluster.maps);
   ASSERT_FALSE(hedged.has_value());
   EXPECT_THAT(hedged.error().message(), ::testing::HasSubstr("hedging"));
+}
+
+TEST(RemoteRowsTest, SessionsAreOpenBeforeTheFirstBatchWhereTheyAreWaitedFor) {
+  LoopbackCluster cluster(3);
+  RemoteRowsOptions options = cluster.Options();
+  options.io_threads = 2;
+  options.sessions_wait = std::chrono::seconds(60);
+  const auto source = cluster.Connect(options);
+  const auto sessions = source->Stats().held.sessions;
+  EXPECT_EQ(std::accumulate(sessions.begin(), sessions.end(), uint64_t{0}), 3u * 2);
+}
+
+TEST(RemoteRowsTest, NodeThatIsLostHoldsNoReaderUpForEver) {
+  LoopbackCluster cluster(3, 2000, 2);
+  cluster.network.Lose(LoopbackCluster::Address(1));
+  RemoteRowsOptions options = cluster.Options();
+  options.sessions_wait = std::chrono::milliseconds(50);
+  const auto source = cluster.Connect(options);
+  const auto tokens = SomeTokens(50, 21);
+  const TokenRun run{.tokens = tokens};
+  ReadAndCheck(*source, {&run, 1});
+  cluster.maps->Set([&] {  // said to be down: not waited for at all
+    ShardMap map = cluster.Map(2);
+    map.nodes[1].incarnation = Incarnation();
+    return map;
+  }());
+  options.sessions_wait = std::chrono::hours(1);
+  ReadAndCheck(*cluster.Connect(options), {&run, 1});
+}
+
+TEST(RemoteRowsTest, VersionThatANodeHasDroppedIsRefusedByName) {
+  LoopbackCluster cluster(3);
+  cluster.servers[2]->Drop(test::kTestVersion);
+  RemoteRowsOptions options = cluster.Options();
+  options.sessions_wait = std::chrono::milliseconds(200);
+  const auto rows = CreateRemoteRows(options, cluster.network.CreateTransport(), cluster.hasher,
+                                     cluster.layout, cluster.maps);
+  ASSERT_FALSE(rows.has_value());
+  EXPECT_EQ(rows.error().code(), StatusCode::kWrongVersion);
+  EXPECT_THAT(rows.error().message(), ::testing::HasSubstr("memory node m2 (host2:1)"));
+}
+
+TEST(RemoteRowsTest, ThreadsThatSpinReadWhetherTheyAreAwakeOrSleep) {
+  LoopbackCluster cluster(2);
+  RemoteRowsOptions options = cluster.Options();
+  options.spin = std::chrono::milliseconds(20);
+  const auto source = cluster.Connect(options);
+  const auto tokens = SomeTokens(64, 22);
+  const TokenRun run{.tokens = tokens};
+  const auto spent = [&] { return source->Stats().row_path_cpu_ns; };
+  ReadAndCheck(*source, {&run, 1});
+  ReadAndCheck(*source, {&run, 1});
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  const uint64_t asleep = spent();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_LT(spent() - asleep, 50'000'000u);  // it ended its spin
+  ReadAndCheck(*source, {&run, 1});
 }
 
 TEST(RemoteRowsTest, ResetStatsStartsAgainAtZero) {

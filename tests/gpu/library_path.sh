@@ -1,0 +1,12 @@
+# Puts where cuBLAS lies, and the libraries that tests/gpu/pack took along, on the loader's path: for
+# scripts that run beside a GPU. Set `programs` before, the folder of the programs.
+library_path=$programs/lib
+if ! ldconfig -p | grep -q 'libcublasLt\.so\.13'; then
+  # CUDA's own folder, else PyTorch's.
+  for found in /usr/local/cuda/lib64 /usr/local/cuda/targets/x86_64-linux/lib \
+    "$(python3 -c 'import nvidia.cu13, os; print(os.path.join(list(nvidia.cu13.__path__)[0], "lib"))' \
+      2>/dev/null)"; do
+    if [ -n "$found" ] && [ -e "$found/libcublasLt.so.13" ]; then library_path+=:$found; break; fi
+  done
+fi
+export LD_LIBRARY_PATH=$library_path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
