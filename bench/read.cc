@@ -33,6 +33,7 @@ struct ReadOptions {
   double seconds = 1;
   int repetitions = 7;
   uint32_t io_threads = 1;
+  uint32_t io_spin_us = 0;
   uint32_t gather_threads = 1;
   uint32_t replicas = 1;
   bool profile = false;
@@ -96,6 +97,7 @@ ReaderOptions ReaderOf(const ReadOptions& options, uint32_t tokens_max) {
           .way = options.way,
           .one_sided = options.one_sided,
           .io_threads = options.io_threads,
+          .io_spin_us = options.io_spin_us,
           .cache_bytes = options.cache_bytes,
           .batch_tokens_max = tokens_max,
           .replicas = options.replicas,
@@ -346,6 +348,7 @@ Status Run(const ReadOptions& options) {
   report.AddSetting("repetitions", options.repetitions);
   report.AddSetting("seconds_each", options.seconds);
   report.AddSetting("io_threads", options.io_threads);
+  report.AddSetting("io_spin_us", options.io_spin_us);
 
   auto subject = own ? PrepareOwn(options) : PrepareCluster(options);
   if (!subject.has_value()) return subject.error();
@@ -428,6 +431,11 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
       ->capture_default_str()
       ->excludes(cluster);
   sub->add_option("--io-threads", options->io_threads, "Of the client")->capture_default_str();
+  sub->add_option("--io-spin-us", options->io_spin_us,
+                  "The client's threads look for work this long before they sleep, as a model\n"
+                  "worker's with --io-spin-us; the floor never sleeps")
+      ->check(CLI::Range(0u, 1000000u))
+      ->capture_default_str();
   sub->add_option("--gather-threads", options->gather_threads, "Of the node")
       ->capture_default_str()
       ->excludes(cluster);

@@ -25,6 +25,7 @@ Result<std::unique_ptr<RowSource>> Connect(const ReaderOptions& options, RemoteR
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
                           UcxTransport::Create(transport_options));
   rows.io_threads = options.io_threads;
+  rows.spin = std::chrono::microseconds(options.io_spin_us);
   rows.cache_bytes = options.cache_bytes;
   rows.batch_tokens_max = options.batch_tokens_max;
   return CreateRemoteRows(rows, std::move(transport),

@@ -22,6 +22,7 @@ struct ReaderOptions {
   std::string way = "auto";
   std::string one_sided = "off";
   uint32_t io_threads = 1;
+  uint32_t io_spin_us = 0;  // RemoteRowsOptions::spin
   uint64_t cache_bytes = 0;
   uint32_t batch_tokens_max = 0;
   uint32_t replicas = 1;
