@@ -39,9 +39,10 @@ struct ConnectOptions {
   std::chrono::milliseconds ready_timeout{30000};
 };
 
-// Rows from the memory nodes of a cluster.
-// ERRORS: kWrongModel where the cluster's tables would be hashed differently from this model;
-// those of ReadModelTables, ShardDirectory::Connect, CreateRemoteRows and of the transport.
+// Rows from the memory nodes of a cluster. Returns when the sessions with the nodes are open; a
+// node that does not answer for a second is left out until it does, with a line in the log. ERRORS:
+// kWrongModel where the cluster's tables would be hashed differently from this model; those of
+// ReadModelTables, ShardDirectory::Connect, CreateRemoteRows and of the transport.
 [[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options);
 
 // Blocking look-ups for tools. The model is not needed: without model_dir and tables, whatever the

@@ -96,10 +96,11 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
   app->add_option("--io-threads", options->io_threads, "Threads that hash and read rows")
       ->capture_default_str()
       ->check(CLI::Range(1u, 32u));
-  app->add_option("--io-spin-us", options->io_spin_us,
-                  "An I/O thread without work, and the model's where it waits for rows, look for "
-                  "some this long before they sleep. Longer than a decode step, where cores are "
-                  "to spare, it saves waking them every step")
+  app->add_option(
+         "--io-spin-us", options->io_spin_us,
+         "How long an I/O thread without work, or the model's thread where it waits for "
+         "rows, looks for some before it sleeps. Longer than a decode step, where there is "
+         "a core to spare for each, saves waking them every step")
       ->capture_default_str()
       ->check(CLI::Range(0u, 1000000u));
   app->add_option("--cache-bytes", options->cache_bytes,

@@ -72,9 +72,9 @@ void AddOptions(CLI::App* app, NodeOptions* options) {
       ->check(CLI::Range(1u, kGatherThreadsMax))
       ->group("Reads");
   app->add_option("--spin-us", options->spin_us,
-                  "Such a thread without work looks for some this long before it sleeps. Longer "
-                  "than its readers' decode steps, on a node with cores to spare, it saves waking "
-                  "it every step")
+                  "How long a gather thread without work looks for some before it sleeps. Longer "
+                  "than its readers' decode steps, on a node with a core to spare for each thread, "
+                  "saves waking it every step")
       ->capture_default_str()
       ->check(CLI::Range(0u, kSpinUsMax))
       ->group("Reads");

@@ -75,17 +75,7 @@ TEST(ClusterTest, RowsOfAKilledNodeAreNamedErrorsUntilItIsBack) {
   auto client = Connect(*cluster, {.deadline_ms = 300});
   ASSERT_NE(client, nullptr);
   // A deadline this short is for what fails: on a slow machine rows may take longer at first.
-  const auto read_until_all_come = [&client] {
-    const auto until = std::chrono::steady_clock::now() + seconds(20);
-    ReadTally tally;
-    do {
-      tally = {};
-      client->Read(10, &tally);
-      EXPECT_EQ(tally.rows_wrong, 0u);
-    } while (tally.batches_failed > 0 && std::chrono::steady_clock::now() < until);
-    ExpectOnlyRightRows(tally);
-  };
-  read_until_all_come();
+  ExpectOnlyRightRows(client->ReadUntilAllCome(10, seconds(20)));
 
   cluster->node(1).Stop(SIGKILL);
   ReadTally during;
@@ -104,7 +94,7 @@ TEST(ClusterTest, RowsOfAKilledNodeAreNamedErrorsUntilItIsBack) {
   ASSERT_TRUE(restarted.ok()) << restarted.ToString();
   const Status ready = cluster->WaitReady();
   ASSERT_TRUE(ready.ok()) << ready.ToString();
-  read_until_all_come();
+  ExpectOnlyRightRows(client->ReadUntilAllCome(10, seconds(20)));
 }
 
 TEST(ClusterTest, ReadsGoOnWhileTheCoordinatorIsKilledAndRestarted) {

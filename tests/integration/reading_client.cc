@@ -117,4 +117,17 @@ void ReadingClient::Read(int batches, ReadTally* tally) {
   }
 }
 
+ReadTally ReadingClient::ReadUntilAllCome(int batches, std::chrono::seconds patience) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  uint64_t rows_wrong = 0;
+  ReadTally tally;
+  do {
+    tally = {};
+    Read(batches, &tally);
+    rows_wrong += tally.rows_wrong;
+  } while (tally.batches_failed > 0 && std::chrono::steady_clock::now() < until);
+  tally.rows_wrong = rows_wrong;
+  return tally;
+}
+
 }  // namespace engram::test

@@ -180,13 +180,8 @@ TEST_P(ScrubTest, WithOneReplicaDamagedRowsAreErrorsUntilTheCheckpointGaveThemBa
   EXPECT_EQ(tally.rows_wrong, 0u);
   EXPECT_GT(tally.batches_failed, 0u);
   // A mapped reader looks at the old place until its next lease grant tells of a newer directory.
-  const auto refreshed = std::chrono::steady_clock::now() + seconds(10);
-  ReadTally after;
-  do {
-    after = {};
-    client_->Read(50, &after);
-    EXPECT_EQ(after.rows_wrong, 0u);
-  } while (after.batches_failed > 0 && std::chrono::steady_clock::now() < refreshed);
+  const ReadTally after = client_->ReadUntilAllCome(50, seconds(10));
+  EXPECT_EQ(after.rows_wrong, 0u);
   EXPECT_EQ(after.batches_failed, 0u)
       << (after.failures.empty() ? "" : after.failures[0].ToString());
   ExpectEveryRowIsRight();
