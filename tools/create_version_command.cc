@@ -138,7 +138,15 @@ Status Run(const Options& options, bool json) {
   coordinator.timeout_s = std::max(coordinator.timeout_s, kCreateTimeoutS);
   request.set_take_replica(options.take_replica);
   if (options.take_replica) ENGRAM_RETURN_IF_ERROR(Confirm(coordinator, request, options.yes));
-  const auto created = CallCreateVersion(coordinator, request);
+  auto created = CallCreateVersion(coordinator, request);
+  // Nodes that have just started may not be registered yet.
+  const auto registered_by = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (options.wait && options.expect_nodes > 0 && !created.has_value() &&
+         created.error().code() == StatusCode::kFailedPrecondition &&
+         std::chrono::steady_clock::now() < registered_by) {
+    std::this_thread::sleep_for(kPollInterval);
+    created = CallCreateVersion(coordinator, request);
+  }
   if (!created.has_value()) return created.error();
   if (!options.wait) {
     if (json) return PrintJson({{"version", created->version()}, {"ready", false}});
@@ -178,7 +186,8 @@ void AddCreateVersionCommand(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
   command
       ->add_option("--expect-nodes", options->expect_nodes,
-                   "Fail if fewer memory nodes are registered (0 = any number)")
+                   "Fail if fewer memory nodes are registered (0 = any number); with --wait, if so "
+                   "after 10 s")
       ->capture_default_str();
   command->add_flag("--not-current", options->not_current,
                     "Do not serve it to clients that name no version");
