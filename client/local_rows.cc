@@ -8,7 +8,6 @@
 #include <utility>
 #include <vector>
 
-#include "client/read_plan.h"
 #include "client/row_filler.h"
 #include "client/ticketed_rows.h"
 
@@ -24,14 +23,19 @@ class LocalFiller final : public RowFiller {
         ring_(ring),
         part_(part),
         part_count_(part_count),
-        plan_(hasher, &tables->layout(), ring->options().tokens_max, part, part_count) {}
+        hasher_(hasher),
+        buckets_(std::make_unique_for_overwrite<uint32_t[]>(
+            static_cast<size_t>(tables->layout().column_count()) * ring->options().tokens_max)) {}
 
   void Begin(StagingBuffer& buffer) override {
     const TableLayout& layout = tables_->layout();
-    plan_.Start(buffer.token_count);
     for (int32_t layer = 0; layer < layout.layer_count(); ++layer) {
       Enter(FillStage::kHash);
-      plan_.HashLayer(layer, buffer.runs);
+      size_t first_token = 0;
+      for (const TokenRun& run : buffer.runs) {
+        hasher_->Hash(layer, run, buckets_.get() + first_token, buffer.token_count);
+        first_token += run.tokens.size();
+      }
       StagingRing::NoteIdsKnown(buffer, layer, SteadyClock().Now());
       Enter(FillStage::kScatter);
       Gather(buffer, layer);
@@ -72,7 +76,7 @@ class LocalFiller final : public RowFiller {
     uint64_t rows = 0;
     for (uint32_t column = part_; column < columns; column += part_count_) {
       const auto c = static_cast<int32_t>(column);
-      const uint32_t* buckets = plan_.buckets(layer_index, c);
+      const uint32_t* buckets = buckets_.get() + size_t{column} * buffer.token_count;
       const std::byte* first = table + layout.column(layer_index, c).row_offset * row_bytes;
       for (uint32_t token = 0; token < buffer.token_count; ++token) {
         if (token + kAhead < buffer.token_count) {
@@ -96,7 +100,8 @@ class LocalFiller final : public RowFiller {
   StagingRing* ring_;
   const uint32_t part_;
   const uint32_t part_count_;
-  ReadPlan plan_;
+  const NgramHasher* hasher_;
+  std::unique_ptr<uint32_t[]> buckets_;  // [columns][tokens]
   std::mutex mutex_;
   std::condition_variable wakened_;
   bool wake_ = false;  // guarded by mutex_

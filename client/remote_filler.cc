@@ -21,6 +21,13 @@ constexpr uint32_t kReadBytesMax = 240u << 10;
 // Rows whose place in the staging buffer is asked for ahead of the copy: a column's rows lie a
 // whole token apart, which the processor does not guess. Also the rows that are verified together.
 constexpr size_t kScatterAheadRows = 8;
+constexpr size_t kCacheAheadNgrams = 8;
+
+// Rows of one n-gram that a part has, at most: heads are columns side by side.
+uint32_t NgramRowsMax(const RemoteFiller::Context& context) {
+  const auto heads = static_cast<uint32_t>(context.layout->spec().hash.head_count);
+  return (heads + context.part_count - 1) / context.part_count;
+}
 
 }  // namespace
 
@@ -30,17 +37,22 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
       row_bytes_(context.layout->row_bytes()),
       row_stride_(context.layout->row_stride()),
       token_stride_bytes_(static_cast<uint32_t>(context.layout->column_count()) * row_bytes_),
-      dedupe_(options.batch_tokens_max),
-      cache_(options.cache_bytes / context.part_count, row_bytes_),
+      scratch_(*context.layout, options.batch_tokens_max),
+      cache_(options.cache_bytes / context.part_count, row_bytes_, NgramRowsMax(context)),
       batches_(options.staging_buffers),
       sessions_open_(StatusCode::kUnavailable, "there is no shard map yet") {
-  cache_.Reset(options.version);
   gauges_.version = options.version.value();
   gauges_.cache_bytes = cache_.bytes_used();
-  gauges_.cache_rows_max = cache_.rows_max();
+  gauges_.cache_rows_max = cache_.ngrams_max() * NgramRowsMax(context);
+  if (cache_.ngrams_max() != 0) found_.reserve(options.batch_tokens_max);
   for (Batch& batch : batches_) {
     batch.plan = std::make_unique<ReadPlan>(
         context.hasher, context.layout, options.batch_tokens_max, context.part, context.part_count);
+    batch.wanted_begin.resize(static_cast<size_t>(context.layout->layer_count()) + 1);
+    if (cache_.ngrams_max() != 0) {
+      batch.wanted.reserve(size_t{options.batch_tokens_max} * batch.plan->order_count() *
+                           static_cast<size_t>(context.layout->layer_count()));
+    }
   }
 }
 
@@ -97,7 +109,9 @@ void RemoteFiller::Begin(StagingBuffer& buffer) {
   const int32_t layer_count = context_.layout->layer_count();
   batch.buffer = &buffer;
   batch.layers_left = layer_count;
-  batch.plan->Start(buffer.token_count);
+  ReadPlan& plan = *batch.plan;
+  plan.Start(buffer.token_count);
+  batch.wanted.clear();
   scheduler_->Begin(buffer.index, SteadyClock().Now(), buffer.deadline);
   const uint64_t rows = uint64_t{buffer.token_count} *
                         static_cast<uint64_t>(context_.layout->column_count()) *
@@ -106,16 +120,17 @@ void RemoteFiller::Begin(StagingBuffer& buffer) {
   uint32_t row = 0;
   for (int32_t layer = 0; layer < layer_count; ++layer) {
     Enter(FillStage::kHash);
-    batch.plan->HashLayer(layer, buffer.runs);
-    StagingRing::NoteIdsKnown(buffer, layer, SteadyClock().Now());
+    plan.Mix(layer, buffer.runs, &scratch_);
     Enter(FillStage::kPlan);
-    batch.plan->FindUnique(layer, buffer.dead, &dedupe_);
-    FillCounters::Add(counters_.rows_unique, batch.plan->row_count(layer));
-    if (cache_.rows_max() != 0) TakeFromCache(batch, layer);
-    const uint32_t end = row + batch.plan->row_count(layer);
+    FillCounters::Add(counters_.rows_unique, plan.FindNgrams(layer, buffer.dead, &scratch_));
+    if (cache_.ngrams_max() != 0) TakeFromCache(batch, layer);
+    Enter(FillStage::kHash);
+    plan.AddRows(layer, &scratch_);
+    StagingRing::NoteIdsKnown(buffer, layer, SteadyClock().Now());
+    const uint32_t end = row + plan.row_count(layer);
     Enter(FillStage::kPost);
     // May finish the layer, and with the last one the batch, when no row is left to read.
-    scheduler_->AddRows(buffer.index, layer, batch.plan->addresses(), row, end);
+    scheduler_->AddRows(buffer.index, layer, plan.addresses(), row, end);
     row = end;
     if (!merged) {
       scheduler_->Pump(SteadyClock().Now());
@@ -152,6 +167,33 @@ struct RemoteFiller::Scatterer {
       std::memcpy(column + size_t{token} * token_stride_bytes, bytes, row_bytes);
     });
   }
+  // Asks for an n-gram's rows and their first place.
+  void PrefetchNgram(uint32_t layer_index, uint32_t order, uint32_t first_token,
+                     const std::byte* rows) const {
+    const std::span<const uint16_t> columns = plan.columns(order);
+    const std::byte* const target = buffer.rows(static_cast<int32_t>(layer_index)) +
+                                    size_t{first_token} * token_stride_bytes +
+                                    columns.front() * row_bytes;
+    for (size_t at = 0; at < columns.size() * row_bytes; at += 64) {
+      __builtin_prefetch(rows + at);
+      __builtin_prefetch(target + at, 1);
+    }
+  }
+  // `rows` [columns of the order][row_bytes].
+  void ScatterNgram(uint32_t layer_index, uint32_t order, uint32_t first_token,
+                    const std::byte* rows) const {
+    const std::span<const uint16_t> columns = plan.columns(order);
+    std::byte* const layer = buffer.rows(static_cast<int32_t>(layer_index));
+    // Rows of columns side by side are copied as one.
+    const bool side_by_side = columns.back() - columns.front() + size_t{1} == columns.size();
+    const size_t piece = side_by_side ? columns.size() : 1;
+    plan.ForEachToken(layer_index, order, first_token, [&](uint32_t token) {
+      std::byte* const row = layer + size_t{token} * token_stride_bytes;
+      for (size_t i = 0; i < columns.size(); i += piece) {
+        std::memcpy(row + columns[i] * row_bytes, rows + i * row_bytes, piece * row_bytes);
+      }
+    });
+  }
 
  private:
   [[nodiscard]] std::byte* ColumnOf(const RowTargets& targets) const {
@@ -165,20 +207,60 @@ struct RemoteFiller::Scatterer {
 };
 
 void RemoteFiller::TakeFromCache(Batch& batch, int32_t layer_index) {
-  ReadPlan& plan = *batch.plan;
-  const uint32_t end = plan.first_row(layer_index) + plan.row_count(layer_index);
+  const ReadPlan& plan = *batch.plan;
+  const auto layer = static_cast<uint32_t>(layer_index);
   const Scatterer scatterer(*this, batch);
-  uint64_t found = 0;
-  plan.RemoveRows(layer_index, [&](uint32_t row) {
-    constexpr uint32_t kAhead = 8;
-    if (row + kAhead < end) cache_.Prefetch(plan.addresses()[row + kAhead]);
-    const std::byte* bytes = cache_.Find(plan.addresses()[row]);
-    if (bytes == nullptr) return false;
-    scatterer.Scatter(row, bytes);
-    ++found;
-    return true;
-  });
-  FillCounters::Add(counters_.rows_from_cache, found);
+  uint64_t rows_found = 0;
+  for (uint32_t order = 0; order < plan.order_count(); ++order) {
+    const std::span<const PlannedNgram> ngrams = ReadPlan::ngrams(scratch_, order);
+    const uint32_t table = layer * plan.order_count() + order;
+    for (const PlannedNgram& ngram : ngrams.first(std::min(kCacheAheadNgrams, ngrams.size()))) {
+      cache_.Prefetch({ngram.mix, table});
+    }
+    size_t ahead = kCacheAheadNgrams;
+    found_.clear();
+    ReadPlan::RemoveNgrams(order, &scratch_, [&](const PlannedNgram& ngram) {
+      if (ahead < ngrams.size()) cache_.Prefetch({ngrams[ahead].mix, table});
+      ++ahead;
+      const NgramKey key{ngram.mix, table};
+      const std::byte* const rows = cache_.Find(key);
+      if (rows != nullptr) {
+        found_.push_back({ngram.first_token, rows});
+        return true;
+      }
+      if (cache_.Admits(key)) batch.wanted.push_back({key, order, ngram.first_token});
+      return false;
+    });
+    // Both ends of a copy are far from the processor: the next one's are on their way meanwhile.
+    for (size_t i = 0; i < found_.size(); ++i) {
+      if (i + 1 < found_.size()) {
+        scatterer.PrefetchNgram(layer, order, found_[i + 1].first_token, found_[i + 1].rows);
+      }
+      scatterer.ScatterNgram(layer, order, found_[i].first_token, found_[i].rows);
+    }
+    rows_found += found_.size() * plan.columns(order).size();
+  }
+  batch.wanted_begin[layer + 1] = static_cast<uint32_t>(batch.wanted.size());
+  FillCounters::Add(counters_.rows_from_cache, rows_found);
+}
+
+// From the staging buffer, where all rows of an n-gram are side by side, before anybody else sees
+// it.
+void RemoteFiller::PutIntoCache(const Batch& batch, int32_t layer_index) {
+  const auto layer = static_cast<size_t>(layer_index);
+  const std::span wanted(batch.wanted);
+  for (size_t i = batch.wanted_begin[layer]; i < batch.wanted_begin[layer + 1]; ++i) {
+    const WantedNgram& ngram = wanted[i];
+    std::byte* out = cache_.Insert(ngram.key);
+    if (out == nullptr) continue;
+    const std::byte* const token =
+        batch.buffer->rows(layer_index) + size_t{ngram.first_token} * token_stride_bytes_;
+    for (const uint16_t column : batch.plan->columns(ngram.order)) {
+      std::memcpy(out, token + size_t{column} * row_bytes_, row_bytes_);
+      out += row_bytes_;
+    }
+  }
+  gauges_.cache_rows.store(cache_.ngrams() * NgramRowsMax(context_), std::memory_order_relaxed);
 }
 
 void RemoteFiller::Abandon(StagingBuffer& buffer) {
@@ -267,7 +349,6 @@ void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const
   const Batch& batch = batches_[slot];
   const ReadPlan& plan = *batch.plan;
   const std::vector<int32_t>& layer_ids = context_.layout->spec().hash.layer_ids;
-  const bool cached = cache_.rows_max() != 0;
   const Scatterer scatterer(*this, batch);
   uint64_t came = 0;
   uint64_t right = 0;
@@ -295,9 +376,7 @@ void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const
       taken[places[k]] = group_right[k];
       if (group_right[k] == 0) continue;
       ++right;
-      const uint32_t row = rows[places[k]];
-      scatterer.Scatter(row, group[k].stored);
-      if (cached) cache_.Insert(plan.addresses()[row], group[k].stored);
+      scatterer.Scatter(rows[places[k]], group[k].stored);
     }
   }
   Enter(FillStage::kTrack);
@@ -305,7 +384,6 @@ void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const
   FillCounters::Add(counters_.rows_verified, right);
   FillCounters::Add(counters_.rows_wrong, came - right);
   FillCounters::Add(counters_.bytes_read, came * row_stride_);
-  if (cached) gauges_.cache_rows.store(cache_.rows(), std::memory_order_relaxed);
 }
 
 void RemoteFiller::OnLayerDone(uint32_t slot, int32_t layer_index, const Status& status,
@@ -313,6 +391,7 @@ void RemoteFiller::OnLayerDone(uint32_t slot, int32_t layer_index, const Status&
   Batch& batch = batches_[slot];
   if (rows_failed != 0) FillCounters::Add(counters_.rows_failed, rows_failed);
   StagingBuffer& buffer = *batch.buffer;
+  if (status.ok() && cache_.ngrams_max() != 0) PutIntoCache(batch, layer_index);
   StagingRing::FinishPart(buffer, layer_index, SteadyClock().Now(), status);
   if (--batch.layers_left > 0) return;
   batch.buffer = nullptr;

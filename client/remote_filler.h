@@ -45,16 +45,30 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   void Wake() override { reader_->Wake(); }
 
  private:
+  struct WantedNgram {
+    NgramKey key;
+    uint32_t order = 0;
+    uint32_t first_token = 0;
+  };
+  struct CachedNgram {
+    uint32_t first_token = 0;
+    const std::byte* rows = nullptr;
+  };
   // A batch that this part still works on.
   struct Batch {
     StagingBuffer* buffer = nullptr;  // null: none
     int32_t layers_left = 0;
     std::unique_ptr<ReadPlan> plan;
+    // N-grams whose rows the cache wants when they are all here, layer by layer.
+    std::vector<WantedNgram> wanted;
+    std::vector<uint32_t> wanted_begin;  // [layers + 1]
   };
 
   RemoteFiller(const RemoteRowsOptions& options, const Context& context);
   void Start(std::unique_ptr<RowReader> reader);
   void TakeFromCache(Batch& batch, int32_t layer_index);
+  // The rows that the cache wants of a layer that is complete.
+  void PutIntoCache(const Batch& batch, int32_t layer_index);
   // Puts a batch's rows into its staging buffer.
   struct Scatterer;
   // After a session or the map has changed.
@@ -82,7 +96,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   const uint32_t row_bytes_;
   const uint32_t row_stride_;
   const uint32_t token_stride_bytes_;  // of a staging buffer
-  DedupeTable dedupe_;
+  PlanScratch scratch_;
+  std::vector<CachedNgram> found_;  // of one order
   RowCache cache_;
   std::vector<Batch> batches_;  // [staging buffers]
   std::unique_ptr<RowReader> reader_;

@@ -1,99 +1,139 @@
 #include "client/row_cache.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include <sys/mman.h>
 
 namespace engram {
+namespace {
 
-RowCache::RowCache(size_t bytes_max, uint32_t row_bytes) : row_bytes_(row_bytes) {
-  const size_t set_bytes =
-      kWays * (size_t{row_bytes} + sizeof(uint64_t) + kSightingsPerRow * sizeof(uint32_t)) + 2;
-  constexpr size_t kPageBytes = 4096;
-  const size_t usable = bytes_max > kPageBytes ? bytes_max - kPageBytes : 0;
-  set_count_ = static_cast<uint32_t>(std::min<size_t>(usable / set_bytes, UINT32_MAX / 16));
-  if (set_count_ == 0) return;
-  mapped_bytes_ = (rows_max() * row_bytes_ + kPageBytes - 1) / kPageBytes * kPageBytes;
-  void* memory = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {  // a cache is a convenience: without memory it is off
-    set_count_ = 0;
-    mapped_bytes_ = 0;
-    return;
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+constexpr size_t kHugePagesFrom = 8 * kHugePageBytes;
+
+// Two counters of a line, and their bits of an n-gram's hash.
+struct CounterPlaces {
+  explicit CounterPlaces(uint64_t hash)
+      : first(static_cast<uint32_t>(hash >> 58)), second(static_cast<uint32_t>(hash >> 52) & 63u) {}
+  uint32_t first;
+  uint32_t second;
+};
+
+}  // namespace
+
+RowCache::RowCache(size_t bytes_max, uint32_t row_bytes, uint32_t rows_max)
+    : ngram_bytes_(size_t{row_bytes} * rows_max) {
+  // A mapping of whole huge pages is aligned to them: those of all sets stay in the TLB.
+  const size_t page_bytes = bytes_max < kHugePagesFrom ? 4096 : kHugePageBytes;
+  const size_t set_bytes = sizeof(Set) + kWays * (ngram_bytes_ + kCountersPerNgram);
+  const size_t usable = bytes_max > page_bytes ? bytes_max - page_bytes : 0;
+  const auto sets = static_cast<uint32_t>(std::min<size_t>(usable / set_bytes, UINT32_MAX / 64));
+  if (sets == 0 || rows_max == 0) return;
+  constexpr size_t kLinesPerSet = kWays * kCountersPerNgram / kLineBytes;
+  const size_t rows_at = size_t{sets} * (sizeof(Set) + kLinesPerSet * kLineBytes);
+  const size_t bytes =
+      (rows_at + size_t{sets} * kWays * ngram_bytes_ + page_bytes - 1) / page_bytes * page_bytes;
+  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) return;  // a cache is a convenience: without memory it is off
+  (void)madvise(memory, bytes, MADV_HUGEPAGE);
+  (void)madvise(memory, bytes, MADV_POPULATE_WRITE);
+  mapped_bytes_ = bytes;
+  set_count_ = sets;
+  counter_lines_ = sets * kLinesPerSet;
+  sets_ = static_cast<Set*>(memory);
+  counters_ = reinterpret_cast<uint8_t*>(sets_ + sets);
+  rows_ = static_cast<std::byte*>(memory) + rows_at;
+  for (uint32_t i = 0; i < sets; ++i) {
+    std::fill_n(static_cast<uint16_t*>(sets_[i].tables), kWays, kEmpty);
   }
-  (void)madvise(memory, mapped_bytes_, MADV_HUGEPAGE);
-  rows_ = static_cast<std::byte*>(memory);
-  keys_ = std::make_unique<uint64_t[]>(rows_max());
-  found_ = std::make_unique<uint8_t[]>(set_count_);
-  hands_ = std::make_unique<uint8_t[]>(set_count_);
-  sightings_ = std::make_unique<uint32_t[]>(rows_max() * kSightingsPerRow);
-  Reset(TableVersion());
 }
 
 RowCache::~RowCache() {
-  if (rows_ != nullptr) munmap(rows_, mapped_bytes_);
+  if (sets_ != nullptr) munmap(sets_, mapped_bytes_);
 }
 
-void RowCache::Reset(TableVersion version) {
-  version_ = version;
-  row_count_ = 0;
-  if (set_count_ == 0) return;
-  std::fill_n(keys_.get(), rows_max(), kEmpty);
-  std::fill_n(found_.get(), set_count_, uint8_t{0});
-  std::fill_n(hands_.get(), set_count_, uint8_t{0});
-  std::fill_n(sightings_.get(), rows_max() * kSightingsPerRow, uint32_t{0});
-}
-
-const std::byte* RowCache::Find(RowAddress row) {
-  if (set_count_ == 0) return nullptr;
-  const uint32_t set = SetOf(row);
-  const uint64_t* keys = keys_.get() + size_t{set} * kWays;
-  for (uint32_t way = 0; way < kWays; ++way) {
-    if (keys[way] == row.value()) {
-      found_[set] = static_cast<uint8_t>(found_[set] | (1u << way));
-      return RowAt(set, way);
-    }
-  }
-  return nullptr;
-}
-
-bool RowCache::SeenBefore(RowAddress row) {
-  const uint64_t hash = HashOf(row);
-  const size_t count = rows_max() * kSightingsPerRow;
-  const auto place = static_cast<size_t>(((hash >> 32) * count) >> 32);
-  // Never 0, which means nothing seen. The low bits differ where the place is the same.
-  const uint32_t fingerprint = static_cast<uint32_t>(hash ^ (row.value() >> 13)) | 1u;
-  if (sightings_[place] == fingerprint) return true;
-  sightings_[place] = fingerprint;
-  return false;
-}
-
-void RowCache::Insert(RowAddress row, const std::byte* bytes) {
-  if (set_count_ == 0) return;
-  const uint32_t set = SetOf(row);
-  uint64_t* keys = keys_.get() + size_t{set} * kWays;
+uint32_t RowCache::WayOf(const Set& set, NgramKey key) {
   uint32_t way = 0;
-  while (way < kWays && keys[way] != kEmpty) ++way;
-  if (way == kWays) {
-    if (!SeenBefore(row)) return;
-    way = hands_[set];
-    while ((found_[set] >> way & 1u) != 0) {
-      found_[set] = static_cast<uint8_t>(found_[set] & ~(1u << way));
-      way = (way + 1) % kWays;
-    }
-    hands_[set] = static_cast<uint8_t>((way + 1) % kWays);
-  } else {
-    ++row_count_;
-  }
-  keys[way] = row.value();
-  std::memcpy(RowAt(set, way), bytes, row_bytes_);
+  while (way < kWays && (set.mixes[way] != key.mix || set.tables[way] != key.table)) ++way;
+  return way;
 }
 
-size_t RowCache::bytes_used() const {
-  if (set_count_ == 0) return 0;
-  return mapped_bytes_ + rows_max() * (sizeof(uint64_t) + kSightingsPerRow * sizeof(uint32_t)) +
-         size_t{set_count_} * 2;
+uint32_t RowCache::LeastAsked(const Set& set) {
+  uint32_t least = 0;
+  for (uint32_t way = 0; way < kWays; ++way) {
+    if (set.tables[way] == kEmpty) return way;
+    if (set.asked[way] < set.asked[least]) least = way;
+  }
+  return least;
+}
+
+uint8_t RowCache::CountOf(uint64_t hash) const {
+  const uint8_t* const line = CountersOf(hash);
+  const CounterPlaces places(hash);
+  return std::min(line[places.first], line[places.second]);
+}
+
+void RowCache::Count(uint64_t hash) {
+  uint8_t* const line = CountersOf(hash);
+  const CounterPlaces places(hash);
+  // Only what is at the minimum: the other one has counted somebody else too.
+  const uint8_t count = std::min(line[places.first], line[places.second]);
+  if (count == UINT8_MAX) return;
+  for (const uint32_t place : {places.first, places.second}) {
+    line[place] = std::max<uint8_t>(line[place], static_cast<uint8_t>(count + 1));
+  }
+}
+
+void RowCache::Halve() {
+  const size_t count = size_t{counter_lines_} * kLineBytes;
+  for (size_t i = 0; i < count; ++i) counters_[i] = static_cast<uint8_t>(counters_[i] >> 1);
+  ++halvings_;
+  asked_ = 0;
+}
+
+void RowCache::CatchUp(Set& set) const {
+  const auto behind = static_cast<uint16_t>(halvings_ - set.halvings);
+  if (behind == 0) return;
+  set.halvings = halvings_;
+  for (uint8_t& asked : set.asked) {
+    asked = static_cast<uint8_t>(behind < 8 ? asked >> behind : 0);
+  }
+}
+
+const std::byte* RowCache::Find(NgramKey key) {
+  if (set_count_ == 0) return nullptr;
+  const uint64_t hash = HashOf(key);
+  if (++asked_ > ngrams_max() * kHalvingPeriod) Halve();
+  Set& set = sets_[Scale(hash >> 32, set_count_)];
+  CatchUp(set);
+  const uint32_t way = WayOf(set, key);
+  if (way == kWays) {
+    Count(hash);
+    return nullptr;
+  }
+  if (set.asked[way] < UINT8_MAX) ++set.asked[way];
+  return RowsAt(set, way);
+}
+
+bool RowCache::Admits(NgramKey key) const {
+  if (set_count_ == 0) return false;
+  const uint64_t hash = HashOf(key);
+  const Set& set = sets_[Scale(hash >> 32, set_count_)];
+  const uint32_t least = LeastAsked(set);
+  return set.tables[least] == kEmpty || CountOf(hash) >= set.asked[least] + kAskedMore;
+}
+
+std::byte* RowCache::Insert(NgramKey key) {
+  if (!Admits(key)) return nullptr;
+  const uint64_t hash = HashOf(key);
+  Set& set = sets_[Scale(hash >> 32, set_count_)];
+  if (WayOf(set, key) != kWays) return nullptr;
+  const uint32_t way = LeastAsked(set);
+  if (set.tables[way] == kEmpty) ++ngram_count_;
+  set.mixes[way] = key.mix;
+  set.tables[way] = static_cast<uint16_t>(key.table);
+  set.asked[way] = CountOf(hash);
+  return RowsAt(set, way);
 }
 
 }  // namespace engram

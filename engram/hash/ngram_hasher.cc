@@ -19,6 +19,16 @@ constexpr size_t kHistoryMax = kNgramSizeMax - 1;
 struct Column {
   Divisor divisor;
   BucketKernel kernel;
+
+  void Reduce(std::span<const uint64_t> mixes, bool any_negative, uint32_t* buckets) const {
+    if (!any_negative) [[likely]] {
+      kernel(mixes.data(), mixes.size(), divisor, buckets);
+      return;
+    }
+    for (size_t i = 0; i < mixes.size(); ++i) {
+      buckets[i] = divisor.FlooredRemainder(static_cast<int64_t>(mixes[i]));
+    }
+  }
 };
 
 struct Layer {
@@ -37,6 +47,7 @@ struct Block {
   // back k is the pad from k >= live on. So pads are sticky, and the start of a sequence and a dead
   // token are the same thing.
   std::array<uint8_t, kHistoryMax + kBlockTokens> live;
+  size_t count;  // tokens
 };
 
 Status BadMask(const char* which, size_t found, size_t expected) {
@@ -75,8 +86,19 @@ struct NgramHasher::Impl {
 
   void LoadHistory(const TokenRun& run, Block& block) const;
   void LoadTokens(const TokenRun& run, size_t begin, size_t count, Block& block) const;
-  void HashBlock(const Layer& layer, const Block& block, size_t count, uint32_t* buckets,
-                 size_t column_stride) const;
+  // Calls use(block, begin) for the run's tokens [begin, begin + block.count), block by block.
+  template <typename Use>
+  void ForEachBlock(const TokenRun& run, Use use) const;
+  // Calls use(place of an order, its mixes of the block's tokens) for every order.
+  template <typename Use>
+  void MixBlock(const Layer& layer, const Block& block, Use use) const;
+  // Whether a mix can be negative, which the kernels are not made for.
+  [[nodiscard]] bool AnyNegative(std::span<const uint64_t> mixes) const {
+    if (spec.variant != Variant::kDemo) return false;  // Validate has let no negative id through
+    uint64_t signs = 0;
+    for (const uint64_t mix : mixes) signs |= mix;
+    return (signs >> 63) != 0;
+  }
 };
 
 void NgramHasher::Impl::LoadHistory(const TokenRun& run, Block& block) const {
@@ -96,6 +118,7 @@ void NgramHasher::Impl::LoadHistory(const TokenRun& run, Block& block) const {
 void NgramHasher::Impl::LoadTokens(const TokenRun& run, size_t begin, size_t count,
                                    Block& block) const {
   for (size_t i = 0; i < count; ++i) block.ids[kHistoryMax + i] = Compress(run.tokens[begin + i]);
+  block.count = count;
   uint8_t live = block.live[kHistoryMax - 1];
   for (size_t i = 0; i < count; ++i) {
     const bool dead = !run.tokens_dead.empty() && run.tokens_dead[begin + i] != 0;
@@ -104,33 +127,36 @@ void NgramHasher::Impl::LoadTokens(const TokenRun& run, size_t begin, size_t cou
   }
 }
 
-void NgramHasher::Impl::HashBlock(const Layer& layer, const Block& block, size_t count,
-                                  uint32_t* buckets, size_t column_stride) const {
-  const auto orders = static_cast<size_t>(spec.max_ngram_size);
-  const auto heads = static_cast<size_t>(spec.head_count);
+template <typename Use>
+void NgramHasher::Impl::MixBlock(const Layer& layer, const Block& block, Use use) const {
+  const auto terms = static_cast<size_t>(spec.max_ngram_size);
+  const size_t count = block.count;
   std::array<uint64_t, kBlockTokens> mix;
-  const Column* column = layer.columns.data();
   uint64_t* const mixes = mix.data();
-  for (size_t k = 0; k < orders; ++k) {
+  for (size_t k = 0; k < terms; ++k) {
     const uint64_t multiplier = layer.multipliers[k];
     const uint64_t pad_term = layer.pad_terms[k];
     const uint64_t* const ids = block.ids.data() + kHistoryMax - k;
     const uint8_t* const live = block.live.data() + kHistoryMax;
-    uint64_t signs = 0;
     for (size_t i = 0; i < count; ++i) {
       const uint64_t term = live[i] > k ? ids[i] * multiplier : pad_term;
       mixes[i] = k == 0 ? term : mixes[i] ^ term;
-      signs |= mixes[i];
     }
-    if (k == 0) continue;  // Orders start at 2.
-    for (size_t head = 0; head < heads; ++head, ++column, buckets += column_stride) {
-      if ((signs >> 63) == 0) [[likely]] {
-        column->kernel(mixes, count, column->divisor, buckets);
-        continue;
-      }
-      for (size_t i = 0; i < count; ++i) {
-        buckets[i] = column->divisor.FlooredRemainder(static_cast<int64_t>(mixes[i]));
-      }
+    if (k > 0) use(k - 1, std::span<const uint64_t>(mixes, count));  // orders start at 2
+  }
+}
+
+template <typename Use>
+void NgramHasher::Impl::ForEachBlock(const TokenRun& run, Use use) const {
+  Block block;
+  LoadHistory(run, block);
+  for (size_t begin = 0; begin < run.tokens.size(); begin += kBlockTokens) {
+    LoadTokens(run, begin, std::min(kBlockTokens, run.tokens.size() - begin), block);
+    use(std::as_const(block), begin);
+    // The last tokens of this block are the look-back of the next.
+    if (block.count == kBlockTokens) {
+      std::copy_n(block.ids.end() - kHistoryMax, kHistoryMax, block.ids.begin());
+      std::copy_n(block.live.end() - kHistoryMax, kHistoryMax, block.live.begin());
     }
   }
 }
@@ -197,18 +223,34 @@ void NgramHasher::Hash(int32_t layer_index, const TokenRun& run, uint32_t* bucke
   ENGRAM_CHECK(layer_index >= 0 && static_cast<size_t>(layer_index) < impl_->layers.size());
   ENGRAM_CHECK(column_stride >= run.tokens.size());
   const Layer& layer = impl_->layers[static_cast<size_t>(layer_index)];
-  Block block;
-  impl_->LoadHistory(run, block);
-  for (size_t begin = 0; begin < run.tokens.size(); begin += kBlockTokens) {
-    const size_t count = std::min(kBlockTokens, run.tokens.size() - begin);
-    impl_->LoadTokens(run, begin, count, block);
-    impl_->HashBlock(layer, block, count, buckets + begin, column_stride);
-    // The last tokens of this block are the look-back of the next.
-    if (count == kBlockTokens) {
-      std::copy_n(block.ids.end() - kHistoryMax, kHistoryMax, block.ids.begin());
-      std::copy_n(block.live.end() - kHistoryMax, kHistoryMax, block.live.begin());
-    }
-  }
+  const auto heads = static_cast<size_t>(impl_->spec.head_count);
+  impl_->ForEachBlock(run, [&](const Block& block, size_t begin) {
+    impl_->MixBlock(layer, block, [&](size_t order, std::span<const uint64_t> mixes) {
+      const bool any_negative = impl_->AnyNegative(mixes);
+      uint32_t* out = buckets + order * heads * column_stride + begin;
+      for (size_t head = 0; head < heads; ++head, out += column_stride) {
+        layer.columns[order * heads + head].Reduce(mixes, any_negative, out);
+      }
+    });
+  });
+}
+
+void NgramHasher::Mix(int32_t layer_index, const TokenRun& run, uint64_t* mixes,
+                      size_t order_stride) const {
+  ENGRAM_CHECK(layer_index >= 0 && static_cast<size_t>(layer_index) < impl_->layers.size());
+  ENGRAM_CHECK(order_stride >= run.tokens.size());
+  const Layer& layer = impl_->layers[static_cast<size_t>(layer_index)];
+  impl_->ForEachBlock(run, [&](const Block& block, size_t begin) {
+    impl_->MixBlock(layer, block, [&](size_t order, std::span<const uint64_t> of_order) {
+      std::copy(of_order.begin(), of_order.end(), mixes + order * order_stride + begin);
+    });
+  });
+}
+
+void NgramHasher::Reduce(int32_t layer_index, int32_t column, std::span<const uint64_t> mixes,
+                         uint32_t* buckets) const {
+  const Layer& layer = impl_->layers[static_cast<size_t>(layer_index)];
+  layer.columns[static_cast<size_t>(column)].Reduce(mixes, impl_->AnyNegative(mixes), buckets);
 }
 
 void LookBack::Append(std::span<const TokenId> tokens, std::span<const uint8_t> dead) {

@@ -51,6 +51,16 @@ class NgramHasher {
   void Hash(int32_t layer_index, const TokenRun& run, uint32_t* buckets,
             size_t column_stride) const;
 
+  // Hash in two steps, for callers that look at n-grams in between. Tokens with the same mix of an
+  // order have the same bucket in every column of that order, whatever the primes are.
+  //   mixes  written: [orders][order_stride], order n of token t of the run at [n - 2][t];
+  //          order_stride >= run.tokens.size(). A dead token gets mixes like any other.
+  // Does not allocate. Precondition: Validate(run).ok().
+  void Mix(int32_t layer_index, const TokenRun& run, uint64_t* mixes, size_t order_stride) const;
+  // buckets[i] = the bucket that a token with mixes[i] of the column's order has: [mixes.size()].
+  void Reduce(int32_t layer_index, int32_t column, std::span<const uint64_t> mixes,
+              uint32_t* buckets) const;
+
  private:
   struct Impl;
   explicit NgramHasher(std::unique_ptr<const Impl> impl);

@@ -79,6 +79,19 @@ RowAddress NaiveAddress(const Batch& batch, int32_t layer, size_t token, int32_t
   return RowAddress(~uint64_t{0});
 }
 
+// Mixes of every (order, token) of the batch.
+std::vector<uint64_t> Mixes(const Batch& batch, int32_t layer) {
+  const Model& model = TestModel();
+  const auto orders = static_cast<size_t>(model.layout->spec().hash.max_ngram_size - 1);
+  std::vector<uint64_t> mixes(orders * batch.token_count);
+  size_t first = 0;
+  for (const TokenRun& run : batch.runs) {
+    model.hasher->Mix(layer, run, mixes.data() + first, batch.token_count);
+    first += run.tokens.size();
+  }
+  return mixes;
+}
+
 RC_GTEST_PROP(ReadPlanProperty, EveryLivePositionGetsExactlyTheRowThatTheNaiveComputationNames,
               ()) {
   const Model& model = TestModel();
@@ -88,26 +101,35 @@ RC_GTEST_PROP(ReadPlanProperty, EveryLivePositionGetsExactlyTheRowThatTheNaiveCo
   const auto columns = model.layout->column_count();
 
   std::map<std::tuple<int32_t, uint32_t, int32_t>, RowAddress> places;
-  DedupeTable table(200);
+  PlanScratch scratch(*model.layout, 200);
   for (uint32_t part = 0; part < part_count; ++part) {
     ReadPlan plan(model.hasher.get(), model.layout.get(), 200, part, part_count);
     plan.Start(batch->token_count);
-    std::set<RowAddress> distinct;
     uint32_t first = 0;
     for (int32_t layer = 0; layer < layers; ++layer) {
-      plan.HashLayer(layer, batch->runs);
-      plan.FindUnique(layer, batch->all_dead, &table);
+      plan.Mix(layer, batch->runs, &scratch);
+      const uint32_t found = plan.FindNgrams(layer, batch->all_dead, &scratch);
+      plan.AddRows(layer, &scratch);
       RC_ASSERT(plan.first_row(layer) == first);
+      RC_ASSERT(plan.row_count(layer) == found);
+      const std::vector<uint64_t> mixes = Mixes(*batch, layer);
+      std::set<std::pair<int32_t, uint64_t>> distinct;  // a column's rows are of distinct n-grams
+      uint32_t token_before = 0;
       for (uint32_t i = 0; i < plan.row_count(layer); ++i) {
         const uint32_t row = first + i;
         const RowAddress address = plan.addresses()[row];
-        RC_ASSERT(distinct.insert(address).second);
         const int32_t column = plan.targets(row).column;
+        const uint32_t token = plan.targets(row).first_token;
+        RC_ASSERT(token >= token_before);
+        token_before = token;
+        const uint32_t order = plan.targets(row).order;
+        const uint64_t mix = mixes[size_t{order} * batch->token_count + token];
+        RC_ASSERT(distinct.emplace(column, mix).second);
         RC_ASSERT(plan.targets(row).layer_index == layer);
         RC_ASSERT(static_cast<uint32_t>(column) % part_count == part);
         RC_ASSERT(plan.row_id(row) == model.layout->Place(address).row);
-        plan.ForEachToken(row, [&](uint32_t token) {
-          RC_ASSERT(places.emplace(std::tuple(layer, token, column), address).second);
+        plan.ForEachToken(row, [&](uint32_t wanting) {
+          RC_ASSERT(places.emplace(std::tuple(layer, wanting, column), address).second);
         });
       }
       first += plan.row_count(layer);
@@ -126,10 +148,10 @@ RC_GTEST_PROP(ReadPlanProperty, EveryLivePositionGetsExactlyTheRowThatTheNaiveCo
   }
 }
 
-RC_GTEST_PROP(ReadPlanProperty, RowsTakenOutLeaveTheOthersInOrder, ()) {
+RC_GTEST_PROP(ReadPlanProperty, NgramsTakenOutLeaveTheRowsOfOthersInOrder, ()) {
   const Model& model = TestModel();
   const auto batch = ArbitraryBatch();
-  DedupeTable table(200);
+  PlanScratch scratch(*model.layout, 200);
   ReadPlan plan(model.hasher.get(), model.layout.get(), 200);
   ReadPlan whole(model.hasher.get(), model.layout.get(), 200);
   plan.Start(batch->token_count);
@@ -137,17 +159,29 @@ RC_GTEST_PROP(ReadPlanProperty, RowsTakenOutLeaveTheOthersInOrder, ()) {
   const auto modulus = *rc::gen::inRange<uint64_t>(1, 5);
   std::vector<RowAddress> kept;
   for (int32_t layer = 0; layer < model.layout->layer_count(); ++layer) {
-    for (ReadPlan* p : {&plan, &whole}) {
-      p->HashLayer(layer, batch->runs);
-      p->FindUnique(layer, batch->all_dead, &table);
-    }
-    const auto taken = [&](RowAddress address) { return address.value() % modulus == 0; };
-    plan.RemoveRows(layer, [&](uint32_t row) { return taken(plan.addresses()[row]); });
+    whole.Mix(layer, batch->runs, &scratch);
+    (void)whole.FindNgrams(layer, batch->all_dead, &scratch);
+    whole.AddRows(layer, &scratch);
+    const std::vector<uint64_t> mixes = Mixes(*batch, layer);
     for (uint32_t i = 0; i < whole.row_count(layer); ++i) {
-      const RowAddress address = whole.addresses()[whole.first_row(layer) + i];
-      if (!taken(address)) kept.push_back(address);
+      const uint32_t row = whole.first_row(layer) + i;
+      const RowTargets& t = whole.targets(row);
+      const uint64_t mix = mixes[size_t{t.order} * batch->token_count + t.first_token];
+      if (mix % modulus != 0) kept.push_back(whole.addresses()[row]);
     }
-    RC_ASSERT(plan.first_row(layer) + plan.row_count(layer) == kept.size());
+
+    plan.Mix(layer, batch->runs, &scratch);
+    uint32_t rows = plan.FindNgrams(layer, batch->all_dead, &scratch);
+    for (uint32_t order = 0; order < plan.order_count(); ++order) {
+      ReadPlan::RemoveNgrams(order, &scratch, [&](const PlannedNgram& ngram) {
+        const bool taken = ngram.mix % modulus == 0;
+        if (taken) rows -= static_cast<uint32_t>(plan.columns(order).size());
+        return taken;
+      });
+    }
+    plan.AddRows(layer, &scratch);
+    RC_ASSERT(plan.row_count(layer) == rows);
+    RC_ASSERT(plan.first_row(layer) + rows == kept.size());
   }
   for (size_t i = 0; i < kept.size(); ++i) {
     RC_ASSERT(plan.addresses()[i] == kept[i]);
@@ -158,11 +192,11 @@ RC_GTEST_PROP(ReadPlanProperty, RowsTakenOutLeaveTheOthersInOrder, ()) {
 RC_GTEST_PROP(DedupeTableProperty, GivesTheFirstValueOfEveryKey, ()) {
   DedupeTable table(64);
   for (int round = 0; round < 3; ++round) {
-    const auto keys = *rc::gen::container<std::vector<uint32_t>>(
+    const auto keys = *rc::gen::container<std::vector<uint64_t>>(
         *rc::gen::inRange<size_t>(1, 65),
-        rc::gen::oneOf(rc::gen::inRange<uint32_t>(0, 20), rc::gen::arbitrary<uint32_t>()));
+        rc::gen::oneOf(rc::gen::inRange<uint64_t>(0, 20), rc::gen::arbitrary<uint64_t>()));
     table.Clear(static_cast<uint32_t>(keys.size()));
-    std::map<uint32_t, uint32_t> model;
+    std::map<uint64_t, uint32_t> model;
     for (uint32_t i = 0; i < keys.size(); ++i) {
       const uint32_t expected = model.emplace(keys[i], i).first->second;
       RC_ASSERT(table.FindOrInsert(keys[i], i) == expected);

@@ -13,28 +13,33 @@ namespace {
 
 RC_GTEST_PROP(RowCacheProperty, FoundRowsAreTheOnesInsertedAndMemoryIsBounded, ()) {
   const auto row_bytes = *rc::gen::inRange<uint32_t>(1, 300);
+  const auto rows = *rc::gen::inRange<uint32_t>(1, 9);
   const auto bytes_max = *rc::gen::inRange<size_t>(0, 200'000);
-  RowCache cache(bytes_max, row_bytes);
+  RowCache cache(bytes_max, row_bytes, rows);
   RC_ASSERT(cache.bytes_used() <= bytes_max);
-  cache.Reset(TableVersion(1));
-  std::map<uint64_t, std::vector<std::byte>> model;
+  std::map<std::pair<uint64_t, uint32_t>, std::byte> model;
   const auto steps = *rc::gen::inRange(0, 2000);
   const auto keys = *rc::gen::inRange<uint64_t>(1, 1000);
   uint64_t x = *rc::gen::arbitrary<uint64_t>();
   for (int i = 0; i < steps; ++i) {
     x = x * 6364136223846793005ull + 1442695040888963407ull;
-    const RowAddress row((x >> 33) % keys * 0x10001);
-    const std::byte* found = cache.Find(row);
+    const NgramKey key{(x >> 33) % keys * 0x10001, static_cast<uint32_t>(x >> 17) % 3};
+    const auto* const found = cache.Find(key);
     if (found != nullptr) {
-      RC_ASSERT(std::memcmp(found, model.at(row.value()).data(), row_bytes) == 0);
+      const std::vector<std::byte> right(size_t{row_bytes} * rows, model.at({key.mix, key.table}));
+      RC_ASSERT(std::memcmp(found, right.data(), right.size()) == 0);
+      RC_ASSERT(cache.Insert(key) == nullptr);
       continue;
     }
-    std::vector<std::byte> bytes(row_bytes, static_cast<std::byte>(x >> 20));
-    cache.Insert(row, bytes.data());
-    model[row.value()] = bytes;
+    const bool admitted = cache.Admits(key);
+    std::byte* const place = cache.Insert(key);
+    RC_ASSERT((place != nullptr) == admitted);
+    if (place == nullptr) continue;
+    const auto fill = static_cast<std::byte>(x >> 20);
+    std::fill_n(place, size_t{row_bytes} * rows, fill);
+    model[{key.mix, key.table}] = fill;
+    RC_ASSERT(cache.ngrams() <= cache.ngrams_max());
   }
-  cache.Reset(TableVersion(2));
-  for (const auto& [row, bytes] : model) RC_ASSERT(cache.Find(RowAddress(row)) == nullptr);
 }
 
 }  // namespace

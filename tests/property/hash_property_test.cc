@@ -126,6 +126,17 @@ RC_GTEST_PROP(HashPropertyTest, EqualsTheSlowModelOnEverySpecAndText, ()) {
     std::vector<uint32_t> buckets(static_cast<size_t>(spec.column_count()) * text.tokens.size());
     hasher->Hash(static_cast<int32_t>(layer), run, buckets.data(), text.tokens.size());
     RC_ASSERT(buckets == ModelHash(spec, compression, text, layer));
+
+    std::vector<uint64_t> mixes(static_cast<size_t>(spec.max_ngram_size - 1) * text.tokens.size());
+    hasher->Mix(static_cast<int32_t>(layer), run, mixes.data(), text.tokens.size());
+    std::vector<uint32_t> in_two_steps(buckets.size());
+    for (int32_t column = 0; column < spec.column_count(); ++column) {
+      const auto order = static_cast<size_t>(column / spec.head_count);
+      hasher->Reduce(static_cast<int32_t>(layer), column,
+                     std::span(mixes).subspan(order * text.tokens.size(), text.tokens.size()),
+                     in_two_steps.data() + static_cast<size_t>(column) * text.tokens.size());
+    }
+    RC_ASSERT(in_two_steps == buckets);
   }
 }
 
