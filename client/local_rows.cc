@@ -14,7 +14,7 @@
 namespace engram {
 namespace {
 
-// One I/O thread: everything of a batch is done inside Begin.
+// One I/O thread's part: everything of a batch is done inside Begin.
 class LocalFiller final : public RowFiller {
  public:
   LocalFiller(const LocalTables* tables, const NgramHasher* hasher, StagingRing* ring,
@@ -48,12 +48,21 @@ class LocalFiller final : public RowFiller {
   void Abandon(StagingBuffer& /*buffer*/) override {}
   bool Progress() override { return false; }
 
-  void Wait() override {
+  void Wait(std::unique_lock<std::mutex>& driving) override {
     Enter(FillStage::kAsleep);
-    std::unique_lock lock(mutex_);
-    wakened_.wait(lock, [this] { return wake_; });
-    wake_ = false;
+    driving.unlock();
+    {
+      std::unique_lock lock(mutex_);
+      wakened_.wait(lock, [this] { return wake_; });
+      wake_ = false;
+    }
+    driving.lock();
     Enter(FillStage::kOther);
+  }
+  void Borrow() override {}
+  [[nodiscard]] bool GiveBack() override {
+    Enter(FillStage::kAsleep);
+    return true;
   }
   void Wake() override {
     {

@@ -295,14 +295,23 @@ bool RemoteFiller::Progress() {
   return worked;
 }
 
-void RemoteFiller::Wait() {
+void RemoteFiller::Wait(std::unique_lock<std::mutex>& driving) {
   next_tick_ = scheduler_->NextTick();
   const MonotonicTime now = SteadyClock().Now();
   if (next_tick_ > now && !map_changed_.load(std::memory_order_acquire)) {
     Enter(FillStage::kAsleep);
-    reader_->Wait(std::min(next_tick_, now + kSleepMax));
+    reader_->Wait(std::min(next_tick_, now + kSleepMax), &driving);
     Enter(FillStage::kOther);
   }
+}
+
+bool RemoteFiller::GiveBack() {
+  next_tick_ = scheduler_->NextTick();
+  const MonotonicTime now = SteadyClock().Now();
+  const bool asleep = reader_->GiveBack(std::min(next_tick_, now + kSleepMax)) &&
+                      next_tick_ > now && !map_changed_.load(std::memory_order_acquire);
+  Enter(FillStage::kAsleep);
+  return asleep;
 }
 
 // ---- ReaderEvents

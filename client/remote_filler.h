@@ -18,7 +18,7 @@
 
 namespace engram {
 
-// Driven by one thread, as RowFiller says. Nothing allocates per batch after warm-up.
+// Driven by one thread at a time, as RowFiller says. Nothing allocates per batch after warm-up.
 class RemoteFiller final : public RowFiller, private ReaderEvents, private ScheduledRows {
  public:
   struct Context {
@@ -41,8 +41,10 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   void Begin(StagingBuffer& buffer) override;
   void Abandon(StagingBuffer& buffer) override;
   bool Progress() override;
-  void Wait() override;
+  void Wait(std::unique_lock<std::mutex>& driving) override;
   void Wake() override { reader_->Wake(); }
+  void Borrow() override { reader_->Borrow(); }
+  [[nodiscard]] bool GiveBack() override;
 
  private:
   struct WantedNgram {

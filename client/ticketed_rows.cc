@@ -15,6 +15,13 @@ namespace {
 
 // Long enough to catch rows that are just arriving, short enough not to take a core from the model.
 constexpr std::chrono::microseconds kAwaitSpin{5};
+// A batch of more rows would keep the caller of Prefetch from its own work.
+constexpr uint64_t kPrefetchRowsMax = 128;
+// Larger ones keep the thread awake from their start, and memory nodes busy for longer than a
+// caller should spin.
+constexpr uint64_t kAwaitRowsMax = 2048;
+// Most replies come within this. A caller that waits longer sleeps, and the thread is woken.
+constexpr std::chrono::microseconds kHelpSpin{50};
 
 // Never negative.
 uint64_t Nanoseconds(Duration d) { return static_cast<uint64_t>(std::max(Duration(0), d).count()); }
@@ -65,9 +72,9 @@ Result<Ticket> TicketedRows::Prefetch(std::span<const TokenRun> runs, const Batc
   const uint32_t tokens = buffer->token_count;
   const auto dead =
       static_cast<uint64_t>(std::count(buffer->dead.begin(), buffer->dead.end(), uint8_t{1}));
-  SendAll({.abandon = false, .buffer = buffer->index, .ticket = ticket});
-  const uint64_t rows = (tokens - dead) * static_cast<uint64_t>(layout().column_count()) *
-                        static_cast<uint64_t>(layout().layer_count());
+  const uint64_t rows = RowsOf(tokens - dead);
+  const Command command{.abandon = false, .buffer = buffer->index, .ticket = ticket};
+  if (rows > kPrefetchRowsMax || !BeginHere(command)) SendAll(command);
   stats_.AddBatch(tokens, rows, ThreadCpuNanoseconds() - cpu_begin);
   buffer->prefetched_at = SteadyClock().Now();  // nobody else has the ticket yet
   return Ticket(ticket);
@@ -90,7 +97,8 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
   const MonotonicTime begin = SteadyClock().Now();
   const bool in_time = StagingRing::Ready(*buffer, layer_index);
   if (!in_time) {
-    MonotonicTime now = begin;
+    if (RowsOf(buffer->token_count) <= kAwaitRowsMax) HelpUntilReady(*buffer, layer_index);
+    MonotonicTime now = SteadyClock().Now();
     const Duration spin = std::max<Duration>(kAwaitSpin, parts_.spin);
     while (!StagingRing::Ready(*buffer, layer_index) && now - begin < spin) {
       now = SteadyClock().Now();
@@ -127,6 +135,44 @@ void TicketedRows::Release(Ticket ticket) {
   }
 }
 
+bool TicketedRows::BeginHere(const Command& command) {
+  if (threads_.size() != 1) return false;
+  FillThread& thread = *threads_[0];
+  const std::unique_lock driving(thread.driving, std::try_to_lock);
+  if (!driving.owns_lock()) return false;
+  thread.filler->Borrow();
+  (void)TakeCommands(thread);
+  Run(thread, command);
+  // Sends what Begin left to be sent; of mapped memory, reads it.
+  constexpr int kProgressMax = 64;
+  for (int i = 0; i < kProgressMax && thread.filler->Progress(); ++i) {
+  }
+  if (!thread.filler->GiveBack()) thread.filler->Wake();
+  return true;
+}
+
+void TicketedRows::HelpUntilReady(StagingBuffer& buffer, int32_t layer_index) {
+  if (threads_.size() != 1) return;
+  FillThread& thread = *threads_[0];
+  const std::unique_lock driving(thread.driving, std::try_to_lock);
+  if (!driving.owns_lock()) return;
+  thread.filler->Borrow();
+  MonotonicTime idle_since = SteadyClock().Now();
+  while (!StagingRing::Ready(buffer, layer_index)) {
+    bool worked = TakeCommands(thread);
+    worked = thread.filler->Progress() || worked;
+    const MonotonicTime now = SteadyClock().Now();
+    if (worked) {
+      idle_since = now;
+    } else if (now - idle_since > kHelpSpin) {
+      break;
+    } else {
+      __builtin_ia32_pause();
+    }
+  }
+  if (!thread.filler->GiveBack()) thread.filler->Wake();
+}
+
 void TicketedRows::Send(FillThread& thread, const Command& command) {
   {
     const std::lock_guard lock(thread.mutex);
@@ -149,21 +195,24 @@ bool TicketedRows::TakeCommands(FillThread& thread) {
     thread.has_commands.store(false, std::memory_order_relaxed);
     thread.taken.swap(thread.commands);
   }
-  for (const Command& command : thread.taken) {
-    StagingBuffer& buffer = parts_.ring->buffer(command.buffer);
-    if (!command.abandon) {
-      thread.active[command.buffer] = command.ticket;
-      thread.filler->Begin(buffer);
-    } else if (thread.active[command.buffer] == command.ticket) {
-      thread.filler->Abandon(buffer);
-    }
-  }
+  for (const Command& command : thread.taken) Run(thread, command);
   thread.taken.clear();
   return true;
 }
 
+void TicketedRows::Run(FillThread& thread, const Command& command) {
+  StagingBuffer& buffer = parts_.ring->buffer(command.buffer);
+  if (!command.abandon) {
+    thread.active[command.buffer] = command.ticket;
+    thread.filler->Begin(buffer);
+  } else if (thread.active[command.buffer] == command.ticket) {
+    thread.filler->Abandon(buffer);
+  }
+}
+
 void TicketedRows::Run(FillThread& thread) {
   BecomeIoThread("engram-rows", kReaderSlice);
+  std::unique_lock driving(thread.driving);
   bool idle = false;
   MonotonicTime spin_until;
   while (!stopping_.load(std::memory_order_seq_cst)) {
@@ -184,7 +233,7 @@ void TicketedRows::Run(FillThread& thread) {
     thread.may_sleep.store(true, std::memory_order_seq_cst);
     if (!thread.has_commands.load(std::memory_order_seq_cst) &&
         !stopping_.load(std::memory_order_seq_cst)) {
-      thread.filler->Wait();
+      thread.filler->Wait(driving);
     }
     thread.may_sleep.store(false, std::memory_order_seq_cst);
   }

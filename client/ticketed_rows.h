@@ -16,7 +16,9 @@
 namespace engram {
 
 // Thread-safe, as row_source.h says. Starts one thread per filler; ends them in its destructor,
-// which must not run while another call does.
+// which must not run while another call does. Where there is one thread and it sleeps, a caller
+// does its work: Prefetch that of a small batch, Await what its layer lacks
+// (docs/decisions/0027-callers-drive.md).
 class TicketedRows final : public RowSource {
  public:
   struct Parts {
@@ -57,20 +59,32 @@ class TicketedRows final : public RowSource {
   };
   struct FillThread {
     RowFiller* filler = nullptr;
+    // Held by whoever drives the filler: the thread, except while it sleeps, or a caller then.
+    std::mutex driving;
     std::mutex mutex;
     std::vector<Command> commands;  // guarded by mutex; capacity fixed
     std::atomic<bool> has_commands{false};
     std::atomic<bool> may_sleep{false};
-    std::vector<Command> taken;    // the thread's own
-    std::vector<uint64_t> active;  // [buffers] the thread's own: tickets it was given
+    std::vector<Command> taken;    // guarded by driving
+    std::vector<uint64_t> active;  // [buffers] guarded by driving: tickets it was given
     std::thread thread;
     clockid_t cpu_clock{};
   };
 
+  [[nodiscard]] uint64_t RowsOf(uint64_t tokens) const {
+    return tokens * static_cast<uint64_t>(layout().column_count()) *
+           static_cast<uint64_t>(layout().layer_count());
+  }
+  // Callers do the work of a thread that sleeps: two wakes take longer than a small batch.
+  // False: the thread does not sleep.
+  [[nodiscard]] bool BeginHere(const Command& command);
+  // Drives until the layer is ready, or nothing has happened for a while.
+  void HelpUntilReady(StagingBuffer& buffer, int32_t layer_index);
   void Send(FillThread& thread, const Command& command);
   void SendAll(const Command& command);
   void Run(FillThread& thread);
   bool TakeCommands(FillThread& thread);
+  void Run(FillThread& thread, const Command& command);
   [[nodiscard]] RowSourceStats StatsOf(bool with_samples) const;
   [[nodiscard]] RowSourceStats Totals() const;
   [[nodiscard]] RowSourceStats::Held Held() const;

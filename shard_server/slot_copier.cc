@@ -138,7 +138,7 @@ Status CopyRun::Run(Transport* transport) {
     if (reader_->Progress()) continue;
     MonotonicTime until = next_look;
     if (post_again_ > now) until = std::min(until, post_again_);
-    reader_->Wait(until);
+    reader_->Wait(until, nullptr);
   }
   LogEnd();
   return {};

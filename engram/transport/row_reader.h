@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 
@@ -62,8 +63,8 @@ class ReaderEvents {
   virtual void OnEpoch(SessionId session, Epoch newest) = 0;
 };
 
-// Thread-compatible: one thread drives a reader, except Wake(). Nothing allocates per read after
-// the first reads of each size.
+// Thread-compatible: one thread at a time drives a reader, except Wake(). Nothing allocates per
+// read after the first reads of each size.
 class RowReader {
  public:
   virtual ~RowReader() = default;
@@ -86,9 +87,18 @@ class RowReader {
   // Does what can be done now and runs events. True if anything happened.
   virtual bool Progress() = 0;
   // Sleeps until there may be something to do, Wake() is called, or `until`; spins briefly first.
-  virtual void Wait(MonotonicTime until) = 0;
+  // `driving`, which may be null, is held by whoever drives the reader: it is released during the
+  // sleep and held again after it.
+  virtual void Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) = 0;
   // Ends a Wait. Thread-safe.
   virtual void Wake() = 0;
+
+  // Another thread drives the reader between these two, holding `driving`, while one is in Wait:
+  // what comes does not wake that one.
+  virtual void Borrow() = 0;
+  // From now on it does again, and its Wait ends at `until` at the latest. False: there is
+  // something to do (Progress, or Wake it).
+  [[nodiscard]] virtual bool GiveBack(MonotonicTime until) = 0;
 };
 
 // Makes readers. Thread-safe. Outlives its readers.

@@ -39,7 +39,9 @@ class SimReader final : public RowReader {
   StatusCode Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows) override;
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override;
   bool Progress() override { return false; }
-  void Wait(MonotonicTime /*until*/) override {}
+  void Wait(MonotonicTime /*until*/, std::unique_lock<std::mutex>* /*driving*/) override {}
+  void Borrow() override {}
+  [[nodiscard]] bool GiveBack(MonotonicTime /*until*/) override { return true; }
   void Wake() override {}
 
   // The connection to a process that died broke.

@@ -252,7 +252,7 @@ MonotonicTime LoopbackReader::NextDue() const {
   return next;
 }
 
-void LoopbackReader::Wait(MonotonicTime until) {
+void LoopbackReader::Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) {
   std::unique_lock lock(wire_->mutex);
   const MonotonicTime now = wire_->clock().Now();
   for (const auto& [id, session] : sessions_) {
@@ -267,8 +267,11 @@ void LoopbackReader::Wait(MonotonicTime until) {
   // MonotonicTime::min() or max() overflows.
   const MonotonicTime end =
       std::clamp(std::min(until, NextDue()), now, now + std::chrono::seconds(1));
+  if (driving != nullptr) driving->unlock();
   sleeper_.wakened.wait_for(lock, end - now, [this] { return sleeper_.wake; });
   sleeper_.wake = false;
+  lock.unlock();  // never held while `driving` is waited for: who drives may want it
+  if (driving != nullptr) driving->lock();
 }
 
 void LoopbackReader::Wake() {

@@ -23,8 +23,11 @@ class LoopbackReader final : public RowReader {
                                 std::span<const RowAddress> rows) override;
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override;
   bool Progress() override;
-  void Wait(MonotonicTime until) override;
+  void Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) override;
   void Wake() override;
+  void Borrow() override {}
+  // Whoever waits looks again at what is due when.
+  [[nodiscard]] bool GiveBack(MonotonicTime /*until*/) override { return false; }
 
  private:
   struct Read {

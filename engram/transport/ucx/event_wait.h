@@ -5,13 +5,15 @@
 #include <algorithm>
 #include <atomic>
 #include <memory>
+#include <vector>
 
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
 
 namespace engram {
 
-// Thread-compatible, except Notify.
+// Thread-compatible, except Notify; Pause, Resume and Alarm may be called while another thread is
+// in Sleep.
 class EventWait {
  public:
   [[nodiscard]] static Result<std::unique_ptr<EventWait>> Create();
@@ -25,6 +27,12 @@ class EventWait {
   // `until` (to a millisecond, later rather than earlier).
   void Sleep(MonotonicTime until);
 
+  // Watched descriptors do not end a Sleep, until Resume.
+  void Pause() { Listen(0); }
+  void Resume();
+  // Ends a Sleep that is going on at `at`, if it lasts that long.
+  void Alarm(MonotonicTime at);
+
   // Ends a Sleep, this or the next. Thread-safe.
   void Notify();
   // True once after any number of Notify calls. Cheap.
@@ -35,9 +43,15 @@ class EventWait {
   [[nodiscard]] bool HasNotice() const { return noticed_.load(std::memory_order_relaxed); }
 
  private:
-  EventWait(int epoll_fd, int event_fd) : epoll_fd_(epoll_fd), event_fd_(event_fd) {}
-  const int epoll_fd_;  // owned
-  const int event_fd_;  // owned
+  EventWait() = default;
+  [[nodiscard]] Status Prepare();
+  [[nodiscard]] Status Add(int fd);
+  void Listen(uint32_t events);
+
+  int epoll_fd_ = -1;  // owned
+  int event_fd_ = -1;  // owned
+  int timer_fd_ = -1;  // owned
+  std::vector<int> watched_;
   std::atomic<bool> noticed_{false};
 };
 

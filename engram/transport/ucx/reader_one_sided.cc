@@ -23,6 +23,20 @@ bool UcxRowReader::RunOneSided() {
   return any;
 }
 
+bool UcxRowReader::OneSidedHasWork() const {
+  for (const auto& [id, session] : sessions_) {
+    if (session->window == nullptr || session->end_with.has_value()) continue;
+    const OneSidedWindow& window = *session->window;
+    const OneSidedWindow::Block& oldest = window.blocks[window.oldest];
+    if (oldest.read != nullptr && oldest.outstanding == 0) return true;
+    if (window.queue.empty()) continue;
+    for (const OneSidedWindow::Block& block : window.blocks) {
+      if (block.read == nullptr) return true;
+    }
+  }
+  return false;
+}
+
 // Delivers the blocks that are complete, oldest first.
 bool UcxRowReader::EndBlocks(ReaderSession& session) {
   OneSidedWindow& window = *session.window;

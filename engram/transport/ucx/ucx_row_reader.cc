@@ -207,7 +207,7 @@ bool UcxRowReader::ProgressOnce() {
 
 // The spin belongs to Progress, where events may be told: the first Wait after something happened
 // only asks the next Progress to look longer, the second sleeps.
-void UcxRowReader::Wait(MonotonicTime until) {
+void UcxRowReader::Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) {
   if (wait_->TakeNotice() || !inbox_->empty()) return;
   if (reads_in_flight_ > 0 && !spun_) {
     spin_next_ = true;
@@ -215,12 +215,34 @@ void UcxRowReader::Wait(MonotonicTime until) {
     return;
   }
   const bool spun = std::exchange(spun_, false);
-  if (!mapped_queue_.empty() || sessions_to_end_) return;
-  const bool armed = worker_->Arm() && (one_sided_worker_ == nullptr || one_sided_worker_->Arm());
-  if (!armed || wait_->HasNotice()) return;
-  wait_->Sleep(std::min(until, next_timer_));
-  if (spun) spin_.WorkCameAfter(std::chrono::steady_clock::now() - idle_since_);
+  const MonotonicTime idle_since = idle_since_;
+  if (!Arm()) return;
+  sleeps_until_ = std::min(until, next_timer_);
+  const MonotonicTime sleep_end = sleeps_until_;
+  if (driving != nullptr) driving->unlock();
+  wait_->Sleep(sleep_end);
+  if (driving != nullptr) driving->lock();
+  if (spun) spin_.WorkCameAfter(std::chrono::steady_clock::now() - idle_since);
   [[maybe_unused]] const bool noticed = wait_->TakeNotice();
+}
+
+bool UcxRowReader::Arm() {
+  if (!mapped_queue_.empty() || sessions_to_end_) return false;
+  if (one_sided_worker_ != nullptr && OneSidedHasWork()) return false;
+  const bool armed = worker_->Arm() && (one_sided_worker_ == nullptr || one_sided_worker_->Arm());
+  return armed && !wait_->HasNotice();
+}
+
+bool UcxRowReader::GiveBack(MonotonicTime until) {
+  wait_->Resume();
+  spin_next_ = false;
+  if (!inbox_->empty() || !Arm()) return false;
+  const MonotonicTime end = std::min(until, next_timer_);
+  if (end < sleeps_until_) {
+    sleeps_until_ = end;
+    wait_->Alarm(end);
+  }
+  return true;
 }
 
 }  // namespace engram

@@ -32,8 +32,10 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
                                 std::span<const RowAddress> rows) override;
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override;
   bool Progress() override;
-  void Wait(MonotonicTime until) override;
+  void Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) override;
   void Wake() override { wait_->Notify(); }
+  void Borrow() override { wait_->Pause(); }
+  [[nodiscard]] bool GiveBack(MonotonicTime until) override;
 
  private:
   friend struct PendingRead;
@@ -50,6 +52,8 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
         spin_(options.spin_max) {}
   Status Prepare(const UcxContext& context);
   bool ProgressOnce();
+  // Makes what comes from now on readable. False: there is something to do already.
+  [[nodiscard]] bool Arm();
 
   // reader_sessions.cc
   void OnControl(ControlEvent& event);
@@ -86,6 +90,8 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   bool RunMappedRead(PendingRead& read, uint32_t* rows_left);
   // reader_one_sided.cc
   bool RunOneSided();
+  // Whether RunOneSided would end or start a block now.
+  [[nodiscard]] bool OneSidedHasWork() const;
   bool EndBlocks(ReaderSession& session);
   bool StartBlocks(ReaderSession& session);
   bool StartBlock(ReaderSession& session, PendingRead& read, OneSidedWindow::Block& block);
@@ -134,6 +140,7 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   bool spin_next_ = false;  // Wait asked the next Progress to look longer
   bool spun_ = false;       // it did, and found nothing
   MonotonicTime idle_since_;
+  MonotonicTime sleeps_until_;  // of a thread in Wait
 };
 
 }  // namespace engram

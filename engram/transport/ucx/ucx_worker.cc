@@ -22,7 +22,7 @@ void OnReceived(void* request, ucs_status_t status, size_t /*length*/, void* use
 Result<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxContext& context) {
   ucp_worker_params_t params{};
   params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-  params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  params.thread_mode = UCS_THREAD_MODE_SERIALIZED;
   ucp_worker_h handle = nullptr;
   ucs_status_t status = ucp_worker_create(context.handle(), &params, &handle);
   if (status != UCS_OK) return Error(UcxStatus(status, "creating a UCX worker"));

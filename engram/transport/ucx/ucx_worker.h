@@ -49,7 +49,7 @@ class UcxMessageHandler {
   ~UcxMessageHandler() = default;
 };
 
-// Thread-compatible: one thread makes, drives and destroys a worker and everything on it.
+// Thread-compatible: one thread at a time makes, drives and destroys a worker and everything on it.
 class UcxWorker {
  public:
   [[nodiscard]] static Result<std::unique_ptr<UcxWorker>> Create(const UcxContext& context);

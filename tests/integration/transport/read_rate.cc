@@ -102,7 +102,7 @@ int Run(int argc, char** argv) {
   const SessionId session = reader->Open(test::TargetOf(address, TableVersion(7), *layout));
   const auto drive = [&](const auto& until) {
     while (!until() && !events.closed) {
-      if (!reader->Progress()) reader->Wait(Clock::now() + std::chrono::seconds(1));
+      if (!reader->Progress()) reader->Wait(Clock::now() + std::chrono::seconds(1), nullptr);
     }
   };
   drive([&] { return events.open; });

@@ -114,13 +114,18 @@ class MemoryReader final : public RowReader {
     }
     return worked;
   }
-  void Wait(MonotonicTime until) override {
+  void Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) override {
+    driving->unlock();
     std::unique_lock lock(mutex_);
     const auto limit = SteadyClock().Now() + std::chrono::seconds(1);
     wakened_.wait_until(lock, std::min(until, limit),
                         [this] { return wake_ || to_open_count_ != 0; });
     wake_ = false;
+    lock.unlock();
+    driving->lock();
   }
+  void Borrow() override {}
+  [[nodiscard]] bool GiveBack(MonotonicTime /*until*/) override { return to_open_count_ == 0; }
   void Wake() override {
     const std::lock_guard lock(mutex_);
     wake_ = true;
@@ -139,7 +144,7 @@ class MemoryReader final : public RowReader {
   const SessionInfo opened_;
   uint64_t last_session_ = 0;
   std::array<uint64_t, 8> to_open_{};
-  size_t to_open_count_ = 0;
+  std::atomic<size_t> to_open_count_{0};
   std::mutex mutex_;
   std::condition_variable wakened_;
   bool wake_ = false;

@@ -456,24 +456,28 @@ TEST(RemoteRowsTest, ResetStatsStartsAgainAtZero) {
   EXPECT_EQ(source->Stats().rows_unique, 2u * 8);
 }
 
+// With one I/O thread callers do its work while it sleeps; with several they never do.
 TEST(RemoteRowsTest, ThreadsMayUseOneSourceAtOnce) {
-  LoopbackCluster cluster(2);
-  RemoteRowsOptions options = cluster.Options();
-  options.staging_buffers = 4;
-  options.io_threads = 2;
-  const auto source = cluster.Connect(options);
-  std::vector<std::thread> threads;
-  for (uint64_t i = 0; i < 3; ++i) {
-    threads.emplace_back([&source, i] {
-      for (uint64_t round = 0; round < 20; ++round) {
-        const auto tokens = SomeTokens(30, i * 100 + round);
-        const TokenRun run{.tokens = tokens};
-        ReadAndCheck(*source, {&run, 1});
-      }
-    });
+  for (const uint32_t io_threads : {1u, 2u}) {
+    LoopbackCluster cluster(2);
+    RemoteRowsOptions options = cluster.Options();
+    options.staging_buffers = 4;
+    options.io_threads = io_threads;
+    const auto source = cluster.Connect(options);
+    std::vector<std::thread> threads;
+    for (uint64_t i = 0; i < 3; ++i) {
+      threads.emplace_back([&source, i] {
+        for (uint64_t round = 0; round < 40; ++round) {
+          // From one token, which the caller of Prefetch begins with, to many.
+          const auto tokens = SomeTokens(1 + round * 5, i * 100 + round);
+          const TokenRun run{.tokens = tokens};
+          ReadAndCheck(*source, {&run, 1});
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(source->Stats().batches, 120u);
   }
-  for (std::thread& thread : threads) thread.join();
-  EXPECT_EQ(source->Stats().batches, 60u);
 }
 
 }  // namespace

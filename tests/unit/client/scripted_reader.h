@@ -54,7 +54,9 @@ struct ScriptedReader final : RowReader {
     sessions[session].acknowledged = epoch;
   }
   bool Progress() override { return false; }
-  void Wait(MonotonicTime /*until*/) override {}
+  void Wait(MonotonicTime /*until*/, std::unique_lock<std::mutex>* /*driving*/) override {}
+  void Borrow() override {}
+  [[nodiscard]] bool GiveBack(MonotonicTime /*until*/) override { return true; }
   void Wake() override {}
 
   uint64_t last_session = 0;

@@ -3,6 +3,8 @@
 #include <thread>
 
 #include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 namespace engram {
 namespace {
@@ -28,6 +30,40 @@ TEST(EventWaitTest, ANoticeEndsASleepWithoutEnd) {
   wait->Sleep(MonotonicTime::max());
   EXPECT_TRUE(wait->TakeNotice());
   other.join();
+}
+
+TEST(EventWaitTest, AnAlarmSetByAnotherThreadEndsASleep) {
+  const auto wait = *EventWait::Create();
+  const MonotonicTime at = SteadyClock().Now() + std::chrono::milliseconds(20);
+  std::thread other([&] { wait->Alarm(at); });
+  wait->Sleep(MonotonicTime::max());
+  EXPECT_GE(SteadyClock().Now(), at);
+  other.join();
+  // It has ended one sleep and ends no other.
+  std::thread notifier([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    wait->Notify();
+  });
+  wait->Sleep(MonotonicTime::max());
+  EXPECT_TRUE(wait->TakeNotice());
+  notifier.join();
+  wait->Alarm(MonotonicTime());  // long ago
+  wait->Sleep(MonotonicTime::max());
+}
+
+TEST(EventWaitTest, WhatIsWatchedEndsNoSleepWhileItIsPaused) {
+  const auto wait = *EventWait::Create();
+  const int readable = ::eventfd(1, EFD_CLOEXEC);
+  ASSERT_TRUE(wait->Watch(readable).ok());
+  wait->Sleep(MonotonicTime::max());
+  wait->Pause();
+  const MonotonicTime at = SteadyClock().Now() + std::chrono::milliseconds(20);
+  wait->Alarm(at);
+  wait->Sleep(MonotonicTime::max());
+  EXPECT_GE(SteadyClock().Now(), at);
+  wait->Resume();
+  wait->Sleep(MonotonicTime::max());
+  ::close(readable);
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ bool DriveUntil(RowReader& reader, Done done,
   while (!done()) {
     if (std::chrono::steady_clock::now() > end) return false;
     if (!reader.Progress()) {
-      reader.Wait(std::chrono::steady_clock::now() + std::chrono::milliseconds(20));
+      reader.Wait(std::chrono::steady_clock::now() + std::chrono::milliseconds(20), nullptr);
     }
   }
   return true;

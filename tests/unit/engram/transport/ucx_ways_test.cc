@@ -1,5 +1,7 @@
 // What holds for every way to read, over TCP and over shared memory.
+#include <atomic>
 #include <chrono>
+#include <mutex>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -109,6 +111,42 @@ TEST_P(UcxWaysTest, ManyReadsInFlightAllComeAndTheWindowIsBounded) {
     ExpectStored(events_->reads.at(i), {rows.begin(), rows.begin() + 1 + i % 200});
   }
   EXPECT_EQ(server_->stats().refused_messages, 0u);
+}
+
+// A thread that waits, and another one that borrows the reader from it: for whole reads, or to post
+// what the waiting one is then woken for.
+TEST_P(UcxWaysTest, AnotherThreadDrivesWhileOneWaits) {
+  const SessionId session = OpenSession();
+  const auto rows = OwnedRows(100);
+  std::mutex mutex;
+  std::atomic<bool> stop{false};
+  std::thread waiting([&] {
+    std::unique_lock driving(mutex);
+    while (!stop) {
+      if (!reader_->Progress()) reader_->Wait(MonotonicTime::max(), &driving);
+    }
+  });
+  const auto done = [&](uint64_t tag) { return events_->reads.at(tag).done.has_value(); };
+  constexpr uint64_t kReads = 300;
+  for (uint64_t tag = 1; tag <= kReads; ++tag) {
+    const size_t count = 1 + tag % rows.size();
+    std::unique_lock driving(mutex);
+    reader_->Borrow();
+    events_->Expect(tag, count);
+    ASSERT_EQ(reader_->Post(session, tag, {rows.data(), count}), StatusCode::kOk);
+    const bool whole = tag % 2 == 0;
+    while (whole && !done(tag)) (void)reader_->Progress();
+    if (!reader_->GiveBack(MonotonicTime::max())) reader_->Wake();
+    while (!done(tag)) {
+      driving.unlock();
+      std::this_thread::sleep_for(std::chrono::microseconds(50));  // a mutex is not fair
+      driving.lock();
+    }
+    ExpectStored(events_->reads.at(tag), {rows.begin(), rows.begin() + count});
+  }
+  stop = true;
+  reader_->Wake();
+  waiting.join();
 }
 
 TEST_P(UcxWaysTest, ClosedSessionCancelsReadsAndAnotherOpens) {
