@@ -118,8 +118,11 @@ Status HostNetwork::AddHost(uint32_t host) {
   if (made.net < 0 || made.ipc < 0) return Refused("/proc/self/ns");
   const std::string port = "h" + std::to_string(host);
   ENGRAM_RETURN_IF_ERROR(Connect(made, port, host != 0 && options_.round_trip.count() > 0));
+  // As hosts of a cluster should have it, whatever this one has (TcpPacingWarning).
+  constexpr const char* kCongestionControl =
+      "echo cubic >/proc/sys/net/ipv4/tcp_congestion_control || true\n";
   ENGRAM_RETURN_IF_ERROR(Shell("ip link set lo up\nip addr add " + AddressOf(host) +
-                               "/24 dev eth0\nip link set eth0 up\n" +
+                               "/24 dev eth0\nip link set eth0 up\n" + kCongestionControl +
                                RateLimit("eth0", options_.rate)));
   ENGRAM_RETURN_IF_ERROR(SetNamespace(switch_.net, CLONE_NEWNET));
   return Shell("ip link set " + port + " master br0 up\n" + RateLimit(port, options_.rate));

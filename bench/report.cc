@@ -17,6 +17,7 @@
 
 #include "bench/git_commit.h"
 #include "engram/base/check.h"
+#include "engram/base/tcp_congestion.h"
 
 namespace engram::bench {
 namespace {
@@ -95,6 +96,7 @@ json DescribeEnvironment() {
                                static_cast<uint64_t>(sysconf(_SC_PAGE_SIZE))},
           {"load_average_1m", load},
           {"ucx_version", UcxVersion()},
+          {"tcp_congestion_control", TcpCongestionControl()},
           {"git_commit", ENGRAM_GIT_COMMIT},
           {"build_type", ENGRAM_BUILD_TYPE},
           {"compiler", ENGRAM_COMPILER},

@@ -48,6 +48,7 @@ Result<ReportEnvironment> ParseEnvironment(const json& report) {
   for (const auto& [key, text] : {std::pair{"hostname", &out.hostname},
                                   {"cpu_model", &out.cpu_model},
                                   {"ucx_version", &out.ucx_version},
+                                  {"tcp_congestion_control", &out.tcp_congestion_control},
                                   {"git_commit", &out.git_commit},
                                   {"build_type", &out.build_type},
                                   {"compiler", &out.compiler},

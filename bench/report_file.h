@@ -16,6 +16,7 @@ struct ReportEnvironment {
   std::string hostname;
   std::string cpu_model;
   std::string ucx_version;
+  std::string tcp_congestion_control;
   std::string git_commit;
   std::string build_type;
   std::string compiler;

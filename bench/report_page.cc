@@ -11,6 +11,7 @@
 #include "bench/plot_merge.h"
 #include "bench/plot_svg.h"
 #include "bench/table_text.h"
+#include "engram/base/tcp_congestion.h"
 
 namespace engram::bench {
 namespace {
@@ -281,6 +282,13 @@ std::vector<std::string> WarningsOf(const std::vector<ReportFile>& reports) {
       [](const ReportEnvironment& environment) {
         const std::string& commit = environment.git_commit;
         return commit.ends_with("-dirty") ? ShortCommit(commit) : std::string();
+      },
+      &warnings);
+  WarnOfSome(
+      reports, "TCP was paced: rows of some batches came 50 ms late",
+      [](const ReportEnvironment& environment) {
+        const std::string& name = environment.tcp_congestion_control;
+        return TcpPacingWarning(name).empty() ? std::string() : "congestion control " + name;
       },
       &warnings);
   WarnIfTheyDiffer(

@@ -5,8 +5,10 @@
 #include <mutex>
 #include <system_error>
 
+#include <spdlog/spdlog.h>
 #include <ucs/config/global_opts.h>
 
+#include "engram/base/tcp_congestion.h"
 #include "engram/transport/ucx/ucx_status.h"
 
 namespace engram {
@@ -41,6 +43,15 @@ const char* TransportList(const std::string& tls) {
     return std::getenv("UCX_TLS") == nullptr ? "^cma" : nullptr;
   }
   return tls.c_str();
+}
+
+void WarnOfTcpPacing(const std::string& tls) {
+  if (tls != "tcp" && tls != "auto") return;
+  static std::once_flag once;
+  std::call_once(once, [] {
+    const std::string warning = TcpPacingWarning(TcpCongestionControl());
+    if (!warning.empty()) spdlog::warn("{}", warning);
+  });
 }
 
 // UCX 1.13 does not say which devices a context has.
@@ -84,6 +95,7 @@ std::string UcxTcpSegment() {
 
 Result<std::unique_ptr<UcxContext>> UcxContext::Create(const Options& options) {
   SetUcxDefaults();
+  WarnOfTcpPacing(options.tls);
   const UcxConfig config;
   if (config.status() != UCS_OK) {
     return Error(UcxStatus(config.status(), "reading UCX's settings (UCX_* variables)"));

@@ -120,6 +120,14 @@ TEST_F(ReportPageTest, FilesOfOneNameAreToldApartByTheirFolder) {
   EXPECT_THAT(page, HasSubstr("</svg>friday/read</li>"));
 }
 
+TEST_F(ReportPageTest, WarnsWhereTcpIsPaced) {
+  ReportFile paced = MadeUp("a.json");
+  paced.environment.tcp_congestion_control = "cubic";
+  EXPECT_THAT(WarningsOf({paced}), IsEmpty());
+  paced.environment.tcp_congestion_control = "bbr";
+  EXPECT_THAT(WarningsOf({paced}), ElementsAre(HasSubstr("congestion control bbr")));
+}
+
 TEST_F(ReportPageTest, WarnsOfWhatMakesFiguresDoubtful) {
   EXPECT_THAT(WarningsOf({MadeUp("a.json")}), IsEmpty());
   ReportFile busy = MadeUp("busy.json");

@@ -19,9 +19,9 @@ TEST(ReportTest, RecordsMachineSeedSettingsAndResultsInOneObject) {
   EXPECT_EQ(json.at("seed"), 7);
   EXPECT_EQ(json.at("settings").at("rows"), 48);
   EXPECT_EQ(json.at("ratio"), 0.9);
-  for (const char* key :
-       {"hostname", "kernel", "cpu_model", "cpus", "memory_bytes", "load_average_1m", "ucx_version",
-        "git_commit", "build_type", "compiler", "sanitizer", "time_utc"}) {
+  for (const char* key : {"hostname", "kernel", "cpu_model", "cpus", "memory_bytes",
+                          "load_average_1m", "ucx_version", "tcp_congestion_control", "git_commit",
+                          "build_type", "compiler", "sanitizer", "time_utc"}) {
     EXPECT_TRUE(json.at("environment").contains(key)) << key;
   }
   EXPECT_NE(json.at("environment").at("git_commit"), "");
