@@ -12,7 +12,7 @@
 
 namespace engram {
 
-// Rows whose memory is asked for ahead of the copy.
+// Rows whose memory CopyRows asks for ahead of the copy.
 inline constexpr uint32_t kCopyAheadRows = 16;
 
 // Where a row lies, or why it cannot be had here.
@@ -21,26 +21,26 @@ struct FoundRow {
   StatusCode status = StatusCode::kOk;
 };
 
-// Finds rows [0, count) in their order and asks for their memory ahead of their use.
+// Finds rows [0, count) in their order and asks for the memory of `kAhead` ahead of their use.
 //   find  RowAddress -> FoundRow
 //   load  index -> RowAddress
 // Both must outlive it. Rows are taken in their order, at most as many as were asked for. One
 // thread.
-template <typename Find, typename Load>
+template <uint32_t kAhead, typename Find, typename Load>
 class RowsAhead {
  public:
   RowsAhead(const Find& find, const Load& load, uint32_t count, uint32_t stride)
       : find_(find), load_(load), count_(count), stride_(stride) {
-    Ask(kCopyAheadRows);
+    Ask(kAhead);
   }
   // The next row. Precondition: it was asked for.
-  [[nodiscard]] FoundRow Take() { return rows_[taken_++ % kCopyAheadRows]; }
+  [[nodiscard]] FoundRow Take() { return rows_[taken_++ % kAhead]; }
   // For as many more, at most as were taken since.
   void Ask(uint32_t rows) {
     const uint32_t end = std::min(count_, asked_ + rows);
     for (; asked_ < end; ++asked_) {
       const FoundRow row = find_(load_(asked_));
-      rows_[asked_ % kCopyAheadRows] = row;
+      rows_[asked_ % kAhead] = row;
       if (row.status != StatusCode::kOk) continue;
       for (uint32_t line = 0; line < stride_; line += 64) __builtin_prefetch(row.bytes + line);
     }
@@ -53,7 +53,7 @@ class RowsAhead {
   const uint32_t stride_;
   uint32_t asked_ = 0;
   uint32_t taken_ = 0;
-  FoundRow rows_[kCopyAheadRows];
+  FoundRow rows_[kAhead];
 };
 
 // Copies `count` rows to `out` [count][stride]; zeros in the place of a row that was not found.
@@ -62,7 +62,7 @@ class RowsAhead {
 template <typename Find, typename Load>
 uint32_t CopyRows(const Find& find, const Load& load, uint32_t count, uint32_t stride,
                   std::byte* out, StatusCode* statuses) {
-  RowsAhead ahead(find, load, count, stride);
+  RowsAhead<kCopyAheadRows, Find, Load> ahead(find, load, count, stride);
   uint32_t found = 0;
   for (uint32_t i = 0; i < count; ++i, out += stride) {
     const FoundRow row = ahead.Take();

@@ -28,7 +28,6 @@ bool UcxRowReader::RunMapped() {
 
 // True when the queue is done with the read.
 bool UcxRowReader::RunMappedRead(PendingRead& read, uint32_t* rows_left) {
-  static_assert(kBounceRows <= kCopyAheadRows);  // a chunk is taken before more is asked for
   const ReaderSession& session = *read.session;
   const uint32_t stride = session.target.row_stride;
   const auto row_count = static_cast<uint32_t>(read.rows.size());
@@ -43,7 +42,8 @@ bool UcxRowReader::RunMappedRead(PendingRead& read, uint32_t* rows_left) {
   if (!may_use()) return gather();
   const auto find = [&](RowAddress row) { return session.memory.FindMapped(row); };
   const auto load = [&, first = read.next](uint32_t i) { return read.rows[first + i]; };
-  RowsAhead ahead(find, load, end - read.next, stride);
+  // A chunk is taken before more is asked for.
+  RowsAhead<kBounceRows, decltype(find), decltype(load)> ahead(find, load, end - read.next, stride);
   while (read.next < end) {
     const uint32_t count = std::min(kBounceRows, end - read.next);
     bool found = true;

@@ -39,9 +39,9 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
 
  private:
   friend struct PendingRead;
-  // Mapped rows that are copied, then told of, at a time. While their owner checks and scatters
-  // them the memory of the next ones is on its way: kCopyAheadRows are, these and as many again.
-  static constexpr uint32_t kBounceRows = 16;
+  // Mapped rows that are copied, then told of, at a time; they stay in the first-level cache. While
+  // their owner checks and scatters them the memory of as many more is on its way.
+  static constexpr uint32_t kBounceRows = 64;
 
   UcxRowReader(const UcxTransportOptions& options, const UcxContext* one_sided,
                boost::asio::io_context& control_io, ReaderEvents* events)
