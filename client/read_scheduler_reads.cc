@@ -6,12 +6,6 @@
 #include "engram/base/check.h"
 
 namespace engram {
-namespace {
-
-// A read of fewer rows costs more in messages than it saves by overlapping.
-constexpr uint32_t kHalvedRowsMin = 256;
-
-}  // namespace
 
 void ReadScheduler::Pump(MonotonicTime now) {
   for (uint32_t i = 0; i < lanes_.size(); ++i) {
@@ -20,11 +14,8 @@ void ReadScheduler::Pump(MonotonicTime now) {
 }
 
 uint32_t ReadScheduler::FillRead(RowQueue* queue, Read* read) {
-  // Half of what waits, so that the node gathers the next read while this one is on its way and
-  // checked: smaller and smaller towards the end of a batch, but in even parts and not tiny.
-  const uint32_t aim = std::clamp(
-      queue->count() / 2, std::min(kHalvedRowsMin, options_.read_rows_max), options_.read_rows_max);
-  const uint32_t parts = (queue->count() + aim - 1) / aim;
+  // Even parts: the last read of a batch is not a tiny one.
+  const uint32_t parts = (queue->count() + options_.read_rows_max - 1) / options_.read_rows_max;
   const uint32_t rows_wanted = (queue->count() + parts - 1) / parts;
   uint32_t first = 0;
   uint8_t layer_index = 0;
