@@ -28,7 +28,7 @@ RowCache::RowCache(size_t bytes_max, uint32_t row_bytes, uint32_t rows_max)
   const size_t usable = bytes_max > page_bytes ? bytes_max - page_bytes : 0;
   const auto sets = static_cast<uint32_t>(std::min<size_t>(usable / set_bytes, UINT32_MAX / 64));
   if (sets == 0 || rows_max == 0) return;
-  constexpr size_t kLinesPerSet = kWays * kCountersPerNgram / kLineBytes;
+  constexpr size_t kLinesPerSet = size_t{kWays} * kCountersPerNgram / kLineBytes;
   const size_t rows_at = size_t{sets} * (sizeof(Set) + kLinesPerSet * kLineBytes);
   const size_t bytes =
       (rows_at + size_t{sets} * kWays * ngram_bytes_ + page_bytes - 1) / page_bytes * page_bytes;
