@@ -93,8 +93,8 @@ class RowLookupImpl final : public RowLookup, private ReaderEvents, private Sche
       const bool worked = reader_->Progress();
       const MonotonicTime now = SteadyClock().Now();
       scheduler_->Tick(now);
-      if (!worked && !done_)
-        reader_->Wait(std::min(scheduler_->NextTick(), now + kSleepMax), nullptr);
+      if (worked || done_) continue;
+      reader_->Wait(std::min(scheduler_->NextTick(), now + kSleepMax), nullptr);
     }
     return result_;
   }

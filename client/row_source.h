@@ -67,7 +67,7 @@ struct RowSourceStats {
   uint64_t batches = 0;
   uint64_t tokens = 0;
   uint64_t rows_asked = 0;   // tokens * columns * layers, less dead positions
-  uint64_t rows_unique = 0;  // after dedupe within the batch
+  uint64_t rows_unique = 0;  // after dedupe of n-grams within the batch
   uint64_t rows_from_cache = 0;
   uint64_t rows_read = 0;      // from memory nodes (or from memory, local)
   uint64_t rows_verified = 0;  // CRC checked and right
@@ -93,10 +93,10 @@ class RowSource {
   // Tokens in one batch at most: the size of a staging buffer.
   [[nodiscard]] virtual uint32_t batch_tokens_max() const = 0;
 
-  // Starts reading the rows of every layer for `runs`; returns before they are there. The runs'
-  // spans are copied. Every ticket must be released.
-  // ERRORS: kInvalidArgument (a bad token, more than batch_tokens_max tokens or none),
-  // kResourceExhausted (every staging buffer is in use: release a ticket first).
+  // Starts reading the rows of every layer for `runs`; does not wait for them. It may hash, send
+  // and copy mapped rows of a small batch itself: some 10 us. The runs' spans are copied. Every
+  // ticket must be released. ERRORS: kInvalidArgument (a bad token, more than batch_tokens_max
+  // tokens or none), kResourceExhausted (every staging buffer is in use: release a ticket first).
   [[nodiscard]] virtual Result<Ticket> Prefetch(std::span<const TokenRun> runs,
                                                 const BatchOptions& options) = 0;
 

@@ -135,42 +135,45 @@ void TicketedRows::Release(Ticket ticket) {
   }
 }
 
-bool TicketedRows::BeginHere(const Command& command) {
+template <typename Work>
+bool TicketedRows::DriveHere(Work work) {
   if (threads_.size() != 1) return false;
   FillThread& thread = *threads_[0];
   const std::unique_lock driving(thread.driving, std::try_to_lock);
   if (!driving.owns_lock()) return false;
   thread.filler->Borrow();
-  (void)TakeCommands(thread);
-  Run(thread, command);
-  // Sends what Begin left to be sent; of mapped memory, reads it.
-  constexpr int kProgressMax = 64;
-  for (int i = 0; i < kProgressMax && thread.filler->Progress(); ++i) {
-  }
+  work(thread);
   if (!thread.filler->GiveBack()) thread.filler->Wake();
   return true;
 }
 
-void TicketedRows::HelpUntilReady(StagingBuffer& buffer, int32_t layer_index) {
-  if (threads_.size() != 1) return;
-  FillThread& thread = *threads_[0];
-  const std::unique_lock driving(thread.driving, std::try_to_lock);
-  if (!driving.owns_lock()) return;
-  thread.filler->Borrow();
-  MonotonicTime idle_since = SteadyClock().Now();
-  while (!StagingRing::Ready(buffer, layer_index)) {
-    bool worked = TakeCommands(thread);
-    worked = thread.filler->Progress() || worked;
-    const MonotonicTime now = SteadyClock().Now();
-    if (worked) {
-      idle_since = now;
-    } else if (now - idle_since > kHelpSpin) {
-      break;
-    } else {
-      __builtin_ia32_pause();
+bool TicketedRows::BeginHere(const Command& command) {
+  return DriveHere([&](FillThread& thread) {
+    (void)TakeCommands(thread);
+    Run(thread, command);
+    // Sends what Begin left to be sent; of mapped memory, reads it.
+    constexpr int kProgressMax = 64;
+    for (int i = 0; i < kProgressMax && thread.filler->Progress(); ++i) {
     }
-  }
-  if (!thread.filler->GiveBack()) thread.filler->Wake();
+  });
+}
+
+void TicketedRows::HelpUntilReady(StagingBuffer& buffer, int32_t layer_index) {
+  (void)DriveHere([&](FillThread& thread) {
+    MonotonicTime idle_since = SteadyClock().Now();
+    while (!StagingRing::Ready(buffer, layer_index)) {
+      bool worked = TakeCommands(thread);
+      worked = thread.filler->Progress() || worked;
+      const MonotonicTime now = SteadyClock().Now();
+      if (worked) {
+        idle_since = now;
+      } else if (now - idle_since > kHelpSpin) {
+        return;
+      } else {
+        __builtin_ia32_pause();
+      }
+    }
+  });
 }
 
 void TicketedRows::Send(FillThread& thread, const Command& command) {

@@ -75,8 +75,11 @@ class TicketedRows final : public RowSource {
     return tokens * static_cast<uint64_t>(layout().column_count()) *
            static_cast<uint64_t>(layout().layer_count());
   }
-  // Callers do the work of a thread that sleeps: two wakes take longer than a small batch.
-  // False: the thread does not sleep.
+  // Callers do the work of a thread that sleeps: two wakes take longer than a small batch. Calls
+  // work(thread) while the caller drives; false, without a call, where no thread sleeps.
+  template <typename Work>
+  bool DriveHere(Work work);
+  // False: left to the thread.
   [[nodiscard]] bool BeginHere(const Command& command);
   // Drives until the layer is ready, or nothing has happened for a while.
   void HelpUntilReady(StagingBuffer& buffer, int32_t layer_index);

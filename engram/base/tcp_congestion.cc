@@ -14,9 +14,8 @@ std::string TcpCongestionControl() {
 std::string TcpPacingWarning(const std::string& congestion_control) {
   if (!congestion_control.starts_with("bbr")) return "";
   return "this host's TCP congestion control is " + congestion_control +
-         ": it paces replies that follow a pause, so some rows come some 50 ms late. Between "
-         "memory "
-         "nodes and workers set: sysctl -w net.ipv4.tcp_congestion_control=cubic";
+         ": it paces replies that follow a pause, so some rows come some 50 ms late. On hosts of "
+         "memory nodes and workers: sysctl -w net.ipv4.tcp_congestion_control=cubic";
 }
 
 }  // namespace engram
