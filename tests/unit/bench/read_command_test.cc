@@ -72,9 +72,12 @@ TEST_F(ReadCommandTest, AProfileTellsWhereTheTimeOfARowGoes) {
   }
   // One I/O thread: its time of a row is the row's share of the wall clock.
   EXPECT_NEAR(together, 1e6 / report.at("stack_rows_s").get<double>(), 1e-3 * together);
-  for (const char* stage : {"plan", "wire", "verify", "scatter"}) {
-    EXPECT_GT(report.at("batches").at(0).at("stage_us_per_row").at(stage), 0) << stage;
+  const json& stages = report.at("batches").at(0).at("stage_us_per_row");
+  for (const char* stage : {"post", "wire", "verify", "scatter"}) {
+    EXPECT_GT(stages.at(stage), 0) << stage;
   }
+  // Planning alone is one look in three hundred: on a busy machine there may be none.
+  EXPECT_GT(stages.at("hash").get<double>() + stages.at("plan").get<double>(), 0);
 }
 
 TEST_F(ReadCommandTest, ReplicasAreNodesOfWhichTheNearestIsRead) {
