@@ -1,7 +1,9 @@
 #include "model_worker/loaded_model.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -11,8 +13,10 @@
 #include "client/connect.h"
 #include "client/local_rows.h"
 #include "client/local_tables.h"
+#include "engram/base/clock.h"
 #include "model_worker/cpu/cpu_backend.h"
 #include "model_worker/cuda/cuda_backend.h"
+#include "model_worker/warm_up.h"
 #include "model_worker/weights.h"
 
 namespace engram {
@@ -147,6 +151,17 @@ Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted) {
                static_cast<double>(model.backend->parameters_non_embedding()) * 1e-6,
                model.threads == 0 ? std::string("on the GPU")
                                   : "by " + std::to_string(model.threads) + " threads");
+  if (options.backend == ComputeOn::kCuda) {
+    std::optional<WarmUpRows> rows;
+    if (rows_wanted) {
+      rows = {static_cast<uint32_t>(model.layout->column_count()), model.layout->row_bytes()};
+    }
+    const MonotonicTime began = SteadyClock().Now();
+    ENGRAM_TRY(WarmUp(model.backend.get(), rows));
+    spdlog::info(
+        "warmed up in {} ms",
+        std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock().Now() - began).count());
+  }
   return model;
 }
 

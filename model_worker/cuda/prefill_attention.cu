@@ -13,6 +13,8 @@ namespace {
 constexpr uint32_t kWarps = 4;
 constexpr uint32_t kThreads = kWarps * 32;
 constexpr uint32_t kWarpRows = 16;  // query tokens of a warp
+// As many as their tiles leave room for on a multiprocessor: one waits for a page, others compute.
+constexpr uint32_t kBlocksPerMultiprocessor = 3;
 static_assert(kTileTokens == kWarps * kWarpRows);
 constexpr float kNoScore = -1e30f;
 
@@ -32,8 +34,7 @@ template <int kDim>
 constexpr uint32_t kStride = kDim + 8;
 
 template <int kDim>
-constexpr size_t kSharedBytes = size_t{kTileTokens + 4 * kPageTokens} * kStride<kDim> *
-                                sizeof(Bf16);
+constexpr size_t kSharedBytes = size_t{4 * kPageTokens} * kStride<kDim> * sizeof(Bf16);
 
 __device__ uint32_t SharedAddress(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -187,18 +188,23 @@ __device__ void AddValues(WarpState<kDim>& state, const float (&weights)[8][4],
 }
 
 template <int kDim>
-__global__ void __launch_bounds__(kThreads) PrefillAttentionKernel(Args a) {
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
+    PrefillAttentionKernel(Args a) {
   extern __shared__ __align__(16) Bf16 shared[];
   constexpr uint32_t kPageValues = kPageTokens * kStride<kDim>;
-  Bf16* query_tile = shared;
-  Bf16* key_tiles = query_tile + kTileTokens * kStride<kDim>;
+  Bf16* key_tiles = shared;
   Bf16* value_tiles = key_tiles + 2 * kPageValues;
+  // Goes to registers before the second page comes there.
+  Bf16* query_tile = key_tiles + kPageValues;
+  static_assert(kTileTokens == kPageTokens);
 
   const HeadShape& shape = a.shape;
-  const uint32_t head = blockIdx.y;
+  const uint32_t head = blockIdx.x;
   const uint32_t kv_head = head / (shape.heads / shape.kv_heads);
-  const auto first_row = static_cast<size_t>(a.tile_rows[blockIdx.x]);
-  const auto length = static_cast<uint32_t>(a.tile_lengths[blockIdx.x]);
+  // The last tile of a sequence has the most pages to walk: it begins first.
+  const uint32_t tile = gridDim.y - 1 - blockIdx.y;
+  const auto first_row = static_cast<size_t>(a.tile_rows[tile]);
+  const auto length = static_cast<uint32_t>(a.tile_lengths[tile]);
   const auto position = static_cast<uint32_t>(a.places.positions[first_row]);
   const uint32_t kv_end = position + length;
   const uint32_t page_count = (kv_end + kPageTokens - 1) / kPageTokens;
@@ -234,6 +240,7 @@ __global__ void __launch_bounds__(kThreads) PrefillAttentionKernel(Args a) {
         LoadMatrices(state.query[k], query_tile + (warp * kWarpRows + lane % 16) * kStride<kDim> +
                                          k * 16 + lane / 16 * 8);
       }
+      __syncthreads();
     }
     if (p + 1 < page_count) {
       const uint32_t buffer = (p + 1) % 2;
@@ -274,7 +281,7 @@ cudaError_t LaunchFor(const Args& args, uint32_t tiles, cudaStream_t stream) {
                                                  static_cast<int>(kSharedBytes<kDim>));
   if (error != cudaSuccess) return error;
   PrefillAttentionKernel<kDim>
-      <<<dim3(tiles, args.shape.heads), kThreads, kSharedBytes<kDim>, stream>>>(args);
+      <<<dim3(args.shape.heads, tiles), kThreads, kSharedBytes<kDim>, stream>>>(args);
   return cudaGetLastError();
 }
 

@@ -1,6 +1,7 @@
 // What share of the GPU's memory bandwidth do the kernels reach that are bound by it? Bytes are
-// those that must move at least: each input read once, each output written once. usage:
-// gpu_bandwidth
+// those that must move at least: each input read once, each output written once. And how many
+// operations a second does prefill attention do, which is bound by those?
+// usage: gpu_bandwidth [--all-splits | --prefill]
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -15,6 +16,7 @@
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
 #include "model_worker/cuda/launch_shape.h"
+#include "model_worker/cuda/step_inputs.h"
 
 namespace engram::gpu {
 namespace {
@@ -182,6 +184,54 @@ void MeasureDecode(const HeadShape& shape, uint32_t sequences, uint32_t length, 
   }
 }
 
+// `sequences` prompts of `length` tokens from position 0. Operations: two products of the positions
+// that a token sees, half of all on average.
+void MeasurePrefill(const HeadShape& shape, uint32_t sequences, uint32_t length) {
+  const uint32_t per_slot = PagesFor(length);
+  const uint32_t tokens = sequences * length;
+  const size_t page_values = size_t{shape.kv_heads} * kPageTokens * shape.head_dim;
+  const Bf16* keys = Numbers<Bf16>(size_t{sequences} * per_slot * page_values);
+  const Bf16* values = Numbers<Bf16>(size_t{sequences} * per_slot * page_values);
+  std::vector<int32_t> table(size_t{sequences} * per_slot), slots, positions, rows, lengths;
+  std::iota(table.begin(), table.end(), 0);
+  for (uint32_t sequence = 0; sequence < sequences; ++sequence) {
+    for (uint32_t at = 0; at < length; ++at) {
+      slots.push_back(static_cast<int32_t>(sequence));
+      positions.push_back(static_cast<int32_t>(at));
+      if (at % kTileTokens != 0) continue;
+      rows.push_back(static_cast<int32_t>(sequence * length + at));
+      lengths.push_back(static_cast<int32_t>(std::min(kTileTokens, length - at)));
+    }
+  }
+  const int32_t* device_table = Copied(table);
+  const RowPlaces places{Copied(slots), Copied(positions)};
+  const int32_t* device_rows = Copied(rows);
+  const int32_t* device_lengths = Copied(lengths);
+  const Bf16* qkv = Numbers<Bf16>(size_t{tokens} * shape.qkv_width());
+  Bf16* out = Numbers<Bf16>(size_t{tokens} * shape.heads * shape.head_dim);
+  const KvCache cache{const_cast<Bf16*>(keys), const_cast<Bf16*>(values),
+                      const_cast<int32_t*>(device_table), per_slot};
+  const double seconds = Seconds(
+      [&](int, cudaStream_t stream) {
+        return LaunchPrefillAttention(shape, places, device_rows, device_lengths,
+                                      static_cast<uint32_t>(rows.size()), cache, qkv, out, stream);
+      },
+      20);
+  const double operations =
+      2.0 * sequences * length * (length + 1.0) * shape.heads * shape.head_dim;
+  std::printf("prefill attention, %u/%u heads of %u, %4u x %5u tokens %15.2f us %8.0f TFLOP/s\n",
+              shape.heads, shape.kv_heads, shape.head_dim, sequences, length, seconds * 1e6,
+              operations / seconds * 1e-12);
+  for (const void* p :
+       {static_cast<const void*>(keys), static_cast<const void*>(values),
+        static_cast<const void*>(device_table), static_cast<const void*>(places.slots),
+        static_cast<const void*>(places.positions), static_cast<const void*>(device_rows),
+        static_cast<const void*>(device_lengths), static_cast<const void*>(qkv),
+        static_cast<const void*>(out)}) {
+    Check(cudaFree(const_cast<void*>(p)));
+  }
+}
+
 void MeasureEngram(uint32_t tokens, uint32_t width) {
   constexpr uint32_t kColumns = 24, kRowValues = 256, kRowBytes = 264;
   const int copies = std::clamp(static_cast<int>(65536 / tokens), 2, 64);
@@ -222,7 +272,7 @@ void MeasureEngram(uint32_t tokens, uint32_t width) {
   }
 }
 
-void Main(bool all_splits) {
+void Main(bool all_splits, bool prefill_only) {
   int count = 0;
   if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
     std::printf("gpu_bandwidth: skipped, no GPU can be used here\n");
@@ -233,6 +283,11 @@ void Main(bool all_splits) {
   std::printf("%s, medians of 21\n%-64s %12s %13s %6s\n", properties.name, "what", "time", "rate",
               "share");
   MeasureCopy();
+  for (const auto& [sequences, length] : std::vector<std::pair<uint32_t, uint32_t>>{
+           {1, 512}, {4, 512}, {16, 512}, {1, 2048}, {1, 8192}}) {
+    MeasurePrefill({32, 8, 128}, sequences, length);
+  }
+  if (prefill_only) return;
   // Qwen3 4 B and 8 B: 32 query heads, 8 KV heads of 128.
   for (const auto& [sequences, length] : std::vector<std::pair<uint32_t, uint32_t>>{{1, 4096},
                                                                                     {1, 32768},
@@ -253,5 +308,6 @@ void Main(bool all_splits) {
 }  // namespace engram::gpu
 
 int main(int argc, char** argv) {
-  engram::gpu::Main(argc > 1 && std::string_view(argv[1]) == "--all-splits");
+  const std::string_view way = argc > 1 ? argv[1] : "";
+  engram::gpu::Main(way == "--all-splits", way == "--prefill");
 }

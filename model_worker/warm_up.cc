@@ -1,0 +1,63 @@
+#include "model_worker/warm_up.h"
+
+#include <algorithm>
+#include <vector>
+
+namespace engram {
+namespace {
+
+class ZeroRows final : public EngramRows {
+ public:
+  ZeroRows(const WarmUpRows& rows, uint32_t tokens_max)
+      : token_bytes_(size_t{rows.columns} * rows.row_bytes), bytes_(tokens_max * token_bytes_) {}
+  void SetTokens(uint32_t count) { token_count_ = count; }
+
+  Result<LayerRows> Rows(int32_t /*layer_index*/) override {
+    return LayerRows{std::span(bytes_).first(token_count_ * token_bytes_), {}, token_count_};
+  }
+
+ private:
+  size_t token_bytes_;
+  std::vector<std::byte> bytes_;
+  uint32_t token_count_ = 0;
+};
+
+// `tokens` from position 0 in as few sequences as hold them, or one in each.
+std::vector<SequenceStep> StepOf(std::span<const TokenId> tokens, uint32_t sequence_tokens) {
+  std::vector<SequenceStep> steps;
+  for (size_t at = 0; at < tokens.size(); at += sequence_tokens) {
+    SequenceStep step;
+    step.slot = SequenceSlot(static_cast<uint32_t>(steps.size()));
+    step.tokens = tokens.subspan(at, std::min<size_t>(sequence_tokens, tokens.size() - at));
+    step.logits_wanted = true;
+    steps.push_back(step);
+  }
+  return steps;
+}
+
+}  // namespace
+
+Status WarmUp(Backend* backend, const std::optional<WarmUpRows>& rows) {
+  const Backend::Limits& limits = backend->limits();
+  const auto tokens_max = static_cast<uint32_t>(std::min<uint64_t>(
+      limits.step_tokens_max, uint64_t{limits.sequences_max} * limits.sequence_tokens_max));
+  const std::vector<TokenId> tokens(tokens_max, TokenId{0});
+  std::optional<ZeroRows> zeros;
+  if (rows.has_value()) zeros.emplace(*rows, tokens_max);
+  std::vector<float> logits;
+  const auto compute = [&](uint32_t count, uint32_t sequence_tokens) {
+    const auto steps = StepOf(std::span(tokens).first(count), sequence_tokens);
+    for (const SequenceStep& step : steps) backend->ResetSlot(step.slot);
+    if (zeros.has_value()) zeros->SetTokens(count);
+    const Status status = backend->Forward(steps, zeros.has_value() ? &*zeros : nullptr, &logits);
+    for (const SequenceStep& step : steps) backend->ResetSlot(step.slot);
+    return status.code() == StatusCode::kResourceExhausted ? Status() : status;
+  };
+  for (uint32_t count = tokens_max; count > 0; count /= 2) {
+    ENGRAM_RETURN_IF_ERROR(compute(count, limits.sequence_tokens_max));
+    if (count <= limits.sequences_max) ENGRAM_RETURN_IF_ERROR(compute(count, 1));
+  }
+  return {};
+}
+
+}  // namespace engram
