@@ -2,15 +2,15 @@
 
 namespace engram::bench {
 
-CLI::Option* AddClusterOptions(CLI::App& command, std::vector<std::string>& coordinators,
-                               std::string& zone) {
+CLI::Option* AddClusterOptions(CLI::App& command, ClusterOptions& options) {
   CLI::Option* const cluster =
       command
           .add_option(
-              "--coordinator", coordinators,
+              "--coordinator", options.coordinators,
               "Measure the cluster of these coordinators: host:port, or several with commas")
           ->delimiter(',');
-  command.add_option("--zone", zone, "Of this host, as the cluster's nodes name theirs")
+  AddSecurityFlags(&command, &options.security, "");
+  command.add_option("--zone", options.zone, "Of this host, as the cluster's nodes name theirs")
       ->needs(cluster);
   return cluster;
 }

@@ -14,6 +14,7 @@
 #include "bench/host_network.h"
 #include "bench/report.h"
 #include "engram/base/status.h"
+#include "engram/security/security_flags.h"
 
 namespace engram::bench {
 
@@ -28,10 +29,15 @@ void AddScaleCommand(CLI::App& app, Status& outcome);
 // No question: shows the reports of the others.
 void AddReportCommand(CLI::App& app, Status& outcome);
 
-// --coordinator and --zone of a question that can be asked of a cluster that is there. Returns
-// --coordinator, which options of own nodes exclude. Both arguments must outlive the parsing.
-CLI::Option* AddClusterOptions(CLI::App& command, std::vector<std::string>& coordinators,
-                               std::string& zone);
+// A cluster that is there.
+struct ClusterOptions {
+  std::vector<std::string> coordinators;  // empty: nodes of its own
+  std::string zone;                       // of this host
+  SecurityFlags security;
+};
+// Of a question that can be asked of a cluster. Returns --coordinator, which options of own nodes
+// exclude. `cluster` must outlive the parsing.
+CLI::Option* AddClusterOptions(CLI::App& command, ClusterOptions& cluster);
 
 // --rate and --round-trip-us of a question whose own nodes may be on hosts of their own. `network`
 // must outlive the parsing; `cluster` is AddClusterOptions'.

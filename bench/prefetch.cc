@@ -36,9 +36,8 @@ struct PrefetchOptions {
   uint64_t cache_bytes = 0;
   uint64_t bytes = 1ull << 30;
   TokenOptions tokens;
-  NetworkOptions network;                 // of own nodes
-  std::vector<std::string> coordinators;  // empty: nodes of its own
-  std::string zone;
+  NetworkOptions network;  // of own nodes
+  ClusterOptions cluster;
   double seconds = 5;
   std::string json_file;
 };
@@ -258,7 +257,7 @@ ReaderOptions ReaderOf(const PrefetchOptions& options, uint32_t tokens_max) {
   reader.io_threads = options.io_threads;
   reader.cache_bytes = options.cache_bytes;
   reader.batch_tokens_max = tokens_max;
-  reader.zone = options.zone;
+  reader.zone = options.cluster.zone;
   return reader;
 }
 
@@ -300,7 +299,9 @@ Result<Subject> PrepareOwn(const PrefetchOptions& options, uint32_t tokens_max) 
 }
 
 Result<Subject> PrepareCluster(const PrefetchOptions& options, uint32_t tokens_max) {
-  ENGRAM_ASSIGN_OR_RETURN(const auto directory, FindCluster(options.coordinators));
+  ENGRAM_ASSIGN_OR_RETURN(const ChannelSecurity security, OpenSecurity(options.cluster.security));
+  ENGRAM_ASSIGN_OR_RETURN(const auto directory,
+                          FindCluster(options.cluster.coordinators, security));
   ENGRAM_ASSIGN_OR_RETURN(
       TokensOfModel made,
       MakeTokens(options.tokens,
@@ -311,8 +312,9 @@ Result<Subject> PrepareCluster(const PrefetchOptions& options, uint32_t tokens_m
                   .network = nullptr,
                   .nodes = {},
                   .rows = nullptr};
-  ENGRAM_ASSIGN_OR_RETURN(
-      subject.rows, ConnectToCluster(directory, ReaderOf(options, tokens_max), made.compression));
+  ReaderOptions reader = ReaderOf(options, tokens_max);
+  reader.security = security;
+  ENGRAM_ASSIGN_OR_RETURN(subject.rows, ConnectToCluster(directory, reader, made.compression));
   return subject;
 }
 
@@ -336,7 +338,7 @@ Status Run(const PrefetchOptions& options) {
     phases.push_back({"prefill", tokens});
     tokens_max = std::max(tokens_max, tokens);
   }
-  const bool own = options.coordinators.empty();
+  const bool own = options.cluster.coordinators.empty();
   Report report("prefetch", options.tokens.seed,
                 "Will the read of the next rows hide behind the model's layers?");
   report.AddSetting("profile", profile->name());
@@ -358,7 +360,7 @@ Status Run(const PrefetchOptions& options) {
     report.AddSetting("nodes", options.nodes);
     AddNetworkSettings(options.network, &report);
   } else {
-    report.AddSetting("coordinator", options.coordinators.front());
+    report.AddSetting("coordinator", options.cluster.coordinators.front());
   }
   report.AddSetting("table_bytes", subject->layout->total_bytes());
 
@@ -426,7 +428,7 @@ void AddPrefetchCommand(CLI::App& app, Status& outcome) {
   sub->add_option("--way", options->way, "How rows are read")
       ->check(CLI::IsMember({"auto", "gather", "mapped"}))
       ->capture_default_str();
-  CLI::Option* const cluster = AddClusterOptions(*sub, options->coordinators, options->zone);
+  CLI::Option* const cluster = AddClusterOptions(*sub, options->cluster);
   AddNetworkOptions(*sub, options->network, cluster);
   sub->add_option("--nodes", options->nodes, "Memory nodes, each a process")
       ->check(CLI::Range(1, 64))

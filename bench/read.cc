@@ -39,9 +39,8 @@ struct ReadOptions {
   bool profile = false;
   uint64_t cache_bytes = 0;
   TokenOptions tokens;
-  NetworkOptions network;                 // of own nodes
-  std::vector<std::string> coordinators;  // empty: nodes of its own
-  std::string zone;
+  NetworkOptions network;  // of own nodes
+  ClusterOptions cluster;
   std::string json_file;
 };
 
@@ -101,7 +100,7 @@ ReaderOptions ReaderOf(const ReadOptions& options, uint32_t tokens_max) {
           .cache_bytes = options.cache_bytes,
           .batch_tokens_max = tokens_max,
           .replicas = options.replicas,
-          .zone = options.zone};
+          .zone = options.cluster.zone};
 }
 
 Result<std::unique_ptr<OwnNodes>> StartNodes(const ReadOptions& options,
@@ -168,7 +167,9 @@ Result<Subject> PrepareOwn(const ReadOptions& options) {
 }
 
 Result<Subject> PrepareCluster(const ReadOptions& options) {
-  ENGRAM_ASSIGN_OR_RETURN(const auto directory, FindCluster(options.coordinators));
+  ENGRAM_ASSIGN_OR_RETURN(const ChannelSecurity security, OpenSecurity(options.cluster.security));
+  ENGRAM_ASSIGN_OR_RETURN(const auto directory,
+                          FindCluster(options.cluster.coordinators, security));
   const std::shared_ptr<const TableLayout>& layout = directory->layout();
   const auto rows_per_token = static_cast<uint32_t>(layout->column_count() * layout->layer_count());
   for (const uint32_t rows : options.rows) {
@@ -189,8 +190,9 @@ Result<Subject> PrepareCluster(const ReadOptions& options) {
                static_cast<unsigned long long>(directory->version().value()),
                static_cast<double>(subject.layout->total_bytes()) / (1 << 30),
                directory->Current()->nodes.size());
-  subject.connect = [directory, reader = ReaderOf(options, tokens_max),
-                     compression = std::move(tokens.compression)] {
+  ReaderOptions reader = ReaderOf(options, tokens_max);
+  reader.security = security;
+  subject.connect = [directory, reader, compression = std::move(tokens.compression)] {
     return ConnectToCluster(directory, reader, compression);
   };
   if (Status status = subject.Reconnect(); !status.ok()) return Error(std::move(status));
@@ -324,11 +326,11 @@ Result<ReadFigures> Measure(const ReadOptions& options, uint32_t row_count, Subj
 
 Status Check(const ReadOptions& options) {
   for (const uint32_t rows : options.rows) {
-    if (!options.coordinators.empty()) break;  // its tokens may have another number of rows
+    if (!options.cluster.coordinators.empty()) break;  // its tokens may have another number of rows
     ENGRAM_RETURN_IF_ERROR(CheckBatchRows(rows, BareGather::kBatchRowsMax, kV41RowsPerToken));
   }
   ENGRAM_RETURN_IF_ERROR(CheckNetwork(options.network, options.transport));
-  if (options.way == "one-sided" && options.coordinators.empty()) {
+  if (options.way == "one-sided" && options.cluster.coordinators.empty()) {
     return {StatusCode::kInvalidArgument,
             "--way one-sided has no floor here yet: use gather or mapped"};
   }
@@ -337,7 +339,7 @@ Status Check(const ReadOptions& options) {
 
 Status Run(const ReadOptions& options) {
   ENGRAM_RETURN_IF_ERROR(Check(options));
-  const bool own = options.coordinators.empty();
+  const bool own = options.cluster.coordinators.empty();
   Report report("read", options.tokens.seed,
                 own ? "How fast are rows read from one memory node?"
                     : "How fast are rows read from this cluster?");
@@ -362,7 +364,7 @@ Status Run(const ReadOptions& options) {
     report.AddSetting("node_huge_pages", subject->own->nodes[0]->huge_pages());
   } else {
     report.AddSetting("table_bytes", subject->layout->total_bytes());
-    report.AddSetting("coordinator", options.coordinators.front());
+    report.AddSetting("coordinator", options.cluster.coordinators.front());
   }
 
   nlohmann::json points = nlohmann::json::array();
@@ -420,7 +422,7 @@ void AddReadCommand(CLI::App& app, Status& outcome) {
          "Rows of a batch, 48 a token (of a cluster: its layers x columns); one measurement each")
       ->delimiter(',')
       ->capture_default_str();
-  CLI::Option* const cluster = AddClusterOptions(*sub, options->coordinators, options->zone);
+  CLI::Option* const cluster = AddClusterOptions(*sub, options->cluster);
   AddNetworkOptions(*sub, options->network, cluster);
   sub->add_option("--row-values", options->row_values, "Values of a row: 256 make 264 bytes")
       ->check(CLI::Range(32, 8192))

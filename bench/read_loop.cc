@@ -21,6 +21,7 @@ Result<std::unique_ptr<RowSource>> Connect(const ReaderOptions& options, RemoteR
   UcxTransportOptions transport_options;
   transport_options.tls = options.transport;
   transport_options.one_sided = options.one_sided;
+  transport_options.security = options.security;
   ENGRAM_ASSIGN_OR_RETURN(transport_options.way, ParseReadWay(options.way));
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
                           UcxTransport::Create(transport_options));
@@ -60,9 +61,11 @@ Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<NodeContact>& nod
                  compression);
 }
 
-Result<std::shared_ptr<ShardDirectory>> FindCluster(const std::vector<std::string>& coordinators) {
+Result<std::shared_ptr<ShardDirectory>> FindCluster(const std::vector<std::string>& coordinators,
+                                                    const ChannelSecurity& security) {
   ShardDirectoryOptions options;
   options.coordinators = coordinators;
+  options.security = security;
   return ShardDirectory::Connect(options);
 }
 

@@ -27,6 +27,8 @@ struct ReaderOptions {
   uint32_t batch_tokens_max = 0;
   uint32_t replicas = 1;
   std::string zone;  // of this host, where a cluster is read
+  // Own nodes may be on networks that are this machine's alone.
+  ChannelSecurity security{.identity = nullptr, .insecure = true};
 };
 // A client of `nodes`, which own the slots in turn; each slot has its further replicas on the next
 // nodes. The first node is the nearest, where a row has a choice.
@@ -38,7 +40,7 @@ struct ReaderOptions {
 
 // The cluster of these coordinators, whatever model it serves. ERRORS: those of ShardDirectory.
 [[nodiscard]] Result<std::shared_ptr<ShardDirectory>> FindCluster(
-    const std::vector<std::string>& coordinators);
+    const std::vector<std::string>& coordinators, const ChannelSecurity& security);
 // A client of a cluster. `compression` as above; kInvalidArgument if its ids are not the model's.
 [[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectToCluster(
     const std::shared_ptr<ShardDirectory>& directory, const ReaderOptions& options,

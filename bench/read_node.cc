@@ -85,6 +85,7 @@ Result<Served> StartServing(const ReadNode::Options& options,
   if (options.network != nullptr) {
     ENGRAM_TRY(options.network->Enter(options.host));
     server_options.listen_address = HostNetwork::AddressOf(options.host) + ":0";
+    server_options.security.insecure = true;  // a network of this process
   }
   server_options.incarnation = Incarnation(static_cast<uint64_t>(getpid()));
   server_options.tls = options.transport;

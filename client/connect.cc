@@ -58,6 +58,7 @@ Result<std::shared_ptr<ShardDirectory>> ConnectDirectory(const ConnectOptions& o
   directory.coordinators = options.coordinators;
   directory.version = options.version;
   directory.identity = identity;
+  directory.security = options.security;
   directory.ready_timeout = options.ready_timeout;
   return ShardDirectory::Connect(directory);
 }
@@ -67,6 +68,7 @@ Result<std::shared_ptr<Transport>> MakeTransport(const ConnectOptions& options) 
   transport.way = options.way;
   transport.tls = options.tls;
   transport.one_sided = options.one_sided;
+  transport.security = options.security;
   ENGRAM_ASSIGN_OR_RETURN(auto made, UcxTransport::Create(transport));
   return std::shared_ptr<Transport>(std::move(made));
 }

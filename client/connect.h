@@ -14,6 +14,7 @@
 #include "client/staging_memory.h"
 #include "engram/base/status.h"
 #include "engram/checkpoint/model_files.h"
+#include "engram/security/tls_identity.h"
 #include "engram/transport/read_way.h"
 
 namespace engram {
@@ -22,6 +23,7 @@ struct ConnectOptions {
   std::vector<std::string> coordinators;  // "host:port" each; tried in turn
   std::filesystem::path model_dir;        // with config.json and tokenizer.json; or
   const ModelTables* tables = nullptr;    // what was read of it already: then model_dir is unused
+  ChannelSecurity security;               // certificates, or development mode on loopback
   // 0 = the current one: whichever is, batch by batch (ConnectRemote), or when it connects.
   TableVersion version;
   ReadWay way = ReadWay::kAuto;

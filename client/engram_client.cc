@@ -21,7 +21,7 @@ using engram::Status;
 using engram::StatusCode;
 
 static_assert(ENGRAM_INTERNAL == static_cast<int>(StatusCode::kInternal) &&
-              engram::kStatusCodeCount == ENGRAM_INTERNAL + 1);
+              engram::kStatusCodeCount == ENGRAM_PERMISSION_DENIED + 1);
 
 thread_local std::string last_message;
 
@@ -86,6 +86,14 @@ engram::Result<engram::ConnectOptions> ToConnectOptions(const engram_options& gi
   options.ready_timeout = std::chrono::milliseconds(given.ready_timeout_ms);
   if (given.tls != nullptr) options.tls = given.tls;
   if (given.zone != nullptr) options.zone = given.zone;
+  options.spin = std::chrono::microseconds(given.spin_us);
+  options.security.insecure = given.insecure != 0;
+  if (given.certs != nullptr) {
+    if (given.insecure != 0) {
+      return engram::Error(StatusCode::kInvalidArgument, "certs and insecure exclude each other");
+    }
+    ENGRAM_ASSIGN_OR_RETURN(options.security.identity, engram::TlsIdentity::Load(given.certs));
+  }
   if (given.way == nullptr) return options;
   for (const auto way : {engram::ReadWay::kAuto, engram::ReadWay::kGather, engram::ReadWay::kMapped,
                          engram::ReadWay::kOneSided}) {

@@ -42,7 +42,8 @@ typedef enum engram_code {
   ENGRAM_MALFORMED = 14,
   ENGRAM_IO = 15,
   ENGRAM_CANCELLED = 16,
-  ENGRAM_INTERNAL = 17
+  ENGRAM_INTERNAL = 17,
+  ENGRAM_PERMISSION_DENIED = 18 /* the certificate does not allow this: use another */
 } engram_code;
 
 typedef struct engram_client engram_client;
@@ -61,6 +62,9 @@ typedef struct engram_options {
   const char* way;           /* "auto", "gather", "mapped", "one-sided"; NULL = "auto" */
   const char* tls;           /* "auto", "tcp", "shm", or a UCX_TLS list; NULL = "auto" */
   const char* zone;          /* of this host: its memory nodes are read first; NULL = none are */
+  const char* certs;         /* folder with ca.crt, tls.crt, tls.key: mutual TLS; NULL = without */
+  uint32_t insecure;         /* 1 = without certificates beyond loopback too */
+  uint32_t spin_us;          /* threads look for rows this long before they sleep; 0 */
 } engram_options;
 
 /* A run of consecutive tokens of one sequence and what stood before it. Copied. */

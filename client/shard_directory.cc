@@ -153,7 +153,8 @@ class ShardDirectoryImpl final : public ShardDirectory {
     while (true) {
       const std::string address = choice.current();
       std::string leader;
-      auto client = co_await RpcClient::Connect(io_.get_executor(), address, options_.call_timeout);
+      auto client = co_await RpcClient::Connect(io_.get_executor(), address, options_.call_timeout,
+                                                options_.security);
       Status why;
       if (client.has_value()) {
         client_ = *client;
@@ -233,7 +234,8 @@ class ShardDirectoryImpl final : public ShardDirectory {
     const std::string leader = client->leader();
     if (!reply.has_value() && reply.error().code() == StatusCode::kUnavailable && !leader.empty()) {
       // Maps may come from a follower; reports are for the leader.
-      auto led = co_await RpcClient::Connect(io_.get_executor(), leader, options_.call_timeout);
+      auto led = co_await RpcClient::Connect(io_.get_executor(), leader, options_.call_timeout,
+                                             options_.security);
       if (led.has_value()) {
         reply = co_await (*led)->Call<proto::ReportSlotReply>("directory.ReportSlot", request,
                                                               options_.call_timeout);

@@ -9,6 +9,7 @@
 #include "client/following_rows.h"
 #include "client/shard_map_source.h"
 #include "engram/base/status.h"
+#include "engram/security/tls_identity.h"
 #include "engram/table/table_layout.h"
 
 namespace engram {
@@ -25,6 +26,7 @@ struct ShardDirectoryOptions {
   std::chrono::milliseconds reconnect_delay_min{20};  // doubles, with jitter
   std::chrono::milliseconds reconnect_delay_max{2000};
   std::chrono::milliseconds call_timeout{5000};
+  ChannelSecurity security;
   std::chrono::milliseconds poll_wait{20000};  // how long the coordinator may hold a poll back
 };
 

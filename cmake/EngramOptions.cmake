@@ -22,11 +22,12 @@ target_compile_options(engram_options INTERFACE
   # Designated initialisers leave members at their defaults on purpose.
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Werror
     -Wno-missing-field-initializers>)
-# GCC 12 reports false positives inside inlined library code for these (its bugs 105329, 105762).
+# GCC 12 reports false positives inside inlined library code for these (its bugs 105329, 105762);
+# the last of them in frames of Boost.Asio's coroutines, which it allocates and frees in a pair.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(engram_options INTERFACE
     $<$<COMPILE_LANGUAGE:CXX>:-Wno-restrict -Wno-array-bounds -Wno-stringop-overflow
-      -Wno-maybe-uninitialized>)
+      -Wno-maybe-uninitialized -Wno-mismatched-new-delete>)
 endif()
 
 # Under sanitizers Clang cannot vectorise every loop that asks for it; that is no error.

@@ -35,7 +35,7 @@ target_precompile_headers(engram_test_precompiled PRIVATE
   <span> <string> <thread> <vector> <gmock/gmock.h> <gtest/gtest.h>)
 
 # engram_test(NAME SOURCES ... [DEPS ...] [LABELS ...]): a GoogleTest program, one CTest test each
-# case; LABELS out of unit property sim fuzz integration gpu rdma kubernetes (default unit).
+# case; LABELS out of unit property sim fuzz integration security gpu rdma kubernetes (default unit).
 function(engram_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_LABELS)
@@ -53,8 +53,8 @@ function(engram_test name)
     ENGRAM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
-  # gtest_discover_tests passes only the first of several variables on: set them afterwards.
+    PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+  # gtest_discover_tests passes only the first of several values on: set them afterwards.
   set(environment
     "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp"
     "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp"
@@ -66,7 +66,7 @@ function(engram_test name)
   set(environment_script ${CMAKE_CURRENT_BINARY_DIR}/${name}_environment.cmake)
   file(WRITE ${environment_script}
     "if(${name}_TESTS)\n"
-    "  set_tests_properties(\${${name}_TESTS} PROPERTIES ENVIRONMENT \"${environment}\")\n"
+    "  set_tests_properties(\${${name}_TESTS} PROPERTIES ENVIRONMENT \"${environment}\" LABELS \"${ARG_LABELS}\")\n"
     "endif()\n")
   set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${environment_script})
 endfunction()

@@ -19,11 +19,41 @@ constexpr int kNotesPerReply = 1'000;
 
 }  // namespace
 
-bool CoordinatorService::IsChange(std::string_view method) {
+bool CoordinatorService::IsAdminCall(std::string_view method) {
   constexpr std::array<std::string_view, 5> kChanges = {"admin.DrainNode", "admin.RemoveNode",
                                                         "admin.SwitchVersion", "admin.DropVersion",
                                                         "admin.GetPlan"};
   return std::find(kChanges.begin(), kChanges.end(), method) != kChanges.end();
+}
+
+std::string CoordinatorService::Describe(std::string_view method, const std::string& body) {
+  const auto text = [&body]<typename Request>(Request request, auto of) {
+    return request.ParseFromString(body) ? of(request) : std::string("(malformed)");
+  };
+  if (method == "admin.CreateVersion") {
+    return text(proto::CreateVersionRequest(), [](const auto& r) { return r.checkpoint_path(); });
+  }
+  if (method == "admin.DrainNode") {
+    return text(proto::DrainNodeRequest(),
+                [](const auto& r) { return r.node_id() + (r.undo() ? " (undo)" : ""); });
+  }
+  if (method == "admin.RemoveNode") {
+    return text(proto::RemoveNodeRequest(), [](const auto& r) { return r.node_id(); });
+  }
+  if (method == "admin.SwitchVersion") {
+    return text(proto::SwitchVersionRequest(), [](const auto& r) {
+      return r.version() == 0 ? std::string("back") : std::to_string(r.version());
+    });
+  }
+  if (method == "admin.DropVersion") {
+    return text(proto::DropVersionRequest(),
+                [](const auto& r) { return std::to_string(r.version()); });
+  }
+  if (method == "node.Register") {
+    return text(proto::RegisterNodeRequest(),
+                [](const auto& r) { return r.node().id() + " at " + r.node().data_address(); });
+  }
+  return {};
 }
 
 Result<std::string> CoordinatorService::Change(const std::string& method, const std::string& body) {

@@ -13,6 +13,7 @@
 #include "engram/checkpoint/model_files.h"
 #include "engram/http/status_json.h"
 #include "engram/rpc/parse_message.h"
+#include "engram/security/permissions.h"
 #include "engram/table/table_proto.h"
 
 namespace engram {
@@ -190,16 +191,16 @@ awaitable<void> CoordinatorService::WaitForChange(MonotonicTime until) {
   co_await changed_.async_wait(redirect_error(use_awaitable, ignored));
 }
 
-awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& /*peer*/,
+awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& peer,
                                                           std::string_view method_view,
                                                           std::string body) {
   const std::string method(method_view);
   Result<std::string> reply = Error(StatusCode::kNotFound, "the coordinator has no " + method);
   (void)TakeRole();  // a process that was stopped for a while learns here that its term is over
   if (method == "node.Register") {
-    reply = co_await Register(std::move(body));
+    reply = co_await Register(peer.identity, std::move(body));
   } else if (method == "node.Heartbeat") {
-    reply = co_await Heartbeat(std::move(body));
+    reply = co_await Heartbeat(peer.identity, std::move(body));
   } else if (method == "directory.GetShardMap") {
     reply = co_await GetShardMap(std::move(body));
   } else if (method == "directory.ReportSlot") {
@@ -210,7 +211,7 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& /*peer*
     reply = co_await GetStatus(std::move(body));
   } else if (method == "admin.GetEvents") {
     reply = co_await GetEvents(std::move(body));
-  } else if (IsChange(method)) {
+  } else if (IsAdminCall(method)) {
     reply = Change(method, body);
   } else {
     co_return reply;
@@ -220,9 +221,13 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& /*peer*
   co_return reply;
 }
 
-awaitable<Result<std::string>> CoordinatorService::Register(std::string body) {
+awaitable<Result<std::string>> CoordinatorService::Register(
+    std::shared_ptr<const PeerIdentity> peer, std::string body) {
   auto request = ParseMessage<proto::RegisterNodeRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
+  if (Status own = CheckNodeName(peer.get(), request->node().id()); !own.ok()) {
+    co_return Error(std::move(own));
+  }
   if (Status status = Apply(NodeRegistered{request->node()}); !status.ok()) {
     co_return Error(std::move(status));
   }
@@ -233,9 +238,13 @@ awaitable<Result<std::string>> CoordinatorService::Register(std::string body) {
   co_return reply.SerializeAsString();
 }
 
-awaitable<Result<std::string>> CoordinatorService::Heartbeat(std::string body) {
+awaitable<Result<std::string>> CoordinatorService::Heartbeat(
+    std::shared_ptr<const PeerIdentity> peer, std::string body) {
   auto request = ParseMessage<proto::HeartbeatRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
+  if (Status own = CheckNodeName(peer.get(), request->id()); !own.ok()) {
+    co_return Error(std::move(own));
+  }
   if (Status status = Apply(NodeHeartbeat{*request}); !status.ok()) {
     co_return Error(std::move(status));
   }

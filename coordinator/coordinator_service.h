@@ -61,6 +61,8 @@ class CoordinatorService {
   // "host:port" of who leads, while this one follows and knows it; else empty.
   [[nodiscard]] std::string leader() const;
 
+  // What a change is about, for the audit log: the node or version that the body names.
+  [[nodiscard]] static std::string Describe(std::string_view method, const std::string& body);
   // The methods of node.proto, directory.proto and admin.proto. ERRORS: kNotFound for another
   // method, kMalformed for a body that is not the method's message.
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> Handle(const RpcPeer& peer,
@@ -96,8 +98,10 @@ class CoordinatorService {
   // Until something changed or `until`.
   [[nodiscard]] boost::asio::awaitable<void> WaitForChange(MonotonicTime until);
 
-  [[nodiscard]] boost::asio::awaitable<Result<std::string>> Register(std::string body);
-  [[nodiscard]] boost::asio::awaitable<Result<std::string>> Heartbeat(std::string body);
+  [[nodiscard]] boost::asio::awaitable<Result<std::string>> Register(
+      std::shared_ptr<const PeerIdentity> peer, std::string body);
+  [[nodiscard]] boost::asio::awaitable<Result<std::string>> Heartbeat(
+      std::shared_ptr<const PeerIdentity> peer, std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetShardMap(std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> ReportSlot(std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> CreateVersion(std::string body);
@@ -106,7 +110,7 @@ class CoordinatorService {
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetStatus(std::string body);
   // admin_calls.cc
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetEvents(std::string body);
-  [[nodiscard]] static bool IsChange(std::string_view method);
+  [[nodiscard]] static bool IsAdminCall(std::string_view method);
   [[nodiscard]] Result<std::string> Change(const std::string& method, const std::string& body);
   void KeepNotes(const std::vector<std::string>& notes);
 

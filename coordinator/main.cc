@@ -19,6 +19,7 @@
 #include "coordinator/etcd_store.h"
 #include "coordinator/sqlite_store.h"
 #include "engram/rpc/host_port.h"
+#include "engram/security/security_flags.h"
 
 namespace engram {
 namespace {
@@ -36,6 +37,8 @@ struct Flags {
   int lost_after_ms = 60'000;
   uint64_t copy_rate = 256ull << 20;
   uint32_t copies = 512;
+  SecurityFlags security;
+  std::string audit_log;
 };
 
 void Describe(CLI::App& app, Flags& flags) {
@@ -54,7 +57,11 @@ void Describe(CLI::App& app, Flags& flags) {
       "  engram-coordinator --listen 0.0.0.0:7000 --advertise c0:7000 --http 0.0.0.0:7001 \\\n"
       "      --store etcd://e0:2379,e1:2379,e2:2379/engram\n"
       "and give nodes and clients --coordinator c0:7000,c1:7000,c2:7000.\n"
-      "There is no authentication yet: listen inside a trusted network only.");
+      "With certificates (engramctl certs init; certs issue --role coordinator --name c0):\n"
+      "  engram-coordinator --certs certs/c0 --listen 0.0.0.0:7000 --http 0.0.0.0:7001 \\\n"
+      "      --state /var/lib/engram/state.sqlite");
+  AddSecurityFlags(&app, &flags.security);
+  AddAuditFlag(&app, &flags.audit_log);
   app.add_option("--listen", flags.listen,
                  "Where memory nodes, clients and engramctl connect (port 0 = any free one)")
       ->capture_default_str();
@@ -158,6 +165,10 @@ Status Run(const Flags& flags) {
                   "--down-after-ms must be at least twice --heartbeat-ms, or one late heartbeat "
                   "calls a node down");
   }
+  const auto security = OpenServerSecurity(flags.security, Role::kCoordinator);
+  if (!security.has_value()) return security.error();
+  const auto audit = OpenAuditLog(flags.audit_log);
+  if (!audit.has_value()) return audit.error();
   auto store = OpenStore(flags);
   if (!store.has_value()) return store.error();
 
@@ -177,15 +188,20 @@ Status Run(const Flags& flags) {
                                _exit(1);
                              });
   // Nothing is answered before io runs, and then the state is there.
-  auto rpc = RpcServer::Create(
-      io.get_executor(),
-      {.listen_address = flags.listen, .leader = [&service] { return service.leader(); }},
-      [&service](const RpcPeer& peer, std::string_view method, std::string body) {
-        return service.Handle(peer, method, std::move(body));
-      });
+  auto rpc =
+      RpcServer::Create(io.get_executor(),
+                        {.listen_address = flags.listen,
+                         .leader = [&service] { return service.leader(); },
+                         .security = *security,
+                         .audit = *audit,
+                         .describe = CoordinatorService::Describe},
+                        [&service](const RpcPeer& peer, std::string_view method, std::string body) {
+                          return service.Handle(peer, method, std::move(body));
+                        });
   if (!rpc.has_value()) return rpc.error();
-  auto http =
-      HttpServer::Create(io.get_executor(), {.listen_address = flags.http}, service.Pages());
+  auto http = HttpServer::Create(
+      io.get_executor(), {.listen_address = flags.http, .security = *security, .audit = *audit},
+      service.Pages());
   if (!http.has_value()) return http.error();
   const auto advertised = Advertised(flags, (*rpc)->address());
   if (!advertised.has_value()) return advertised.error();

@@ -57,6 +57,7 @@ std::vector<std::string> SplitAtCommas(const std::string& list) {
 Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedModel& model) {
   spdlog::info("connecting to the coordinator at {}", options.coordinator);
   ConnectOptions connect;
+  ENGRAM_ASSIGN_OR_RETURN(connect.security, OpenSecurity(options.security));
   connect.coordinators = SplitAtCommas(options.coordinator);
   connect.tables = model.tables.get();
   connect.way = options.way;
@@ -74,6 +75,7 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   ShardDirectoryOptions directory;
   directory.coordinators = connect.coordinators;
   directory.identity = &model.tables->identity;
+  directory.security = connect.security;
   ENGRAM_ASSIGN_OR_RETURN(const auto maps, ShardDirectory::Connect(directory));
   opened.node_count = maps->Current()->nodes.size();
   spdlog::info("rows come from {} memory nodes", opened.node_count);

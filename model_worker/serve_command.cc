@@ -65,13 +65,16 @@ Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* r
   };
   HttpServer::Options http;
   http.listen_address = options.listen;
+  auto security = OpenSecurity(options.worker.security);
+  if (!security.has_value()) return security.error();
+  http.security = *std::move(security);
   auto server = HttpServer::Create(
       context.get_executor(), http,
       ServicePages(std::make_shared<EngineMetrics>(engine, rows), readiness, completions));
   if (!server.has_value()) return server.error();
   engine->Start();
-  spdlog::info("{} is served at http://{}/v1/completions", service_options.model_name,
-               (*server)->address());
+  spdlog::info("{} is served at {}://{}/v1/completions", service_options.model_name,
+               http.security.identity == nullptr ? "http" : "https", (*server)->address());
   if (!options.announce_file.empty()) {
     const nlohmann::json announcement = {{"http", (*server)->address()}};
     ENGRAM_RETURN_IF_ERROR(WriteFile(options.announce_file, announcement.dump() + "\n"));

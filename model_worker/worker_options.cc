@@ -75,6 +75,7 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
   app->add_option("--coordinator", options->coordinator,
                   "host:port of the coordinator (several, with commas between): needed for "
                   "remote rows");
+  AddSecurityFlags(app, &options->security);
   app->add_option("--transport", options->transport,
                   "tcp = as between hosts; shm = shared memory, on the nodes' own host; auto = "
                   "the best there is")

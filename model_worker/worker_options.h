@@ -8,6 +8,7 @@
 #include <CLI/App.hpp>
 
 #include "engram/base/status.h"
+#include "engram/security/security_flags.h"
 #include "engram/transport/read_way.h"
 #include "model_worker/engine.h"
 
@@ -29,6 +30,7 @@ struct WorkerOptions {
   // Rows.
   RowsFrom rows = RowsFrom::kRemote;
   std::string coordinator;
+  SecurityFlags security;
   std::string transport = "auto";  // auto, tcp, shm
   std::string zone;                // empty = no memory nodes are preferred
   ReadWay way = ReadWay::kAuto;

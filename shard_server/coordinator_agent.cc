@@ -90,7 +90,8 @@ void CoordinatorAgent::Tell(const Status& error) {
 }
 
 boost::asio::awaitable<Status> CoordinatorAgent::Converse() {
-  auto client = co_await RpcClient::Connect(executor_, choice_.current(), options_.call_timeout);
+  auto client = co_await RpcClient::Connect(executor_, choice_.current(), options_.call_timeout,
+                                            options_.security);
   if (!client.has_value()) co_return client.error();
   client_ = *std::move(client);
   if (stopped_) {

@@ -48,6 +48,7 @@ class CoordinatorAgent {
   struct Options {
     std::string coordinator_address;     // "host:port", or several with commas between
     proto::NodeDescription description;  // id, incarnation, zone, addresses, capacity
+    ChannelSecurity security;
     std::chrono::milliseconds backoff_min{100};
     std::chrono::milliseconds backoff_max{5000};
     std::chrono::milliseconds call_timeout{5000};     // beyond what the coordinator may hold back

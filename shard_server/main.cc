@@ -82,11 +82,12 @@ class StoreThread {
   std::thread thread_;
 };
 
-CoordinatorAgent::Options AgentOptions(const NodeOptions& options, Incarnation incarnation,
-                                       const std::string& http_address,
+CoordinatorAgent::Options AgentOptions(const NodeOptions& options, const ChannelSecurity& security,
+                                       Incarnation incarnation, const std::string& http_address,
                                        const std::string& data_address) {
   CoordinatorAgent::Options agent;
   agent.coordinator_address = options.coordinator;
+  agent.security = security;
   agent.description.set_id(options.id);
   agent.description.set_zone(options.zone);
   agent.description.set_incarnation(incarnation.value());
@@ -105,6 +106,10 @@ std::string Reachable(const std::string& host, const std::string& listened) {
 Status Run(const NodeOptions& options) {
   ENGRAM_RETURN_IF_ERROR(CheckNodeOptions(options));
   WarnOfLittleMemory(options.memory_bytes);
+  const auto security = OpenServerSecurity(options.security, Role::kNode, options.id);
+  if (!security.has_value()) return security.error();
+  const auto audit = OpenAuditLog(options.audit_log);
+  if (!audit.has_value()) return audit.error();
   const Incarnation incarnation = RandomIncarnation();
   const std::string host = AdvertisedHost(options, MachineName());
 
@@ -117,6 +122,8 @@ Status Run(const NodeOptions& options) {
   server_options.spin_max = std::chrono::microseconds(options.spin_us);
   server_options.lease = std::chrono::milliseconds(options.lease_ms);
   server_options.one_sided = options.one_sided;
+  server_options.security = *security;
+  server_options.audit = *audit;
   auto server = UcxRowServer::Create(server_options);
   if (!server.has_value()) return server.error();
 
@@ -126,10 +133,11 @@ Status Run(const NodeOptions& options) {
   node_options.store.memory_bytes_max = options.memory_bytes;
   node_options.store.release_patience = std::chrono::milliseconds(options.release_patience_ms);
   node_options.scrub_bytes_per_s_max = options.scrub_bytes_per_s;
-  node_options.make_transport = [tls = options.transport] {
+  node_options.make_transport = [tls = options.transport, security = *security] {
     UcxTransportOptions reader;
     reader.way = ReadWay::kGather;
     reader.tls = tls;
+    reader.security = security;
     reader.spin_max = std::chrono::microseconds(0);  // nobody waits for a copied row
     return UcxTransport::Create(reader);
   };
@@ -138,10 +146,11 @@ Status Run(const NodeOptions& options) {
   // The agent is told the HTTP address, and the pages show the agent: the server comes first, its
   // pages when both are there, and nothing is answered before io runs.
   HttpServer::Handler pages;
-  auto http = HttpServer::Create(io.get_executor(), {.listen_address = options.http},
-                                 [&pages](const HttpRequest& request, HttpResponder& responder) {
-                                   return pages(request, responder);
-                                 });
+  auto http = HttpServer::Create(
+      io.get_executor(), {.listen_address = options.http, .security = *security, .audit = *audit},
+      [&pages](const HttpRequest& request, HttpResponder& responder) {
+        return pages(request, responder);
+      });
   if (!http.has_value()) {
     store_thread.Stop();
     return http.error();
@@ -150,8 +159,9 @@ Status Run(const NodeOptions& options) {
   const bool http_any = http_listen->host == "0.0.0.0" || http_listen->host == "::";
   const std::string http_address =
       Reachable(http_any ? host : http_listen->host, (*http)->address());
-  CoordinatorAgent agent(io.get_executor(), &node,
-                         AgentOptions(options, incarnation, http_address, (*server)->address()));
+  CoordinatorAgent agent(
+      io.get_executor(), &node,
+      AgentOptions(options, *security, incarnation, http_address, (*server)->address()));
   pages = NodePages({options.id, options.zone, incarnation, server->get(), &node, &agent},
                     options.enable_test_hooks);
 

@@ -103,6 +103,8 @@ void AddOptions(CLI::App* app, NodeOptions* options) {
       ->capture_default_str()
       ->check(CLI::Range(0u, kReleasePatienceMsMax))
       ->group("Reads");
+  AddSecurityFlags(app, &options->security);
+  AddAuditFlag(app, &options->audit_log);
   app->add_option("--log-level", options->log_level, "What goes to standard error")
       ->capture_default_str()
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engram/base/status.h"
+#include "engram/security/security_flags.h"
 
 namespace engram {
 
@@ -27,6 +28,8 @@ struct NodeOptions {
   std::string announce_file;
   std::string log_level = "info";
   bool enable_test_hooks = false;
+  SecurityFlags security;
+  std::string audit_log;
 };
 
 // Reads the command line, or ends with an exit code (after --help, --version or a complaint).

@@ -21,6 +21,7 @@ void AddCoordinatorOptions(CLI::App& command, CoordinatorOptions& options) {
       ->type_name("HOST:PORT,...")
       ->envname("ENGRAM_COORDINATOR")
       ->required();
+  AddSecurityFlags(&command, &options.security);
   command.add_option("--timeout-s", options.timeout_s, "Give up on one call after so many seconds")
       ->check(CLI::Range(0.001, 86400.0))
       ->capture_default_str();
@@ -74,6 +75,8 @@ int RunEngramctl(std::vector<std::string> arguments) {
   AddPlanCommand(app, line);
   AddVersionCommands(app, line);
   AddEventsCommand(app, line);
+  AddCertsCommand(app, line);
+  AddAuditCommand(app, line);
   AddLookupCommand(app, line);
   AddVerifyCommand(app, line);
 

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "engram/base/status.h"
+#include "engram/security/security_flags.h"
 
 namespace engram {
 
@@ -33,6 +34,8 @@ void AddVersionCommands(CLI::App& app, CommandLine& line);  // switch rollback d
 void AddPlanCommand(CLI::App& app, CommandLine& line);
 void AddSlotsCommand(CLI::App& app, CommandLine& line);
 void AddEventsCommand(CLI::App& app, CommandLine& line);
+void AddAuditCommand(CLI::App& app, CommandLine& line);
+void AddCertsCommand(CLI::App& app, CommandLine& line);  // certs init issue rotate show
 void AddLookupCommand(CLI::App& app, CommandLine& line);
 void AddVerifyCommand(CLI::App& app, CommandLine& line);
 
@@ -40,6 +43,7 @@ void AddVerifyCommand(CLI::App& app, CommandLine& line);
 struct CoordinatorOptions {
   std::string address;  // "host:port", or several with commas between
   double timeout_s = 30;
+  SecurityFlags security;
 
   [[nodiscard]] std::chrono::milliseconds timeout() const {
     return std::chrono::milliseconds(static_cast<int64_t>(timeout_s * 1000));

@@ -17,8 +17,10 @@ template <typename Reply>
 Result<Reply> Call(const CoordinatorOptions& coordinator, const std::vector<std::string>& addresses,
                    std::chrono::milliseconds timeout, std::string_view method,
                    const google::protobuf::MessageLite& request) {
-  ENGRAM_ASSIGN_OR_RETURN(const std::string body,
-                          RpcCallOnce(addresses, method, request.SerializeAsString(), timeout));
+  ENGRAM_ASSIGN_OR_RETURN(const ChannelSecurity security, OpenSecurity(coordinator.security));
+  ENGRAM_ASSIGN_OR_RETURN(
+      const std::string body,
+      RpcCallOnce(addresses, method, request.SerializeAsString(), timeout, security));
   Reply reply;
   if (!reply.ParseFromString(body)) {
     return Error(StatusCode::kMalformed, "coordinator " + coordinator.address + ": the reply to " +

@@ -22,6 +22,7 @@ void AddRowReadingOptions(CLI::App& command, RowReadingOptions& options) {
 Result<LookupConnection> OpenRows(const RowReadingOptions& options, const ModelTables* tables) {
   ConnectOptions connect;
   connect.coordinators = SplitAddresses(options.coordinator.address);
+  ENGRAM_ASSIGN_OR_RETURN(connect.security, OpenSecurity(options.coordinator.security));
   connect.tables = tables;
   connect.version = TableVersion(options.table_version);
   ENGRAM_ASSIGN_OR_RETURN(connect.way, ParseReadWay(options.way));

@@ -22,7 +22,8 @@ std::string_view StatusCodeName(StatusCode code) {
                                                                             "MALFORMED",
                                                                             "IO",
                                                                             "CANCELLED",
-                                                                            "INTERNAL"};
+                                                                            "INTERNAL",
+                                                                            "PERMISSION_DENIED"};
   const auto index = static_cast<size_t>(code);
   return index < kNames.size() ? kNames[index] : "UNKNOWN";
 }

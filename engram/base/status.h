@@ -30,8 +30,9 @@ enum class StatusCode : uint8_t {
   kIo = 15,                // The operating system refused a read or write; the message says why.
   kCancelled = 16,         // The caller or a shutdown cancelled it.
   kInternal = 17,          // A bug in this program: report it with the message.
+  kPermissionDenied = 18,  // The peer's identity does not allow this: use a certificate that does.
 };
-inline constexpr int kStatusCodeCount = 18;
+inline constexpr int kStatusCodeCount = 19;
 
 // The stable name of a code, such as "NOT_OWNED"; "UNKNOWN" for a value outside the enum.
 [[nodiscard]] std::string_view StatusCodeName(StatusCode code);

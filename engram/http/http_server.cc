@@ -17,9 +17,12 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
+#include <boost/beast/ssl/ssl_stream.hpp>
 #include <spdlog/spdlog.h>
 
+#include "engram/rpc/byte_stream.h"
 #include "engram/rpc/host_port.h"
+#include "engram/security/permissions.h"
 
 namespace engram {
 namespace {
@@ -35,10 +38,23 @@ using boost::system::error_code;
 constexpr std::chrono::seconds kIoTimeout{30};
 constexpr uint32_t kHeaderBytesMax = 16u << 10;
 
+using TlsStream = beast::ssl_stream<beast::tcp_stream>;
+
+struct Peer {
+  std::string address;
+  std::shared_ptr<const PeerIdentity> identity;  // null: it showed no certificate
+};
+
+template <typename Stream>
+beast::tcp_stream& TcpOf(Stream& stream) {
+  return beast::get_lowest_layer(stream);
+}
+
 // Answers one request on one connection. Owned by the connection's coroutine.
+template <typename Stream>
 class StreamResponder final : public HttpResponder {
  public:
-  StreamResponder(beast::tcp_stream* stream, unsigned http_version, bool keep_alive)
+  StreamResponder(Stream* stream, unsigned http_version, bool keep_alive)
       : stream_(stream), http_version_(http_version), keep_alive_(keep_alive) {}
 
   awaitable<Status> Respond(int status, std::string_view content_type, std::string body) override {
@@ -47,7 +63,7 @@ class StreamResponder final : public HttpResponder {
     SetHeaders(response, content_type);
     response.body() = std::move(body);
     response.prepare_payload();
-    stream_->expires_after(kIoTimeout);
+    TcpOf(*stream_).expires_after(kIoTimeout);
     error_code error;
     co_await http::async_write(*stream_, response, redirect_error(use_awaitable, error));
     co_return Noted(error);
@@ -60,7 +76,7 @@ class StreamResponder final : public HttpResponder {
     SetHeaders(response, content_type);
     response.chunked(true);
     http::response_serializer<http::empty_body> serializer{response};
-    stream_->expires_after(kIoTimeout);
+    TcpOf(*stream_).expires_after(kIoTimeout);
     error_code error;
     co_await http::async_write_header(*stream_, serializer, redirect_error(use_awaitable, error));
     co_return Noted(error);
@@ -69,7 +85,7 @@ class StreamResponder final : public HttpResponder {
   awaitable<Status> Write(std::string chunk) override {
     if (failed_) co_return GoneStatus();
     if (chunk.empty()) co_return Status();  // an empty chunk would end the stream
-    stream_->expires_after(kIoTimeout);
+    TcpOf(*stream_).expires_after(kIoTimeout);
     error_code error;
     co_await boost::asio::async_write(
         *stream_, http::make_chunk(boost::asio::buffer(chunk.data(), chunk.size())),
@@ -80,7 +96,7 @@ class StreamResponder final : public HttpResponder {
   awaitable<Status> EndStream() override {
     streaming_ = false;
     if (failed_) co_return GoneStatus();
-    stream_->expires_after(kIoTimeout);
+    TcpOf(*stream_).expires_after(kIoTimeout);
     error_code error;
     co_await boost::asio::async_write(*stream_, http::make_chunk_last(),
                                       redirect_error(use_awaitable, error));
@@ -94,7 +110,7 @@ class StreamResponder final : public HttpResponder {
   bool PeerGone() override {
     if (failed_) return true;
     // Readable with no byte to read: the peer has closed. Bytes to read: its next request.
-    tcp::socket& socket = stream_->socket();
+    tcp::socket& socket = TcpOf(*stream_).socket();
     char byte = 0;
     error_code error;
     const bool was_blocking = !socket.non_blocking();
@@ -130,7 +146,7 @@ class StreamResponder final : public HttpResponder {
     return GoneStatus();
   }
 
-  beast::tcp_stream* stream_;
+  Stream* stream_;
   const unsigned http_version_;
   const bool keep_alive_;
   bool answered_ = false;
@@ -139,7 +155,7 @@ class StreamResponder final : public HttpResponder {
   std::vector<std::pair<std::string, std::string>> headers_;
 };
 
-HttpRequest ToRequest(http::request<http::string_body>&& message, const std::string& peer) {
+HttpRequest ToRequest(http::request<http::string_body>&& message, const Peer& peer) {
   HttpRequest request;
   request.method = std::string(message.method_string());
   const std::string target(message.target());
@@ -147,7 +163,8 @@ HttpRequest ToRequest(http::request<http::string_body>&& message, const std::str
   request.path = target.substr(0, mark);
   if (mark != std::string::npos) request.query = target.substr(mark + 1);
   request.body = std::move(message.body());
-  request.peer = peer;
+  request.peer = peer.address;
+  request.identity = peer.identity;
   return request;
 }
 
@@ -161,17 +178,20 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
         acceptor(std::move(acceptor_in)) {}
 
   awaitable<void> Accept();
-  awaitable<void> Serve(std::shared_ptr<beast::tcp_stream> stream);
-  awaitable<void> Refuse(std::shared_ptr<beast::tcp_stream> stream);
-  awaitable<bool> ServeOne(beast::tcp_stream& stream, beast::flat_buffer& buffer,
-                           const std::string& peer);
+  awaitable<void> Start(tcp::socket socket);
+  awaitable<void> StartTls(tcp::socket socket, const std::string& peer);
+  template <typename Stream>
+  awaitable<void> Serve(Stream& stream, Peer peer);
+  // False: the connection ends.
+  template <typename Stream>
+  awaitable<bool> ServeOne(Stream& stream, beast::flat_buffer& buffer, const Peer& peer);
 
   const boost::asio::any_io_executor executor;
   const HttpServer::Options options;
   const HttpServer::Handler handler;
   tcp::acceptor acceptor;
   bool stopped = false;
-  std::unordered_set<std::shared_ptr<beast::tcp_stream>> connections;
+  std::unordered_set<beast::tcp_stream*> connections;  // their coroutines own them
 };
 
 awaitable<void> ServerState::Accept() {
@@ -187,24 +207,54 @@ awaitable<void> ServerState::Accept() {
       continue;
     }
     SetConnectionOptions(socket);
-    auto stream = std::make_shared<beast::tcp_stream>(std::move(socket));
-    const bool full = connections.size() >= options.connections_max;
-    boost::asio::co_spawn(executor, full ? Refuse(stream) : Serve(stream), boost::asio::detached);
+    boost::asio::co_spawn(executor, Start(std::move(socket)), boost::asio::detached);
   }
 }
 
-awaitable<void> ServerState::Refuse(std::shared_ptr<beast::tcp_stream> stream) {
-  StreamResponder responder(stream.get(), 11, false);
-  responder.AddHeader("Retry-After", "1");
-  (void)co_await responder.Respond(503, "text/plain", "too many connections: try again\n");
+awaitable<void> ServerState::Start(tcp::socket socket) {
+  const auto self = shared_from_this();
+  error_code error;
+  const auto endpoint = socket.remote_endpoint(error);
+  const std::string peer = error ? "unknown" : EndpointText(endpoint);
+  if (options.security.identity != nullptr) {
+    co_await StartTls(std::move(socket), peer);
+    co_return;
+  }
+  beast::tcp_stream stream(std::move(socket));
+  Peer about{peer, nullptr};
+  co_await Serve(stream, std::move(about));
 }
 
-awaitable<bool> ServerState::ServeOne(beast::tcp_stream& stream, beast::flat_buffer& buffer,
-                                      const std::string& peer) {
+awaitable<void> ServerState::StartTls(tcp::socket socket, const std::string& peer) {
+  const auto context = options.security.identity->Context();
+  TlsStream stream(std::move(socket), *context);
+  // A certificate that is shown must be right; none is for the paths that are open.
+  stream.set_verify_mode(boost::asio::ssl::verify_peer);
+  connections.insert(&TcpOf(stream));
+  TcpOf(stream).expires_after(kIoTimeout);
+  error_code error;
+  co_await stream.async_handshake(boost::asio::ssl::stream_base::server,
+                                  redirect_error(use_awaitable, error));
+  connections.erase(&TcpOf(stream));
+  if (stopped) co_return;
+  if (error) {
+    spdlog::info("refused the HTTPS connection of {}: {}", peer, TlsFailure(error).message());
+    co_return;
+  }
+  Peer about{peer, nullptr};
+  if (auto identity = PeerOf(stream.native_handle()); identity.has_value()) {
+    about.identity = std::make_shared<const PeerIdentity>(*std::move(identity));
+  }
+  co_await Serve(stream, std::move(about));
+}
+
+template <typename Stream>
+awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer,
+                                      const Peer& peer) {
   http::request_parser<http::string_body> parser;
   parser.header_limit(kHeaderBytesMax);
   parser.body_limit(options.body_bytes_max);
-  stream.expires_after(kIoTimeout);
+  TcpOf(stream).expires_after(kIoTimeout);
   error_code error;
   co_await http::async_read(stream, buffer, parser, redirect_error(use_awaitable, error));
   if (error == http::error::body_limit) {
@@ -224,7 +274,23 @@ awaitable<bool> ServerState::ServeOne(beast::tcp_stream& stream, beast::flat_buf
   }
   StreamResponder responder(&stream, parser.get().version(), parser.get().keep_alive());
   const HttpRequest request = ToRequest(parser.release(), peer);
-  stream.expires_never();  // the handler may compute for long
+  TcpOf(stream).expires_never();  // the handler may compute for long
+  if (options.security.identity != nullptr && request.identity == nullptr &&
+      !PathIsOpen(request.path)) {
+    spdlog::info("refused {} {} to {}: no certificate", request.method, request.path, request.peer);
+    if (options.audit != nullptr) {
+      options.audit->Write({nullptr,
+                            request.peer,
+                            request.method + " " + request.path,
+                            {},
+                            Status(StatusCode::kPermissionDenied, "no certificate")});
+    }
+    (void)co_await responder.Respond(
+        403, "text/plain",
+        "show a certificate of this cluster's CA (curl --cert tls.crt --key tls.key --cacert "
+        "ca.crt); without one only /healthz and /readyz are answered\n");
+    co_return responder.usable();
+  }
   std::string failure;
   try {
     co_await handler(request, responder);
@@ -242,18 +308,22 @@ awaitable<bool> ServerState::ServeOne(beast::tcp_stream& stream, beast::flat_buf
   co_return responder.usable();
 }
 
-awaitable<void> ServerState::Serve(std::shared_ptr<beast::tcp_stream> stream) {
-  const auto self = shared_from_this();
-  connections.insert(stream);
-  error_code ignored;
-  const auto endpoint = stream->socket().remote_endpoint(ignored);
-  const std::string peer = ignored ? "unknown" : EndpointText(endpoint);
-  beast::flat_buffer buffer;
-  while (!stopped && co_await ServeOne(*stream, buffer, peer)) {
+template <typename Stream>
+awaitable<void> ServerState::Serve(Stream& stream, Peer peer) {
+  if (connections.size() >= options.connections_max) {
+    StreamResponder responder(&stream, 11, false);
+    responder.AddHeader("Retry-After", "1");
+    (void)co_await responder.Respond(503, "text/plain", "too many connections: try again\n");
+    co_return;
   }
-  stream->socket().shutdown(tcp::socket::shutdown_both, ignored);
-  stream->close();
-  connections.erase(stream);
+  connections.insert(&TcpOf(stream));
+  beast::flat_buffer buffer;
+  while (!stopped && co_await ServeOne(stream, buffer, peer)) {
+  }
+  connections.erase(&TcpOf(stream));
+  error_code ignored;
+  TcpOf(stream).socket().shutdown(tcp::socket::shutdown_both, ignored);
+  TcpOf(stream).close();
 }
 
 class BeastHttpServer final : public HttpServer {
@@ -267,7 +337,7 @@ class BeastHttpServer final : public HttpServer {
     state_->stopped = true;
     error_code ignored;
     state_->acceptor.close(ignored);
-    for (const auto& stream : state_->connections) stream->close();
+    for (beast::tcp_stream* stream : state_->connections) stream->close();
   }
   [[nodiscard]] std::string address() const override { return address_; }
 
@@ -281,6 +351,7 @@ class BeastHttpServer final : public HttpServer {
 Result<std::unique_ptr<HttpServer>> HttpServer::Create(boost::asio::any_io_executor executor,
                                                        const Options& options, Handler handler) {
   ENGRAM_ASSIGN_OR_RETURN(tcp::acceptor acceptor, Listen(executor, options.listen_address));
+  ENGRAM_TRY(CheckListening(options.security, acceptor, options.listen_address));
   auto state = std::make_shared<ServerState>(std::move(executor), options, std::move(handler),
                                              std::move(acceptor));
   return std::make_unique<BeastHttpServer>(std::move(state));

@@ -11,6 +11,8 @@
 #include <boost/asio/awaitable.hpp>
 
 #include "engram/base/status.h"
+#include "engram/security/audit_log.h"
+#include "engram/security/tls_identity.h"
 
 namespace engram {
 
@@ -19,7 +21,8 @@ struct HttpRequest {
   std::string path;    // "/v1/completions", without the query
   std::string query;   // after '?', may be empty
   std::string body;
-  std::string peer;  // "host:port"
+  std::string peer;                                        // "host:port"
+  std::shared_ptr<const PeerIdentity> identity = nullptr;  // as its certificate says; null: none
 };
 
 // Answers one request: Respond once, or StartStream, Write*, EndStream. Used by the handler's
@@ -49,11 +52,16 @@ class HttpServer {
     std::string listen_address;           // "host:port"; port 0 = any free one
     uint32_t connections_max = 1024;      // one more gets 503
     uint32_t body_bytes_max = 16u << 20;  // a longer body gets 413
+    // With an identity: HTTPS, and a request without a certificate of our CA gets 403 except where
+    // PathIsOpen says so (probes have none).
+    ChannelSecurity security = {};
+    std::shared_ptr<AuditLog> audit = nullptr;  // gets refusals; null = nobody does
   };
   using Handler = std::function<boost::asio::awaitable<void>(const HttpRequest& request,
                                                              HttpResponder& responder)>;
   // A handler that returns without responding gives 404; one that throws gives 500.
-  // ERRORS: kIo naming the address, and the fix when the port is taken.
+  // ERRORS: kIo naming the address, and the fix when the port is taken; kFailedPrecondition
+  // (development mode beyond loopback).
   [[nodiscard]] static Result<std::unique_ptr<HttpServer>> Create(
       boost::asio::any_io_executor executor, const Options& options, Handler handler);
   virtual ~HttpServer() = default;

@@ -5,8 +5,7 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
-#include <boost/asio/redirect_error.hpp>
-#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/ssl/error.hpp>
 
 #include "engram/rpc/host_port.h"
 
@@ -14,8 +13,6 @@ namespace engram {
 namespace {
 
 using boost::asio::awaitable;
-using boost::asio::redirect_error;
-using boost::asio::use_awaitable;
 using boost::system::error_code;
 
 Status ReadError(const error_code& error, bool mid_frame) {
@@ -23,20 +20,22 @@ Status ReadError(const error_code& error, bool mid_frame) {
     return Status(StatusCode::kPeerLost, mid_frame ? "the peer closed the connection within a frame"
                                                    : "the peer closed the connection");
   }
+  // A client's handshake is over before the server has looked at its certificate.
+  if (error.category() == boost::asio::error::get_ssl_category()) return TlsFailure(error);
   return Status(StatusCode::kPeerLost, "the connection broke: " + error.message());
 }
 
 }  // namespace
 
-FrameConnection::FrameConnection(boost::asio::ip::tcp::socket socket, const FrameLimits& limits)
-    : socket_(std::move(socket)),
+FrameConnection::FrameConnection(ByteStream stream, const FrameLimits& limits)
+    : stream_(std::move(stream)),
       limits_(limits),
       decoder_(limits.frame_bytes_max),
-      read_deadline_(socket_.get_executor()),
-      write_deadline_(socket_.get_executor()) {
-  SetConnectionOptions(socket_);
+      read_deadline_(stream_.socket().get_executor()),
+      write_deadline_(stream_.socket().get_executor()) {
+  SetConnectionOptions(stream_.socket());
   error_code error;
-  const auto endpoint = socket_.remote_endpoint(error);
+  const auto endpoint = stream_.socket().remote_endpoint(error);
   peer_address_ = error ? std::string("unknown") : EndpointText(endpoint);
 }
 
@@ -79,8 +78,8 @@ awaitable<Result<proto::Frame>> FrameConnection::Receive() {
     UpdateReadDeadline();
     const std::span<char> room = decoder_.Prepare();
     error_code error;
-    const size_t count = co_await socket_.async_read_some(
-        boost::asio::buffer(room.data(), room.size()), redirect_error(use_awaitable, error));
+    const size_t count =
+        co_await stream_.ReadSome(boost::asio::buffer(room.data(), room.size()), &error);
     if (error) {
       Close(ReadError(error, decoder_.mid_frame()));
       break;
@@ -103,7 +102,7 @@ Status FrameConnection::Send(const proto::Frame& frame) {
   if (!writer_running_) {
     writer_running_ = true;
     boost::asio::co_spawn(
-        socket_.get_executor(),
+        stream_.socket().get_executor(),
         [self = shared_from_this()]() -> awaitable<void> { co_await self->WriteQueued(); },
         boost::asio::detached);
   }
@@ -118,9 +117,8 @@ awaitable<void> FrameConnection::WriteQueued() {
     while (!closed_ && written < writing_.size()) {
       StartDeadline(write_deadline_, limits_.write_timeout, "the peer did not read");
       error_code error;
-      written += co_await socket_.async_write_some(
-          boost::asio::buffer(writing_.data() + written, writing_.size() - written),
-          redirect_error(use_awaitable, error));
+      written += co_await stream_.WriteSome(
+          boost::asio::buffer(writing_.data() + written, writing_.size() - written), &error);
       write_deadline_.cancel();
       if (error) {
         Close(Status(StatusCode::kPeerLost, "the connection broke: " + error.message()));
@@ -137,9 +135,7 @@ void FrameConnection::Close(Status reason) {
   close_reason_ = std::move(reason);
   read_deadline_.cancel();
   write_deadline_.cancel();
-  error_code ignored;
-  socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_both, ignored);
-  socket_.close(ignored);
+  stream_.Close();
   queued_.clear();
 }
 

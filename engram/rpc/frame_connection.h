@@ -7,10 +7,10 @@
 #include <string>
 
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
 
 #include "engram/base/status.h"
+#include "engram/rpc/byte_stream.h"
 #include "engram/rpc/frame.h"
 
 namespace engram {
@@ -29,7 +29,8 @@ struct FrameLimits {
 // shared_ptr: its coroutines keep it until Close.
 class FrameConnection : public std::enable_shared_from_this<FrameConnection> {
  public:
-  FrameConnection(boost::asio::ip::tcp::socket socket, const FrameLimits& limits);
+  // Its handshake is done.
+  FrameConnection(ByteStream stream, const FrameLimits& limits);
 
   // The next frame. One caller at a time.
   // ERRORS: the reason why the connection ended; it is closed then.
@@ -51,7 +52,7 @@ class FrameConnection : public std::enable_shared_from_this<FrameConnection> {
                      const char* reason);
   void UpdateReadDeadline();
 
-  boost::asio::ip::tcp::socket socket_;
+  ByteStream stream_;
   FrameLimits limits_;
   FrameDecoder decoder_;
   std::string peer_address_;

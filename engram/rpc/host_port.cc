@@ -102,6 +102,13 @@ Result<tcp::acceptor> Listen(const boost::asio::any_io_executor& executor,
   return acceptor;
 }
 
+Status CheckListening(const ChannelSecurity& security, const tcp::acceptor& acceptor,
+                      std::string_view address) {
+  boost::system::error_code error;
+  const tcp::endpoint endpoint = acceptor.local_endpoint(error);
+  return security.CheckAddress(!error && endpoint.address().is_loopback(), std::string(address));
+}
+
 void SetConnectionOptions(tcp::socket& socket) {
   // Failures are ignored: the connection works without, only slower or longer.
   boost::system::error_code ignored;

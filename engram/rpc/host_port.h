@@ -10,6 +10,7 @@
 #include <boost/asio/ip/tcp.hpp>
 
 #include "engram/base/status.h"
+#include "engram/security/tls_identity.h"
 
 namespace engram {
 
@@ -33,6 +34,11 @@ struct HostPort {
 // ERRORS: kInvalidArgument (not "host:port"), kIo naming the address, and the fix when it is taken.
 [[nodiscard]] Result<boost::asio::ip::tcp::acceptor> Listen(
     const boost::asio::any_io_executor& executor, std::string_view address);
+
+// Whether a process with this security may listen there. ERRORS: kFailedPrecondition.
+[[nodiscard]] Status CheckListening(const ChannelSecurity& security,
+                                    const boost::asio::ip::tcp::acceptor& acceptor,
+                                    std::string_view address);
 
 // What every accepted or made connection gets: no Nagle delay, and keep-alive probes that find a
 // vanished host within about 20 s.

@@ -27,9 +27,9 @@ using std::chrono::milliseconds;
 
 class RpcConnection final : public RpcClient {
  public:
-  RpcConnection(boost::asio::any_io_executor executor, tcp::socket socket)
+  RpcConnection(boost::asio::any_io_executor executor, ByteStream stream)
       : executor_(std::move(executor)),
-        connection_(std::make_shared<FrameConnection>(std::move(socket), FrameLimits{})),
+        connection_(std::make_shared<FrameConnection>(std::move(stream), FrameLimits{})),
         closed_(executor_) {
     closed_.expires_at(boost::asio::steady_timer::time_point::max());
   }
@@ -171,10 +171,25 @@ class StepDeadline {
 // is far more than a round trip within a cluster.
 constexpr milliseconds kConnectAttempt(250);
 
+// The handshake, and whether the peer is what we came for.
+awaitable<Status> Greet(ByteStream& stream, Role role, milliseconds timeout) {
+  const Status shaken = co_await stream.Handshake(ByteStream::Side::kClient, timeout);
+  if (!shaken.ok()) co_return shaken;
+  const auto peer = stream.Peer();
+  if (!peer.has_value()) co_return peer.error();
+  if (*peer == nullptr || (*peer)->role == role) co_return Status();
+  co_return Status(StatusCode::kPermissionDenied,
+                   "'" + (*peer)->name + "' has a certificate of role " +
+                       std::string(RoleName((*peer)->role)) + ", not of a " +
+                       std::string(RoleName(role)) +
+                       ": it is another program, or was given another's certificate");
+}
+
 }  // namespace
 
 awaitable<Result<std::shared_ptr<RpcClient>>> RpcClient::Connect(
-    boost::asio::any_io_executor executor, std::string address, milliseconds timeout) {
+    boost::asio::any_io_executor executor, std::string address, milliseconds timeout,
+    ChannelSecurity security, Role server_role) {
   const Result<HostPort> target = ParseHostPort(address);
   if (!target.has_value()) co_return Error(target.error());
   const auto socket = std::make_shared<tcp::socket>(executor);
@@ -201,7 +216,15 @@ awaitable<Result<std::shared_ptr<RpcClient>>> RpcClient::Connect(
     co_return Error(StatusCode::kUnavailable,
                     "cannot connect to " + address + ": " + error.message());
   }
-  const auto client = std::make_shared<RpcConnection>(executor, std::move(*socket));
+  const bool loopback = socket->remote_endpoint(error).address().is_loopback();
+  if (const Status allowed = security.CheckAddress(!error && loopback, address); !allowed.ok()) {
+    co_return Error(allowed);
+  }
+  ByteStream stream(std::move(*socket), security.identity);
+  if (const Status status = co_await Greet(stream, server_role, timeout); !status.ok()) {
+    co_return Error(status.WithContext(address));
+  }
+  const auto client = std::make_shared<RpcConnection>(executor, std::move(stream));
   client->StartReader();
   co_return client;
 }
@@ -222,13 +245,13 @@ struct Answer {
 };
 
 Answer AskOnce(const std::string& address, std::string_view method, const std::string& body,
-               milliseconds timeout) {
+               milliseconds timeout, const ChannelSecurity& security) {
   boost::asio::io_context io;
   Answer answer{Error(StatusCode::kInternal, "the call did not run"), {}, false};
   boost::asio::co_spawn(
       io,
       [&]() -> awaitable<void> {
-        auto client = co_await RpcClient::Connect(io.get_executor(), address, timeout);
+        auto client = co_await RpcClient::Connect(io.get_executor(), address, timeout, security);
         if (!client.has_value()) {
           answer.result = Error(client.error());
           co_return;
@@ -249,13 +272,14 @@ Answer AskOnce(const std::string& address, std::string_view method, const std::s
 }  // namespace
 
 Result<std::string> RpcCallOnce(const std::vector<std::string>& addresses, std::string_view method,
-                                const std::string& body, milliseconds timeout) {
+                                const std::string& body, milliseconds timeout,
+                                const ChannelSecurity& security) {
   Status failure(StatusCode::kInvalidArgument, "no address: give at least one host:port");
   for (size_t i = 0; i < addresses.size(); ++i) {
-    Answer answer = AskOnce(addresses[i], method, body, timeout);
+    Answer answer = AskOnce(addresses[i], method, body, timeout, security);
     if (!answer.leader.empty() && answer.leader != addresses[i]) {
       // The follower's own answer stands where its leader has just been lost.
-      Answer led = AskOnce(answer.leader, method, body, timeout);
+      Answer led = AskOnce(answer.leader, method, body, timeout, security);
       if (!led.ask_another() || !answer.result.has_value()) answer = std::move(led);
     }
     if (!answer.ask_another()) return std::move(answer.result);

@@ -12,6 +12,7 @@
 #include <google/protobuf/message_lite.h>
 
 #include "engram/base/status.h"
+#include "engram/security/tls_identity.h"
 
 namespace engram {
 
@@ -21,12 +22,15 @@ inline constexpr uint32_t kRpcFrameBytesMax = 64u << 20;
 // strand or a single-threaded io_context. Destroying the last reference closes the connection.
 class RpcClient : public std::enable_shared_from_this<RpcClient> {
  public:
-  // Resolves and connects, with a new attempt every 250 ms; `timeout` is for all of it. ERRORS:
-  // kUnavailable with address and reason, kDeadlineExceeded, kInvalidArgument (`address` is not
-  // "host:port").
+  // Resolves and connects, with a new attempt every 250 ms; `timeout` is for all of it.
+  //   server_role  what the peer's certificate must say it is; its name is not looked at: pods and
+  //                hosts come and go, and only the CA's owner makes certificates of that role
+  // ERRORS: kUnavailable with address and reason, kDeadlineExceeded, kInvalidArgument (`address` is
+  // not "host:port"), kPermissionDenied (certificates), kFailedPrecondition (development mode
+  // beyond loopback).
   [[nodiscard]] static boost::asio::awaitable<Result<std::shared_ptr<RpcClient>>> Connect(
-      boost::asio::any_io_executor executor, std::string address,
-      std::chrono::milliseconds timeout);
+      boost::asio::any_io_executor executor, std::string address, std::chrono::milliseconds timeout,
+      ChannelSecurity security = {}, Role server_role = Role::kCoordinator);
   virtual ~RpcClient() = default;
 
   // ERRORS: the peer's own code and message; kPeerLost; kDeadlineExceeded; kMalformed.
@@ -62,6 +66,7 @@ class RpcClient : public std::enable_shared_from_this<RpcClient> {
 // Blocks. Thread-safe.
 [[nodiscard]] Result<std::string> RpcCallOnce(const std::vector<std::string>& addresses,
                                               std::string_view method, const std::string& body,
-                                              std::chrono::milliseconds timeout);
+                                              std::chrono::milliseconds timeout,
+                                              const ChannelSecurity& security = {});
 
 }  // namespace engram

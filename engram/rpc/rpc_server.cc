@@ -3,6 +3,7 @@
 #include <chrono>
 #include <exception>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include <boost/asio/co_spawn.hpp>
@@ -15,6 +16,7 @@
 
 #include "engram/rpc/frame_connection.h"
 #include "engram/rpc/host_port.h"
+#include "engram/security/permissions.h"
 
 namespace engram {
 namespace {
@@ -24,6 +26,8 @@ using boost::asio::redirect_error;
 using boost::asio::use_awaitable;
 using boost::asio::ip::tcp;
 using boost::system::error_code;
+
+constexpr std::chrono::seconds kHandshakeTimeout{10};
 
 // What accepted connections and their calls share; kept by their coroutines, so that a call that
 // suspends longer than the server lives still finds its handler.
@@ -38,6 +42,7 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
         acceptor(std::move(acceptor_in)) {}
 
   awaitable<void> Accept();
+  awaitable<void> Greet(tcp::socket socket);
   awaitable<void> Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer);
   awaitable<void> Answer(std::shared_ptr<FrameConnection> connection, RpcPeer peer,
                          proto::Frame request);
@@ -50,6 +55,7 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
   tcp::acceptor acceptor;
   bool stopped = false;
   uint64_t next_connection = 1;
+  std::unordered_set<std::shared_ptr<ByteStream>> greeting;  // in their handshakes
   std::unordered_map<uint64_t, std::shared_ptr<FrameConnection>> connections;
   std::unordered_map<uint64_t, uint32_t> calls_in_flight;  // by connection
 };
@@ -67,22 +73,47 @@ awaitable<void> ServerState::Accept() {
       co_await pause.async_wait(redirect_error(use_awaitable, error));
       continue;
     }
-    if (connections.size() >= options.connections_max) {
-      spdlog::warn("closed a new connection: {} are open (connections_max)", connections.size());
+    const size_t open = connections.size() + greeting.size();
+    if (open >= options.connections_max) {
+      spdlog::warn("closed a new connection: {} are open (connections_max)", open);
       continue;
     }
-    FrameLimits limits;
-    limits.frame_bytes_max = options.frame_bytes_max;
-    limits.expect_first_frame = true;
-    auto connection = std::make_shared<FrameConnection>(std::move(socket), limits);
-    const RpcPeer peer{next_connection++, connection->peer_address()};
-    connections.emplace(peer.connection_id, connection);
-    boost::asio::co_spawn(executor, Serve(std::move(connection), peer), boost::asio::detached);
+    boost::asio::co_spawn(executor, Greet(std::move(socket)), boost::asio::detached);
   }
 }
 
-awaitable<void> ServerState::Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer) {
+awaitable<void> ServerState::Greet(tcp::socket socket) {
   const auto self = shared_from_this();
+  const auto stream = std::make_shared<ByteStream>(std::move(socket), options.security.identity);
+  greeting.insert(stream);
+  Status status = co_await stream->Handshake(ByteStream::Side::kServer, kHandshakeTimeout);
+  greeting.erase(stream);
+  if (stopped) co_return;
+  RpcPeer peer;
+  if (status.ok()) {
+    auto identity = stream->Peer();
+    if (identity.has_value()) peer.identity = *std::move(identity);
+    if (!identity.has_value()) status = identity.error();
+  }
+  FrameLimits limits;
+  limits.frame_bytes_max = options.frame_bytes_max;
+  limits.expect_first_frame = true;
+  auto connection = std::make_shared<FrameConnection>(std::move(*stream), limits);
+  peer.address = connection->peer_address();
+  if (!status.ok()) {
+    spdlog::warn("refused the connection of {}: {}", peer.address, status.ToString());
+    if (options.audit != nullptr) {
+      options.audit->Write({nullptr, peer.address, "connect", {}, status});
+    }
+    connection->Close(status);
+    co_return;
+  }
+  peer.connection_id = next_connection++;
+  connections.emplace(peer.connection_id, connection);
+  co_await Serve(std::move(connection), std::move(peer));
+}
+
+awaitable<void> ServerState::Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer) {
   while (true) {
     Result<proto::Frame> request = co_await connection->Receive();
     if (!request.has_value()) {
@@ -121,11 +152,27 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
                                     proto::Frame request) {
   const auto self = shared_from_this();
   Result<std::string> body = Error(StatusCode::kInternal, "no reply");
+  const bool change = options.audit != nullptr && IsChange(request.method());
+  std::string about;
+  if (change && options.describe) about = options.describe(request.method(), request.body());
   try {
-    body = co_await handler(peer, request.method(), std::move(*request.mutable_body()));
+    const Status allowed =
+        peer.identity == nullptr ? Status() : CheckCall(*peer.identity, request.method());
+    if (allowed.ok()) {
+      body = co_await handler(peer, request.method(), std::move(*request.mutable_body()));
+    } else {
+      spdlog::warn("refused {} to {}: {}", request.method(), peer.address, allowed.message());
+      body = Error(allowed);
+    }
   } catch (const std::exception& error) {
     spdlog::error("{} from {} threw: {}", request.method(), peer.address, error.what());
     body = Error(StatusCode::kInternal, std::string("a bug in the server: ") + error.what());
+  }
+  if (options.audit != nullptr) {
+    const Status outcome = body.has_value() ? Status() : body.error();
+    if (change || outcome.code() == StatusCode::kPermissionDenied) {
+      options.audit->Write({peer.identity.get(), peer.address, request.method(), about, outcome});
+    }
   }
   if (const auto found = calls_in_flight.find(peer.connection_id); found != calls_in_flight.end()) {
     --found->second;
@@ -156,6 +203,7 @@ void ServerState::Stop() {
   stopped = true;
   error_code ignored;
   acceptor.close(ignored);
+  for (const auto& stream : greeting) stream->Close();
   for (auto& [id, connection] : connections) {
     connection->Close(Status(StatusCode::kCancelled, "the server stops"));
   }
@@ -189,6 +237,7 @@ Result<std::unique_ptr<RpcServer>> RpcServer::Create(boost::asio::any_io_executo
                                                      const Options& options, Handler handler,
                                                      OnDisconnect on_disconnect) {
   ENGRAM_ASSIGN_OR_RETURN(tcp::acceptor acceptor, Listen(executor, options.listen_address));
+  ENGRAM_TRY(CheckListening(options.security, acceptor, options.listen_address));
   auto state = std::make_shared<ServerState>(std::move(executor), options, std::move(handler),
                                              std::move(on_disconnect), std::move(acceptor));
   return std::make_unique<AsioRpcServer>(std::move(state));

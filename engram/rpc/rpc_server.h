@@ -11,13 +11,16 @@
 #include <boost/asio/awaitable.hpp>
 
 #include "engram/base/status.h"
+#include "engram/security/audit_log.h"
+#include "engram/security/tls_identity.h"
 
 namespace engram {
 
 // One accepted connection, as a handler sees it.
 struct RpcPeer {
-  uint64_t connection_id = 0;  // distinct within one server
-  std::string address;         // "host:port" of the peer
+  uint64_t connection_id = 0;                              // distinct within one server
+  std::string address;                                     // "host:port" of the peer
+  std::shared_ptr<const PeerIdentity> identity = nullptr;  // null in development mode
 };
 
 // Everything, handlers included, runs on the executor given (a strand or a single-threaded
@@ -32,13 +35,20 @@ class RpcServer {
     // Asked as each reply leaves, on the executor: "host:port" of who leads, sent with the reply;
     // empty = this process does, or nobody knows. Null where nobody leads anybody.
     std::function<std::string()> leader = nullptr;
+    // With an identity every caller shows a certificate, and CheckCall decides what it may call.
+    ChannelSecurity security = {};
+    // Gets changes and refusals; null = nobody does.
+    std::shared_ptr<AuditLog> audit = nullptr;
+    // What a change is about, for the audit log, from its method and body. Null: nothing.
+    std::function<std::string(std::string_view method, const std::string& body)> describe = nullptr;
   };
   // Gives the reply's body. Exceptions become kInternal.
   using Handler = std::function<boost::asio::awaitable<Result<std::string>>(
       const RpcPeer& peer, std::string_view method, std::string body)>;
   using OnDisconnect = std::function<void(const RpcPeer& peer)>;
 
-  // ERRORS: kIo naming the address, and the fix when the port is taken.
+  // ERRORS: kIo naming the address, and the fix when the port is taken; kFailedPrecondition
+  // (development mode beyond loopback).
   [[nodiscard]] static Result<std::unique_ptr<RpcServer>> Create(
       boost::asio::any_io_executor executor, const Options& options, Handler handler,
       OnDisconnect on_disconnect = nullptr);

@@ -23,6 +23,7 @@ Result<std::unique_ptr<ReadingClient>> ReadingClient::Create(const std::string& 
   connect.tls = options.transport;
   connect.one_sided = options.one_sided;
   connect.zone = options.zone;
+  ENGRAM_ASSIGN_OR_RETURN(connect.security, OpenSecurity(options.security));
   if (options.way == "gather") connect.way = ReadWay::kGather;
   if (options.way == "mapped") connect.way = ReadWay::kMapped;
   if (options.way == "one-sided") connect.way = ReadWay::kOneSided;

@@ -11,6 +11,7 @@
 
 #include "client/row_source.h"
 #include "engram/base/status.h"
+#include "engram/security/security_flags.h"
 #include "tests/support/test_cluster.h"
 
 namespace engram::test {
@@ -41,6 +42,7 @@ class ReadingClient {
     // Checkpoints of the same shape: a batch may be theirs too, the whole of it.
     std::vector<std::filesystem::path> other_models;
     std::string zone;  // ConnectOptions
+    SecurityFlags security;
   };
   //   coordinators  "host:port", with commas between
   //   model         the checkpoint that the cluster serves

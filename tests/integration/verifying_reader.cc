@@ -105,6 +105,7 @@ int main(int argc, char** argv) {
   app.add_option("--transport", options.transport, "tcp, shm or auto")->capture_default_str();
   app.add_option("--way", options.way, "auto, gather, mapped or one-sided")->capture_default_str();
   app.add_option("--zone", options.zone, "of this host");
+  AddSecurityFlags(&app, &options.security);
   app.add_option("--seed", options.seed, "of the tokens")->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   spdlog::set_default_logger(spdlog::stderr_color_mt("reader"));  // the lines alone go to stdout

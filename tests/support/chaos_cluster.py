@@ -80,7 +80,7 @@ class MemoryNode(Program):
         self.memory_bytes = 8 << 30
         self.ended = 0  # the incarnation that was killed last
         super().__init__(host, [
-            cluster.bin / "engram-shard-server", "--id", name, "--zone", self.zone,
+            cluster.bin / "engram-shard-server", "--insecure", "--id", name, "--zone", self.zone,
             "--coordinator", cluster.addresses, "--listen", host.address + ":7100",
             "--http", host.address + ":7101", "--memory", "8GiB", "--transport", transport], "node.log")
 
@@ -117,7 +117,7 @@ class Cluster:
             "--initial-advertise-peer-urls", f"http://{host.address}:2380",
             "--initial-cluster", peers, "--pre-vote", "--log-level", "warn"], "etcd.log") for host in heads]
         self.coordinators = [Program(host, [
-            programs / "engram-coordinator", "--listen", f"{host.address}:7000",
+            programs / "engram-coordinator", "--insecure", "--listen", f"{host.address}:7000",
             "--http", f"{host.address}:7001", "--store", store, "--copy-rate", options.copy_rate,
             "--heartbeat-ms", "250", "--down-after-ms", "1000", "--lost-after-ms", "4000"],
             "coordinator.log") for host in heads]
@@ -145,7 +145,7 @@ class Cluster:
     def ctl(self, *arguments, host=None, coordinator=None):
         """What engramctl prints; on `host` where it reads rows; of one coordinator, else of any."""
         asked = f"{coordinator.host.address}:7000" if coordinator else self.addresses
-        command = [str(part) for part in (self.bin / "engramctl", *arguments, "--coordinator", asked)]
+        command = [str(part) for part in (self.bin / "engramctl", *arguments, "--insecure", "--coordinator", asked)]
         return subprocess.run(host.command(command) if host else command, check=True,
                               capture_output=True, text=True, timeout=SETTLE_S).stdout
 
@@ -238,7 +238,7 @@ class Reader:
         self.errors = []
         self.lock = threading.Lock()
         self.process = host.start([
-            str(part) for part in (cluster.bin / "engram-verifying-reader", "--coordinator",
+            str(part) for part in (cluster.bin / "engram-verifying-reader", "--insecure", "--coordinator",
                                    cluster.addresses, "--model", *cluster.models, "--tokens",
                                    options.tokens, "--seed", options.seed, *more)],
             f"reader-{host.name}.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

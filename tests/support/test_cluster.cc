@@ -79,6 +79,12 @@ Status MakeTinyModel(const std::filesystem::path& dir, const std::string& varian
 Result<std::unique_ptr<TestCluster>> TestCluster::Start(const ClusterOptions& options) {
   std::unique_ptr<TestCluster> cluster(new TestCluster(options));
   ENGRAM_TRY(MakeTinyModel(cluster->model_dir(), options.variant, options.base_rows, 1));
+  if (options.certs) {
+    const CommandOutput made = cluster->Certs({"init"});
+    if (made.exit_status != 0) return Error(StatusCode::kInternal, made.out + made.err);
+    ENGRAM_TRY(cluster->IssueCertificate("reader", "reader"));
+    ENGRAM_TRY(cluster->IssueCertificate("operator", "operator"));
+  }
   cluster->coordinators_.resize(static_cast<size_t>(options.coordinators));
   for (int i = 0; i < options.coordinators; ++i) {
     ENGRAM_TRY(cluster->StartCoordinator(i, "127.0.0.1:0"));
@@ -115,6 +121,7 @@ Status TestCluster::StartCoordinator(int i, const std::string& listen) {
                                    announce.string()};
   argv.insert(argv.end(), options_.coordinator_arguments.begin(),
               options_.coordinator_arguments.end());
+  ENGRAM_RETURN_IF_ERROR(AddCertificate("coordinator", name, &argv));
   auto started = ChildProcess::Start(argv, log);
   if (!started.has_value()) return started.error();
   coordinator.process = std::move(*started);
@@ -160,6 +167,7 @@ Status TestCluster::StartNode(int i, const std::string& listen) {
                                    "--announce-file",
                                    announce.string()};
   argv.insert(argv.end(), options_.node_arguments.begin(), options_.node_arguments.end());
+  ENGRAM_RETURN_IF_ERROR(AddCertificate("node", name, &argv));
   auto started = ChildProcess::Start(argv, log);
   if (!started.has_value()) return started.error();
   node.process = std::move(*started);
@@ -220,10 +228,33 @@ Status TestCluster::WaitFor(const std::string& otherwise,
   return {StatusCode::kDeadlineExceeded, otherwise + ": " + last.out + last.err};
 }
 
-CommandOutput TestCluster::Ctl(std::vector<std::string> arguments) const {
+CommandOutput TestCluster::Ctl(std::vector<std::string> arguments,
+                               const std::string& holder) const {
   arguments.insert(arguments.begin(), Program("engramctl"));
   arguments.insert(arguments.end(), {"--coordinator", coordinator_address()});
+  if (options_.certs) arguments.insert(arguments.end(), {"--certs", (certs() / holder).string()});
   return RunCommand(arguments, seconds(120));
+}
+
+CommandOutput TestCluster::Certs(std::vector<std::string> arguments) const {
+  arguments.insert(arguments.begin(), {Program("engramctl"), "certs"});
+  arguments.insert(arguments.end(), {"--dir", certs().string()});
+  return RunCommand(arguments, seconds(30));
+}
+
+Status TestCluster::IssueCertificate(const std::string& role, const std::string& name) const {
+  if (std::filesystem::exists(certs() / name / "tls.crt")) return {};
+  const CommandOutput made = Certs({"issue", "--role", role, "--name", name});
+  if (made.exit_status == 0) return {};
+  return {StatusCode::kInternal, "engramctl certs issue: " + made.out + made.err};
+}
+
+Status TestCluster::AddCertificate(const std::string& role, const std::string& name,
+                                   std::vector<std::string>* argv) const {
+  if (!options_.certs) return {};
+  ENGRAM_RETURN_IF_ERROR(IssueCertificate(role, name));
+  argv->insert(argv->end(), {"--certs", (certs() / name).string()});
+  return {};
 }
 
 std::vector<std::string> FreeAddresses(int count) {

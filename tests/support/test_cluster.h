@@ -30,6 +30,8 @@ struct ClusterOptions {
   std::string store;
   int coordinators = 1;
   std::vector<std::string> coordinator_arguments;  // added to every coordinator's command line
+  // Everything under mutual TLS, with certificates that engramctl certs makes in certs().
+  bool certs = false;
 };
 
 // Everything is killed and removed with it. Thread-compatible.
@@ -46,6 +48,8 @@ class TestCluster {
   }
   [[nodiscard]] std::filesystem::path model_dir() const { return scratch_.path() / "model"; }
   [[nodiscard]] std::filesystem::path scratch() const { return scratch_.path(); }
+  // c0, c1, ... of coordinators, m0, m1, ... of nodes, "reader" and "operator".
+  [[nodiscard]] std::filesystem::path certs() const { return scratch_.path() / "certs"; }
   [[nodiscard]] int node_count() const { return static_cast<int>(nodes_.size()); }
   [[nodiscard]] ChildProcess& node(int i) { return nodes_[static_cast<size_t>(i)].process; }
   [[nodiscard]] int coordinator_count() const { return static_cast<int>(coordinators_.size()); }
@@ -71,8 +75,14 @@ class TestCluster {
   [[nodiscard]] Status WaitReady();
   // Until nothing is to move any more, and every replica is there.
   [[nodiscard]] Status WaitSettled();
-  // engramctl with these arguments; --coordinator is added.
-  [[nodiscard]] CommandOutput Ctl(std::vector<std::string> arguments) const;
+  // engramctl with these arguments; --coordinator is added, and --certs of the operator or of
+  // `holder`.
+  [[nodiscard]] CommandOutput Ctl(std::vector<std::string> arguments,
+                                  const std::string& holder = "operator") const;
+  // engramctl certs with these arguments; --dir is added.
+  [[nodiscard]] CommandOutput Certs(std::vector<std::string> arguments) const;
+  // Makes certs()/NAME.
+  [[nodiscard]] Status IssueCertificate(const std::string& role, const std::string& name) const;
 
  private:
   struct Node {
@@ -88,6 +98,9 @@ class TestCluster {
   };
   [[nodiscard]] Status StartCoordinator(int i, const std::string& listen);
   [[nodiscard]] Status StartNode(int i, const std::string& listen);
+  // --certs, where certificates are wanted, of one that is made when it is missing.
+  [[nodiscard]] Status AddCertificate(const std::string& role, const std::string& name,
+                                      std::vector<std::string>* argv) const;
   // Until it holds of every version in engramctl status.
   [[nodiscard]] Status WaitFor(const std::string& otherwise,
                                const std::function<bool(const nlohmann::json&)>& holds);

@@ -57,7 +57,8 @@ boost::asio::awaitable<void> ControlLink::Run() {
 }
 
 boost::asio::awaitable<Status> ControlLink::OpenSession() {
-  auto client = co_await RpcClient::Connect(io_.get_executor(), options_.address, options_.timeout);
+  auto client = co_await RpcClient::Connect(io_.get_executor(), options_.address, options_.timeout,
+                                            options_.security, Role::kNode);
   if (!client.has_value()) co_return client.error();
   client_ = *std::move(client);
   if (closed_) co_return Status(StatusCode::kCancelled, "closed by the reader");

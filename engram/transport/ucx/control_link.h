@@ -57,6 +57,7 @@ class ControlLink : public std::enable_shared_from_this<ControlLink> {
     proto::OpenSessionRequest request;
     bool want_directory = false;
     std::chrono::milliseconds timeout{};  // of each step
+    ChannelSecurity security;
   };
   [[nodiscard]] static std::shared_ptr<ControlLink> Open(boost::asio::io_context& io,
                                                          std::shared_ptr<ControlInbox> inbox,

@@ -36,6 +36,7 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
   link.address = target.address;
   link.want_directory = options_.way != ReadWay::kGather;
   link.timeout = options_.open_timeout;
+  link.security = options_.security;
   link.request.set_client_id(client_id_);
   link.request.set_version(target.version.value());
   link.request.set_model_identity(target.identity.data(), target.identity.size());

@@ -132,6 +132,8 @@ Status UcxRowServerImpl::Start() {
   rpc.listen_address = options_.listen_address;
   rpc.connections_max = options_.sessions_max + 64;
   rpc.frame_bytes_max = 1u << 20;
+  rpc.security = options_.security;
+  rpc.audit = options_.audit;
   ENGRAM_RETURN_IF_ERROR(service_->Listen(rpc));
   address_ = service_->address();
   if (!options_.advertised_host.empty()) {

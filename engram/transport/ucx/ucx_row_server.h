@@ -7,6 +7,8 @@
 #include <memory>
 #include <string>
 
+#include "engram/security/audit_log.h"
+#include "engram/security/tls_identity.h"
 #include "engram/transport/row_server.h"
 
 namespace engram {
@@ -15,7 +17,7 @@ struct RowServerTestHooks;
 
 struct UcxRowServerOptions {
   // "host:port" of the control connection; port 0 = any free one.
-  std::string listen_address = "0.0.0.0:0";
+  std::string listen_address = "127.0.0.1:0";
   // Host that readers are told; empty = the one listened on.
   std::string advertised_host;
   Incarnation incarnation;  // not 0
@@ -29,6 +31,8 @@ struct UcxRowServerOptions {
   std::string one_sided = "off";
   std::chrono::microseconds spin_max{50};  // a thread looks for work this long before it sleeps
   uint32_t sessions_max = 4096;
+  ChannelSecurity security;         // of the control connection; rows are not encrypted
+  std::shared_ptr<AuditLog> audit;  // gets who was refused; null = nobody does
   // Null in production; must outlive the server.
   RowServerTestHooks* test_hooks = nullptr;
 };

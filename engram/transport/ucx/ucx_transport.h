@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "engram/security/tls_identity.h"
 #include "engram/transport/read_way.h"
 #include "engram/transport/row_reader.h"
 
@@ -23,6 +24,7 @@ struct UcxTransportOptions {
   // A node that answers neither leases nor reads this long is lost (kPeerLost).
   std::chrono::milliseconds keep_alive{2000};
   std::chrono::microseconds spin_max{50};  // a reader looks for work this long before it sleeps
+  ChannelSecurity security;                // of the control connections; rows are not encrypted
 };
 
 // Owns one control thread for all its readers' control connections.

@@ -1,0 +1,42 @@
+// Who changed what, and who was refused: one line of JSON each, in a file that rotates.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "engram/base/status.h"
+#include "engram/security/role.h"
+
+namespace engram {
+
+struct AuditEntry {
+  const PeerIdentity* who = nullptr;  // null: unknown (development mode, or no certificate)
+  std::string_view from;              // "host:port"
+  std::string_view what;              // a method, "connect", or "GET /metrics"
+  std::string_view about;             // what was asked for, such as a node's name; may be empty
+  Status outcome;
+};
+
+// Thread-safe.
+class AuditLog {
+ public:
+  struct Options {
+    std::filesystem::path file;
+    uint64_t bytes_max = 16u << 20;  // then it becomes FILE.1 (audit.1.log of audit.log), and so on
+    uint32_t files_max = 8;          // older ones than these are removed
+  };
+  // Appends to what is there. ERRORS: kIo naming the file.
+  [[nodiscard]] static Result<std::shared_ptr<AuditLog>> Open(const Options& options);
+  virtual ~AuditLog() = default;
+
+  // {"time":"2026-11-28T04:40:00.123Z","who":"ann","role":"operator","from":"10.0.0.7:51022",
+  //  "what":"admin.DrainNode","about":"m0","outcome":"OK","message":""}
+  // Written to the file before it returns. Where the file cannot be written (a full disk) the
+  // process's log has the entry, and the next one is tried again.
+  virtual void Write(const AuditEntry& entry) = 0;
+};
+
+}  // namespace engram
