@@ -53,24 +53,40 @@ Status CheckSameModel(const OwnModel& model, const ShardDirectory& directory) {
 }
 
 Result<std::shared_ptr<ShardDirectory>> ConnectDirectory(const ConnectOptions& options,
-                                                         const ModelIdentity* identity) {
+                                                         const ModelIdentity* identity,
+                                                         std::shared_ptr<TokenBook> tokens) {
   ShardDirectoryOptions directory;
   directory.coordinators = options.coordinators;
   directory.version = options.version;
   directory.identity = identity;
   directory.security = options.security;
+  directory.tokens = std::move(tokens);
   directory.ready_timeout = options.ready_timeout;
   return ShardDirectory::Connect(directory);
 }
 
-Result<std::shared_ptr<Transport>> MakeTransport(const ConnectOptions& options) {
+// What all versions share.
+struct Wires {
+  std::shared_ptr<Transport> transport;
+  std::shared_ptr<TokenBook> tokens;  // null in development mode
+};
+
+Result<Wires> MakeWires(const ConnectOptions& options) {
+  Wires wires;
+  if (options.security.identity != nullptr) wires.tokens = std::make_shared<TokenBook>();
   UcxTransportOptions transport;
   transport.way = options.way;
   transport.tls = options.tls;
   transport.one_sided = options.one_sided;
   transport.security = options.security;
+  if (wires.tokens != nullptr) {
+    transport.token_of = [tokens = wires.tokens](TableVersion version, const std::string& address) {
+      return tokens->Get(version, address);
+    };
+  }
   ENGRAM_ASSIGN_OR_RETURN(auto made, UcxTransport::Create(transport));
-  return std::shared_ptr<Transport>(std::move(made));
+  wires.transport = std::move(made);
+  return wires;
 }
 
 struct VersionRows {
@@ -81,12 +97,13 @@ struct VersionRows {
 
 // `version` 0 = the current one.
 Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& model,
-                             TableVersion version, std::shared_ptr<Transport> transport) {
+                             TableVersion version, const Wires& wires) {
   ConnectOptions of_version = options;
   of_version.version = version;
   ENGRAM_ASSIGN_OR_RETURN(
       auto directory,
-      ConnectDirectory(of_version, model.row_format_known ? &model.tables.identity : nullptr));
+      ConnectDirectory(of_version, model.row_format_known ? &model.tables.identity : nullptr,
+                       wires.tokens));
   ENGRAM_TRY(CheckSameModel(model, *directory));
   ENGRAM_ASSIGN_OR_RETURN(
       auto hasher, NgramHasher::Create(directory->layout()->spec().hash, model.tables.compression));
@@ -109,9 +126,9 @@ Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& mode
   opened.hasher = std::make_shared<const NgramHasher>(std::move(hasher));
   opened.opened.version = rows.version;
   opened.opened.current = directory;
-  ENGRAM_ASSIGN_OR_RETURN(opened.opened.rows,
-                          CreateRemoteRows(rows, std::move(transport), opened.hasher, opened.layout,
-                                           std::move(directory)));
+  ENGRAM_ASSIGN_OR_RETURN(
+      opened.opened.rows,
+      CreateRemoteRows(rows, wires.transport, opened.hasher, opened.layout, std::move(directory)));
   return opened;
 }
 
@@ -120,15 +137,15 @@ Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& mode
 Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(OwnModel own, ReadOwnModel(options));
   const auto model = std::make_shared<const OwnModel>(std::move(own));
-  ENGRAM_ASSIGN_OR_RETURN(const auto transport, MakeTransport(options));
+  ENGRAM_ASSIGN_OR_RETURN(const Wires wires, MakeWires(options));
   ConnectOptions kept = options;
   kept.tables = nullptr;  // the caller's; `model` has what is needed of it
   const MonotonicTime until = SteadyClock().Now() + options.ready_timeout;
-  auto opened = OpenRows(kept, *model, options.version, transport);
+  auto opened = OpenRows(kept, *model, options.version, wires);
   // The version that was current may be dropped while it is opened: then another is.
   while (!opened.has_value() && opened.error().code() == StatusCode::kWrongVersion &&
          options.version == TableVersion() && SteadyClock().Now() < until) {
-    opened = OpenRows(kept, *model, options.version, transport);
+    opened = OpenRows(kept, *model, options.version, wires);
   }
   if (!opened.has_value()) return Error(std::move(opened).error());
   VersionRows first = *std::move(opened);
@@ -136,8 +153,8 @@ Result<std::unique_ptr<RowSource>> ConnectRemote(const ConnectOptions& options) 
   FollowingRowsOptions following;
   following.batches_max = 2 * options.staging_buffers;  // of two versions at most, usually
   auto open = [kept = std::move(kept), model,
-               transport](TableVersion version) -> Result<OpenedVersion> {
-    ENGRAM_ASSIGN_OR_RETURN(VersionRows rows, OpenRows(kept, *model, version, transport));
+               wires](TableVersion version) -> Result<OpenedVersion> {
+    ENGRAM_ASSIGN_OR_RETURN(VersionRows rows, OpenRows(kept, *model, version, wires));
     return std::move(rows.opened);
   };
   return CreateFollowingRows(following, std::move(first.layout), std::move(first.hasher),
@@ -150,18 +167,19 @@ Result<LookupConnection> ConnectLookup(const ConnectOptions& options) {
   if (has_model) {
     ENGRAM_ASSIGN_OR_RETURN(model, ReadOwnModel(options));
   }
+  ENGRAM_ASSIGN_OR_RETURN(Wires wires, MakeWires(options));
   LookupConnection connection;
   ENGRAM_ASSIGN_OR_RETURN(
       connection.directory,
-      ConnectDirectory(options, model.row_format_known ? &model.tables.identity : nullptr));
+      ConnectDirectory(options, model.row_format_known ? &model.tables.identity : nullptr,
+                       wires.tokens));
   if (has_model) ENGRAM_TRY(CheckSameModel(model, *connection.directory));
-  ENGRAM_ASSIGN_OR_RETURN(auto transport, MakeTransport(options));
-  ENGRAM_ASSIGN_OR_RETURN(connection.rows,
-                          RowLookup::Create({.version = connection.directory->version(),
-                                             .identity = connection.directory->identity(),
-                                             .zone = options.zone},
-                                            std::move(transport), connection.directory->layout(),
-                                            connection.directory));
+  ENGRAM_ASSIGN_OR_RETURN(
+      connection.rows,
+      RowLookup::Create({.version = connection.directory->version(),
+                         .identity = connection.directory->identity(),
+                         .zone = options.zone},
+                        wires.transport, connection.directory->layout(), connection.directory));
   return connection;
 }
 

@@ -32,6 +32,7 @@ namespace asio = boost::asio;
 using Milliseconds = std::chrono::milliseconds;
 
 constexpr Milliseconds kReadyPoll{50};
+constexpr Milliseconds kTokensRetry{1000};
 constexpr Duration kReportAgain = std::chrono::seconds(10);
 
 // Errors that no other try changes.
@@ -190,13 +191,14 @@ class ShardDirectoryImpl final : public ShardDirectory {
   // Asks one coordinator for newer maps until it fails.
   asio::awaitable<Status> Poll(std::shared_ptr<RpcClient> client, bool* answered) {
     while (true) {
-      const Milliseconds wait = state_.ready() ? options_.poll_wait : Milliseconds(0);
+      const Milliseconds wait =
+          state_.ready() ? std::min(options_.poll_wait, tokens_again_) : Milliseconds(0);
       proto::GetShardMapRequest request = state_.NextRequest();
       request.set_wait_ms(static_cast<uint32_t>(wait.count()));
       auto reply = co_await client->Call<proto::GetShardMapReply>("directory.GetShardMap", request,
                                                                   wait + options_.call_timeout);
       if (!reply.has_value()) co_return reply.error();
-      const Status taken = Take(*reply);
+      const Status taken = co_await Take(client, *reply);
       if (!taken.ok()) co_return taken;
       *answered = true;
       SetHealth({});
@@ -204,9 +206,14 @@ class ShardDirectoryImpl final : public ShardDirectory {
     }
   }
 
-  Status Take(const proto::GetShardMapReply& reply) {
+  asio::awaitable<Status> Take(std::shared_ptr<RpcClient> client,
+                               const proto::GetShardMapReply& reply) {
     auto newer = state_.Take(reply);
-    if (!newer.has_value()) return std::move(newer).error();
+    if (!newer.has_value()) co_return std::move(newer).error();
+    if (options_.tokens != nullptr && state_.map() != nullptr &&
+        (*newer || SteadyClock().Now() >= tokens_due_)) {
+      co_await FetchTokens(client);
+    }
     // Before Connect returns: who subscribes after it is told of later maps only.
     if (*newer) {
       {
@@ -219,7 +226,48 @@ class ShardDirectoryImpl final : public ShardDirectory {
       Tell(current_subscribers_);
     }
     if (map_ != nullptr) SetReady(state_.ready());
-    return {};
+    co_return Status();
+  }
+
+  // Those that are there stay where new ones cannot be had: they are good for a while.
+  asio::awaitable<void> FetchTokens(std::shared_ptr<RpcClient> client) {
+    const std::shared_ptr<const ShardMap> map = state_.map();
+    proto::GetTokensRequest request;
+    request.set_version(map->version.value());
+    for (const ShardMapNode& node : map->nodes) request.add_addresses(node.address);
+    const auto reply =
+        co_await CallLeader<proto::GetTokensReply>(client, "directory.GetTokens", request);
+    if (!reply.has_value()) {
+      tokens_due_ = SteadyClock().Now() + kTokensRetry;
+      tokens_again_ = kTokensRetry;
+      spdlog::warn("no new session tokens: {}", reply.error().ToString());
+      co_return;
+    }
+    if (reply->tokens_size() == 0) {  // development mode
+      tokens_due_ = MonotonicTime::max();
+      tokens_again_ = Milliseconds::max();
+      co_return;
+    }
+    for (int i = 0; i < std::min(reply->tokens_size(), request.addresses_size()); ++i) {
+      options_.tokens->Put(map->version, request.addresses(i), reply->tokens(i));
+    }
+    tokens_again_ = std::max(Milliseconds(reply->lifetime_ms() / 4), Milliseconds(100));
+    tokens_due_ = SteadyClock().Now() + tokens_again_;
+  }
+
+  // Maps may come from a follower; this is for the leader.
+  template <typename Reply, typename Request>
+  asio::awaitable<Result<Reply>> CallLeader(std::shared_ptr<RpcClient> client,
+                                            std::string_view method, const Request& request) {
+    auto reply = co_await client->Call<Reply>(method, request, options_.call_timeout);
+    const std::string leader = client->leader();
+    if (reply.has_value() || reply.error().code() != StatusCode::kUnavailable || leader.empty()) {
+      co_return reply;
+    }
+    auto led = co_await RpcClient::Connect(io_.get_executor(), leader, options_.call_timeout,
+                                           options_.security);
+    if (!led.has_value()) co_return Error(led.error());
+    co_return co_await (*led)->template Call<Reply>(method, request, options_.call_timeout);
   }
 
   void Tell(const std::map<uint64_t, std::function<void()>>& subscribers) {
@@ -229,18 +277,8 @@ class ShardDirectoryImpl final : public ShardDirectory {
 
   asio::awaitable<void> Report(std::shared_ptr<RpcClient> client,
                                proto::ReportSlotRequest request) {
-    auto reply = co_await client->Call<proto::ReportSlotReply>("directory.ReportSlot", request,
-                                                               options_.call_timeout);
-    const std::string leader = client->leader();
-    if (!reply.has_value() && reply.error().code() == StatusCode::kUnavailable && !leader.empty()) {
-      // Maps may come from a follower; reports are for the leader.
-      auto led = co_await RpcClient::Connect(io_.get_executor(), leader, options_.call_timeout,
-                                             options_.security);
-      if (led.has_value()) {
-        reply = co_await (*led)->Call<proto::ReportSlotReply>("directory.ReportSlot", request,
-                                                              options_.call_timeout);
-      }
-    }
+    const auto reply =
+        co_await CallLeader<proto::ReportSlotReply>(client, "directory.ReportSlot", request);
     if (!reply.has_value()) {
       spdlog::warn("slot {} on {} has damaged rows; the report was not taken: {}", request.slot(),
                    request.node_id(), reply.error().ToString());
@@ -285,6 +323,8 @@ class ShardDirectoryImpl final : public ShardDirectory {
   // The control thread's own.
   asio::steady_timer timer_;
   std::shared_ptr<RpcClient> client_;
+  MonotonicTime tokens_due_ = MonotonicTime::max();  // fetched with the first map, then again
+  Milliseconds tokens_again_ = Milliseconds::max();
   // What does not change after the first map may be read on any thread from then on.
   DirectoryState state_;
 

@@ -8,6 +8,7 @@
 
 #include "client/following_rows.h"
 #include "client/shard_map_source.h"
+#include "client/token_book.h"
 #include "engram/base/status.h"
 #include "engram/security/tls_identity.h"
 #include "engram/table/table_layout.h"
@@ -27,6 +28,9 @@ struct ShardDirectoryOptions {
   std::chrono::milliseconds reconnect_delay_max{2000};
   std::chrono::milliseconds call_timeout{5000};
   ChannelSecurity security;
+  // Gets the session tokens for the maps' nodes, before anybody sees a map, and new ones long
+  // before they lapse. Null: nobody wants any.
+  std::shared_ptr<TokenBook> tokens;
   std::chrono::milliseconds poll_wait{20000};  // how long the coordinator may hold a poll back
 };
 

@@ -49,6 +49,7 @@ Status CoordinatorService::Start(std::string address) {
       if (const auto self = weak.lock()) (void)(*self)->TakeRole();
     });
   };
+  RotateTokenKeys();
   ENGRAM_RETURN_IF_ERROR(store_->Campaign(address_, std::move(on_change)));
   return TakeRole();
 }
@@ -177,6 +178,7 @@ awaitable<void> CoordinatorService::Tick() {
     co_await tick_.async_wait(redirect_error(use_awaitable, ignored));
     if (stopped_) break;
     (void)TakeRole();  // a lease that is over is seen here at the latest
+    RotateTokenKeys();
     if (term_ != 0) (void)Apply(TimePassed{});
   }
 }
@@ -203,6 +205,8 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& peer,
     reply = co_await Heartbeat(peer.identity, std::move(body));
   } else if (method == "directory.GetShardMap") {
     reply = co_await GetShardMap(std::move(body));
+  } else if (method == "directory.GetTokens") {
+    reply = GetTokens(peer.identity.get(), body);
   } else if (method == "directory.ReportSlot") {
     reply = co_await ReportSlot(std::move(body));
   } else if (method == "admin.CreateVersion") {
@@ -233,6 +237,7 @@ awaitable<Result<std::string>> CoordinatorService::Register(
   }
   proto::RegisterNodeReply reply;
   reply.set_term(term_);
+  if (peer != nullptr) TellTokenKeys({}, reply.mutable_token_keys());
   reply.set_heartbeat_interval_ms(
       static_cast<uint32_t>(options_.cluster.heartbeat_interval.count()));
   co_return reply.SerializeAsString();
@@ -258,9 +263,10 @@ awaitable<Result<std::string>> CoordinatorService::Heartbeat(
       co_return Error(StatusCode::kUnavailable,
                       "this coordinator's term ended meanwhile: ask the leader");
     }
-    const proto::HeartbeatReply reply = state_->Changes(*request);
+    proto::HeartbeatReply reply = state_->Changes(*request);
     if (reply.changed_size() > 0 || reply.dropped_versions_size() > 0 || stopped_ ||
         SteadyClock().Now() >= until) {
+      if (peer != nullptr) TellTokenKeys(request->known_token_keys(), reply.mutable_token_keys());
       co_return reply.SerializeAsString();
     }
     co_await WaitForChange(until);

@@ -22,7 +22,9 @@
 #include "engram/http/http_server.h"
 #include "engram/http/service_pages.h"
 #include "engram/rpc/rpc_server.h"
+#include "engram/security/session_token.h"
 #include "proto/directory.pb.h"
+#include "proto/node.pb.h"
 
 namespace engram {
 
@@ -44,6 +46,9 @@ class CoordinatorService {
     // A follower that could not look at the store for this long sends clients that have a map
     // elsewhere; those that have none get its old one.
     std::chrono::milliseconds stale_after{10'000};
+    // Of the session tokens that readers get; 0 = development mode, where nobody needs one. While
+    // no coordinator leads none are given: reads of a cluster without one end after so long.
+    std::chrono::seconds token_lifetime{0};
   };
   // Called when a store that is not shared fails (what is in memory may run ahead of what is
   // durable), or when what is stored is damaged: the process must end.
@@ -104,6 +109,12 @@ class CoordinatorService {
       std::shared_ptr<const PeerIdentity> peer, std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetShardMap(std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> ReportSlot(std::string body);
+  // token_calls.cc
+  void RotateTokenKeys();
+  [[nodiscard]] Result<std::string> GetTokens(const PeerIdentity* peer, const std::string& body);
+  // Those that are not known yet.
+  void TellTokenKeys(const google::protobuf::RepeatedField<uint64_t>& known,
+                     google::protobuf::RepeatedPtrField<proto::TokenKey>* told) const;
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> CreateVersion(std::string body);
   // Its checkpoint was read.
   [[nodiscard]] Result<std::string> MakeVersion(const VersionRequested& event);
@@ -130,6 +141,8 @@ class CoordinatorService {
   bool stopped_ = false;
   std::deque<proto::ClusterNote> notes_;  // of this term, the newest kNotesMax
   uint64_t last_note_ = 0;
+  TokenKeys token_keys_;
+  UnixSeconds token_keys_good_until_{};  // of the newest
 
   const std::shared_ptr<CoordinatorMetrics> metrics_ =
       std::make_shared<CoordinatorMetrics>([this] { return ClusterStatus(); });

@@ -39,6 +39,7 @@ struct Flags {
   uint32_t copies = 512;
   SecurityFlags security;
   std::string audit_log;
+  int token_lifetime_s = 3600;
 };
 
 void Describe(CLI::App& app, Flags& flags) {
@@ -62,6 +63,13 @@ void Describe(CLI::App& app, Flags& flags) {
       "      --state /var/lib/engram/state.sqlite");
   AddSecurityFlags(&app, &flags.security);
   AddAuditFlag(&app, &flags.audit_log);
+  app.add_option("--token-lifetime-s", flags.token_lifetime_s,
+                 "With --certs: how long a reader may read before it needs the coordinator's word "
+                 "again. It asks at a quarter of it; a cluster whose coordinators are all away is "
+                 "read for so long at most")
+      ->capture_default_str()
+      ->check(CLI::Range(4, 7 * 86'400))
+      ->group("Security");
   app.add_option("--listen", flags.listen,
                  "Where memory nodes, clients and engramctl connect (port 0 = any free one)")
       ->capture_default_str();
@@ -179,6 +187,9 @@ Status Run(const Flags& flags) {
   options.cluster.lost_after = std::chrono::milliseconds(flags.lost_after_ms);
   options.cluster.copy_bytes_per_s_max = flags.copy_rate;
   options.cluster.incoming_slots_max = flags.copies;
+  if (security->identity != nullptr) {
+    options.token_lifetime = std::chrono::seconds(flags.token_lifetime_s);
+  }
   CoordinatorService service(io.get_executor(), *std::move(store), options,
                              [](const Status& status) {
                                // Memory may be ahead of the disk now: only what is on disk may be

@@ -1,6 +1,7 @@
 #include "shard_server/coordinator_agent.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 #include <vector>
 
@@ -139,6 +140,7 @@ boost::asio::awaitable<Status> CoordinatorAgent::Register() {
                          " seen before: it was deposed, or its state was wiped (then restart this "
                          "node)");
   }
+  TakeTokenKeys(reply->token_keys());
   interval_ = std::clamp(milliseconds(reply->heartbeat_interval_ms()), kIntervalMin, kIntervalMax);
   must_register_ = false;
   figures_.registered = true;
@@ -187,6 +189,9 @@ proto::HeartbeatRequest CoordinatorAgent::MakeHeartbeat(const NodeSnapshot& snap
   request.set_rows_repaired(snapshot.rows_repaired);
   request.set_copy_bytes_per_s(snapshot.copy_bytes_per_s);
   request.set_releasing_bytes(snapshot.memory.leaving_bytes);
+  if (options_.token_keys != nullptr) {
+    for (const TokenKey& key : options_.token_keys->All()) request.add_known_token_keys(key.id);
+  }
   return request;
 }
 
@@ -224,7 +229,25 @@ bool CoordinatorAgent::TakeTerm(uint64_t term) {
   return true;
 }
 
+void CoordinatorAgent::TakeTokenKeys(
+    const google::protobuf::RepeatedPtrField<proto::TokenKey>& told) {
+  if (options_.token_keys == nullptr) return;
+  for (const proto::TokenKey& message : told) {
+    TokenKey key;
+    if (message.secret().size() != key.secret.size()) {
+      ++figures_.replies_refused;
+      spdlog::error("refused a token key of {} bytes", message.secret().size());
+      continue;
+    }
+    key.id = message.id();
+    std::memcpy(key.secret.data(), message.secret().data(), key.secret.size());
+    key.good_until = UnixSeconds(message.good_until());
+    options_.token_keys->Add(key, UnixNow());
+  }
+}
+
 void CoordinatorAgent::TakeReply(const proto::HeartbeatReply& reply) {
+  TakeTokenKeys(reply.token_keys());
   node_->SetCopyRateMax(reply.copy_bytes_per_s_max());
   for (const uint64_t version : reply.dropped_versions()) {
     known_revisions_.erase(version);

@@ -16,6 +16,7 @@
 #include "engram/base/strong_id.h"
 #include "engram/rpc/coordinator_choice.h"
 #include "engram/rpc/rpc_client.h"
+#include "engram/security/session_token.h"
 #include "proto/node.pb.h"
 #include "shard_server/memory_node.h"
 
@@ -49,6 +50,8 @@ class CoordinatorAgent {
     std::string coordinator_address;     // "host:port", or several with commas between
     proto::NodeDescription description;  // id, incarnation, zone, addresses, capacity
     ChannelSecurity security;
+    std::shared_ptr<TokenKeys>
+        token_keys;  // gets what the coordinator tells; null: development mode
     std::chrono::milliseconds backoff_min{100};
     std::chrono::milliseconds backoff_max{5000};
     std::chrono::milliseconds call_timeout{5000};     // beyond what the coordinator may hold back
@@ -82,6 +85,7 @@ class CoordinatorAgent {
   // False when `term` is lower than one seen.
   [[nodiscard]] bool TakeTerm(uint64_t term);
   void TakeReply(const proto::HeartbeatReply& reply);
+  void TakeTokenKeys(const google::protobuf::RepeatedPtrField<proto::TokenKey>& told);
   void Tell(const Status& error);
 
   boost::asio::any_io_executor executor_;

@@ -30,6 +30,9 @@
 namespace engram {
 namespace {
 
+// Renewed while a copy takes longer.
+constexpr UnixSeconds kCopyTokenLifetime{600};
+
 Incarnation RandomIncarnation() {
   std::random_device random;
   uint64_t value = 0;
@@ -83,11 +86,13 @@ class StoreThread {
 };
 
 CoordinatorAgent::Options AgentOptions(const NodeOptions& options, const ChannelSecurity& security,
+                                       std::shared_ptr<TokenKeys> token_keys,
                                        Incarnation incarnation, const std::string& http_address,
                                        const std::string& data_address) {
   CoordinatorAgent::Options agent;
   agent.coordinator_address = options.coordinator;
   agent.security = security;
+  agent.token_keys = std::move(token_keys);
   agent.description.set_id(options.id);
   agent.description.set_zone(options.zone);
   agent.description.set_incarnation(incarnation.value());
@@ -108,6 +113,9 @@ Status Run(const NodeOptions& options) {
   WarnOfLittleMemory(options.memory_bytes);
   const auto security = OpenServerSecurity(options.security, Role::kNode, options.id);
   if (!security.has_value()) return security.error();
+  // What readers show, and what this node shows where it copies slots.
+  std::shared_ptr<TokenKeys> token_keys;
+  if (security->identity != nullptr) token_keys = std::make_shared<TokenKeys>();
   const auto audit = OpenAuditLog(options.audit_log);
   if (!audit.has_value()) return audit.error();
   const Incarnation incarnation = RandomIncarnation();
@@ -124,6 +132,7 @@ Status Run(const NodeOptions& options) {
   server_options.one_sided = options.one_sided;
   server_options.security = *security;
   server_options.audit = *audit;
+  server_options.token_keys = token_keys;
   auto server = UcxRowServer::Create(server_options);
   if (!server.has_value()) return server.error();
 
@@ -133,11 +142,19 @@ Status Run(const NodeOptions& options) {
   node_options.store.memory_bytes_max = options.memory_bytes;
   node_options.store.release_patience = std::chrono::milliseconds(options.release_patience_ms);
   node_options.scrub_bytes_per_s_max = options.scrub_bytes_per_s;
-  node_options.make_transport = [tls = options.transport, security = *security] {
+  node_options.make_transport = [tls = options.transport, security = *security, token_keys] {
     UcxTransportOptions reader;
     reader.way = ReadWay::kGather;
     reader.tls = tls;
     reader.security = security;
+    if (token_keys != nullptr) {
+      reader.token_of = [security, token_keys](TableVersion version, const std::string& address) {
+        const UnixSeconds now = UnixNow();
+        return token_keys
+            ->Sign({security.identity->own().name, version, address, now + kCopyTokenLifetime}, now)
+            .value_or(std::string());
+      };
+    }
     reader.spin_max = std::chrono::microseconds(0);  // nobody waits for a copied row
     return UcxTransport::Create(reader);
   };
@@ -159,9 +176,9 @@ Status Run(const NodeOptions& options) {
   const bool http_any = http_listen->host == "0.0.0.0" || http_listen->host == "::";
   const std::string http_address =
       Reachable(http_any ? host : http_listen->host, (*http)->address());
-  CoordinatorAgent agent(
-      io.get_executor(), &node,
-      AgentOptions(options, *security, incarnation, http_address, (*server)->address()));
+  CoordinatorAgent agent(io.get_executor(), &node,
+                         AgentOptions(options, *security, token_keys, incarnation, http_address,
+                                      (*server)->address()));
   pages = NodePages({options.id, options.zone, incarnation, server->get(), &node, &agent},
                     options.enable_test_hooks);
 

@@ -136,6 +136,42 @@ TEST_F(SecurityTest, TheAuditLogTellsWhoChangedWhatAndWhoWasRefused) {
   EXPECT_THAT(missing.err, HasSubstr("--audit-log"));
 }
 
+TEST_F(SecurityTest, TokensAreRenewedAndWithoutACoordinatorReadsEndUntilItIsBack) {
+  ClusterOptions options;
+  options.coordinator_arguments = {"--token-lifetime-s", "6",   "--heartbeat-ms", "200",
+                                   "--down-after-ms",    "1000"};
+  StartCluster(options);
+  ASSERT_NE(cluster_, nullptr);
+  auto client = Reader("gather");
+  ASSERT_TRUE(client.has_value()) << client.error().ToString();
+  // Two lifetimes and more: tokens and the keys that sign them are others then.
+  ReadTally tally;
+  for (const auto end = std::chrono::steady_clock::now() + seconds(15);
+       std::chrono::steady_clock::now() < end;) {
+    (*client)->Read(1, &tally);
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  EXPECT_EQ(tally.batches_failed, 0u)
+      << (tally.failures.empty() ? "" : tally.failures[0].ToString());
+  EXPECT_GT(tally.batches_ok, 20u);
+  (void)cluster_->coordinator().Stop(SIGKILL);
+  bool ended = false;
+  for (const auto end = std::chrono::steady_clock::now() + seconds(20);
+       !ended && std::chrono::steady_clock::now() < end;) {
+    ReadTally one;
+    (*client)->Read(1, &one);
+    ended = one.batches_failed != 0;
+    EXPECT_EQ(one.rows_wrong, 0u);
+  }
+  EXPECT_TRUE(ended) << "rows were read long after the last token had lapsed";
+  const Status back = cluster_->RestartCoordinator();
+  ASSERT_TRUE(back.ok()) << back.ToString();
+  const ReadTally after = (*client)->ReadUntilAllCome(5, seconds(30));
+  EXPECT_EQ(after.batches_failed, 0u)
+      << (after.failures.empty() ? "" : after.failures[0].ToString());
+  EXPECT_EQ(after.rows_wrong, 0u);
+}
+
 TEST_F(SecurityTest, ANodeStartsAndSpeaksUnderItsOwnNameOnly) {
   StartCluster();
   ASSERT_NE(cluster_, nullptr);

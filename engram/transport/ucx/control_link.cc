@@ -1,17 +1,22 @@
 #include "engram/transport/ucx/control_link.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
-// GCC 12 takes Asio's coroutine frames for memory of another allocator once they are inlined.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
-#endif
+#include "engram/base/clock.h"
 
 namespace engram {
+namespace {
+// Between two tries to renew a session.
+constexpr std::chrono::milliseconds kRenewPauseMin{100};
+}  // namespace
 
 void ControlInbox::Put(ControlEvent event) {
   {
@@ -62,9 +67,19 @@ boost::asio::awaitable<Status> ControlLink::OpenSession() {
   if (!client.has_value()) co_return client.error();
   client_ = *std::move(client);
   if (closed_) co_return Status(StatusCode::kCancelled, "closed by the reader");
-  auto opened = co_await client_->Call<proto::OpenSessionReply>("session.Open", options_.request,
-                                                                options_.timeout);
+  proto::OpenSessionRequest request = options_.request;
+  if (options_.token_of) request.set_token(options_.token_of());
+  auto opened =
+      co_await client_->Call<proto::OpenSessionReply>("session.Open", request, options_.timeout);
   if (!opened.has_value()) co_return opened.error();
+  if (opened->lapses_in_ms() > 0 && options_.token_of) {
+    boost::asio::co_spawn(
+        io_,
+        [link = shared_from_this(), session = opened->session(),
+         left = std::chrono::milliseconds(opened->lapses_in_ms()),
+         shown = request.token()] { return link->KeepRenewed(session, left, shown); },
+        [](const std::exception_ptr&) {});
+  }
   ControlEvent event;
   event.kind = ControlEvent::Kind::kOpened;
   event.session = options_.session;
@@ -84,6 +99,33 @@ boost::asio::awaitable<Result<proto::GetDirectoryReply>> ControlLink::FetchDirec
   request.set_session(node_session);
   co_return co_await client_->Call<proto::GetDirectoryReply>("session.GetDirectory", request,
                                                              options_.timeout);
+}
+
+boost::asio::awaitable<void> ControlLink::KeepRenewed(uint64_t node_session,
+                                                      std::chrono::milliseconds left,
+                                                      std::string shown) {
+  const auto self = shared_from_this();
+  boost::asio::steady_timer timer(io_);
+  MonotonicTime lapses = SteadyClock().Now() + left;
+  while (!closed_ && client_ != nullptr) {
+    // Half of what is left; again and again where no newer token has come.
+    const auto now = SteadyClock().Now();
+    timer.expires_after(std::max<Duration>((lapses - now) / 2, kRenewPauseMin));
+    boost::system::error_code ignored;
+    co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+    if (closed_ || client_ == nullptr) co_return;
+    std::string token = options_.token_of();
+    if (token == shown) continue;
+    const std::shared_ptr<RpcClient> client = client_;
+    proto::RenewSessionRequest request;
+    request.set_session(node_session);
+    request.set_token(token);
+    const auto renewed =
+        co_await client->Call<proto::RenewSessionReply>("session.Renew", request, options_.timeout);
+    if (!renewed.has_value()) continue;  // as long as the old one is good there is time
+    shown = std::move(token);
+    lapses = SteadyClock().Now() + std::chrono::milliseconds(renewed->lapses_in_ms());
+  }
 }
 
 void ControlLink::RefreshDirectory(uint64_t node_session) {

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -58,6 +59,8 @@ class ControlLink : public std::enable_shared_from_this<ControlLink> {
     bool want_directory = false;
     std::chrono::milliseconds timeout{};  // of each step
     ChannelSecurity security;
+    // UcxTransportOptions::token_of for this node and version; null = no token.
+    std::function<std::string()> token_of = nullptr;
   };
   [[nodiscard]] static std::shared_ptr<ControlLink> Open(boost::asio::io_context& io,
                                                          std::shared_ptr<ControlInbox> inbox,
@@ -72,6 +75,9 @@ class ControlLink : public std::enable_shared_from_this<ControlLink> {
   boost::asio::awaitable<void> Run();
   boost::asio::awaitable<Status> OpenSession();
   boost::asio::awaitable<Result<proto::GetDirectoryReply>> FetchDirectory(uint64_t node_session);
+  // Shows newer tokens until the link is closed.
+  boost::asio::awaitable<void> KeepRenewed(uint64_t node_session, std::chrono::milliseconds left,
+                                           std::string shown);
 
   boost::asio::io_context& io_;
   const std::shared_ptr<ControlInbox> inbox_;

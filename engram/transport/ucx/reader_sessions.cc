@@ -37,6 +37,10 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
   link.want_directory = options_.way != ReadWay::kGather;
   link.timeout = options_.open_timeout;
   link.security = options_.security;
+  if (options_.token_of) {
+    link.token_of = [token_of = options_.token_of, version = target.version,
+                     address = target.address] { return token_of(version, address); };
+  }
   link.request.set_client_id(client_id_);
   link.request.set_version(target.version.value());
   link.request.set_model_identity(target.identity.data(), target.identity.size());

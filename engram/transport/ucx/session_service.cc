@@ -5,6 +5,8 @@
 #include <random>
 #include <utility>
 
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -20,6 +22,8 @@ namespace {
 
 // UCX addresses here are a few hundred bytes, a few thousand with many network cards.
 constexpr size_t kWorkerAddressBytesMax = 64 << 10;
+// How late a session may end after its token has lapsed.
+constexpr std::chrono::milliseconds kLapseCheck{250};
 
 uint64_t RandomSessionId() {
   static std::random_device device;
@@ -81,7 +85,47 @@ Status SessionService::Listen(const RpcServer::Options& options) {
       [this](const RpcPeer& peer) { OnDisconnect(peer); });
   if (!server.has_value()) return server.error();
   server_ = *std::move(server);
+  if (options_.token_keys != nullptr) {
+    boost::asio::co_spawn(io_, EndLapsedSessions(), boost::asio::detached);
+  }
   return {};
+}
+
+boost::asio::awaitable<void> SessionService::EndLapsedSessions() {
+  boost::asio::steady_timer timer(io_);
+  while (true) {
+    boost::system::error_code ignored;
+    timer.expires_after(kLapseCheck);
+    co_await timer.async_wait(boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+    if (server_ == nullptr) continue;  // ends with the io_context
+    std::vector<uint64_t> lapsed;
+    for (const auto& [connection, session] : sessions_) {
+      if (session.lapses > SteadyClock().Now()) continue;
+      spdlog::info("session with {} ended: its token has lapsed", session.peer);
+      lapsed.push_back(connection);
+    }
+    // OnDisconnect takes the session from its thread.
+    for (const uint64_t connection : lapsed) server_->Disconnect(connection);
+  }
+}
+
+Result<MonotonicTime> SessionService::CheckToken(const RpcPeer& peer, TableVersion version,
+                                                 std::string_view token) const {
+  if (options_.token_keys == nullptr) return MonotonicTime::max();
+  const UnixSeconds now = UnixNow();
+  ENGRAM_ASSIGN_OR_RETURN(
+      const TokenClaims claims,
+      options_.token_keys->Verify(token, peer.identity == nullptr ? "" : peer.identity->name,
+                                  version, node_address_, now));
+  // From here on by the monotonic clock. As late as the token would be taken again.
+  return SteadyClock().Now() + (claims.lapses + kTokenClockSkew - now);
+}
+
+uint64_t SessionService::MillisecondsLeft(MonotonicTime lapses) {
+  if (lapses == MonotonicTime::max()) return 0;
+  const auto left =
+      std::chrono::ceil<std::chrono::milliseconds>(lapses - kTokenClockSkew - SteadyClock().Now());
+  return static_cast<uint64_t>(std::max<int64_t>(1, left.count()));
 }
 
 boost::asio::awaitable<Result<std::string>> SessionService::Handle(const RpcPeer& peer,
@@ -96,9 +140,10 @@ boost::asio::awaitable<Result<std::string>> SessionService::Handle(const RpcPeer
     co_return reply;
   }
   if (method == "session.GetDirectory") co_return GetDirectory(peer, body);
-  co_return Error(StatusCode::kNotFound, "a memory node's data service has no method '" +
-                                             std::string(method) +
-                                             "': it has session.Open and session.GetDirectory");
+  if (method == "session.Renew") co_return Renew(peer, body);
+  co_return Error(StatusCode::kNotFound,
+                  "a memory node's data service has no method '" + std::string(method) +
+                      "': it has session.Open, session.Renew and session.GetDirectory");
 }
 
 Result<std::shared_ptr<const SlotFinder>> SessionService::CheckOpen(
@@ -153,6 +198,9 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   if (!request.ParseFromString(body)) {
     co_return Error(StatusCode::kMalformed, "the body is not an OpenSessionRequest");
   }
+  // Before anything is said about what is served here.
+  const auto lapses = CheckToken(peer, TableVersion(request.version()), request.token());
+  if (!lapses.has_value()) co_return Error(lapses.error());
   auto finder = CheckOpen(request);
   if (!finder.has_value()) co_return Error(std::move(finder).error());
   if (sessions_.contains(peer.connection_id)) {
@@ -167,7 +215,8 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   GatherThread* const thread = *std::min_element(
       threads_.begin(), threads_.end(),
       [](GatherThread* a, GatherThread* b) { return a->session_count() < b->session_count(); });
-  const Session session{RandomSessionId(), TableVersion(request.version()), thread, peer.address};
+  const Session session{RandomSessionId(), TableVersion(request.version()), thread, peer.address,
+                        *lapses};
   // Taken before the wait, so that a connection that ends meanwhile takes the session with it.
   sessions_[peer.connection_id] = session;
   const auto outcome = std::make_shared<Outcome>(io_);
@@ -199,7 +248,26 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   reply.set_host_identity(host_identity_);
   reply.set_one_sided_address(threads_.front()->one_sided_address());
   reply.set_ways_off(options_.ways_off);
+  reply.set_lapses_in_ms(MillisecondsLeft(*lapses));
   co_return reply.SerializeAsString();
+}
+
+Result<std::string> SessionService::Renew(const RpcPeer& peer, const std::string& body) {
+  proto::RenewSessionRequest request;
+  if (!request.ParseFromString(body)) {
+    return Error(StatusCode::kMalformed, "the body is not a RenewSessionRequest");
+  }
+  const auto found = sessions_.find(peer.connection_id);
+  if (found == sessions_.end() || found->second.id != request.session()) {
+    return Error(StatusCode::kNotFound, "this connection has no such session: session.Open first");
+  }
+  ENGRAM_ASSIGN_OR_RETURN(const MonotonicTime lapses,
+                          CheckToken(peer, found->second.version, request.token()));
+  // An older token takes nothing from a session.
+  found->second.lapses = std::max(found->second.lapses, lapses);
+  proto::RenewSessionReply reply;
+  reply.set_lapses_in_ms(MillisecondsLeft(found->second.lapses));
+  return reply.SerializeAsString();
 }
 
 Result<std::string> SessionService::GetDirectory(const RpcPeer& peer, const std::string& body) {

@@ -12,7 +12,9 @@
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 
+#include "engram/base/clock.h"
 #include "engram/rpc/rpc_server.h"
+#include "engram/security/session_token.h"
 #include "engram/transport/ucx/gather_thread.h"
 #include "proto/session.pb.h"
 
@@ -48,11 +50,15 @@ class SessionService {
     std::chrono::milliseconds lease{};
     uint32_t sessions_max = 0;
     std::string ways_off;
+    // Null: development mode, no token is needed.
+    std::shared_ptr<const TokenKeys> token_keys;
   };
   SessionService(boost::asio::io_context& io, const Options& options, ServedState* state,
                  std::vector<GatherThread*> threads);
 
   [[nodiscard]] Status Listen(const RpcServer::Options& options);
+  // The address in tokens for this node. Before the control thread runs.
+  void SetNodeAddress(std::string address) { node_address_ = std::move(address); }
   [[nodiscard]] std::string address() const { return server_->address(); }
   // Ends every connection. On the control thread, or when it no longer runs.
   void Stop() { server_.reset(); }
@@ -67,12 +73,19 @@ class SessionService {
     TableVersion version;
     GatherThread* thread = nullptr;
     std::string peer;
+    MonotonicTime lapses = MonotonicTime::max();
   };
 
   boost::asio::awaitable<Result<std::string>> Handle(const RpcPeer& peer, std::string_view method,
                                                      std::string body);
   boost::asio::awaitable<Result<std::string>> Open(RpcPeer peer, std::string body);
   Result<std::string> GetDirectory(const RpcPeer& peer, const std::string& body);
+  Result<std::string> Renew(const RpcPeer& peer, const std::string& body);
+  // Until when the token is good here. ERRORS: those of TokenKeys::Verify.
+  [[nodiscard]] Result<MonotonicTime> CheckToken(const RpcPeer& peer, TableVersion version,
+                                                 std::string_view token) const;
+  [[nodiscard]] static uint64_t MillisecondsLeft(MonotonicTime lapses);
+  [[nodiscard]] boost::asio::awaitable<void> EndLapsedSessions();
   [[nodiscard]] Result<std::shared_ptr<const SlotFinder>> CheckOpen(
       const proto::OpenSessionRequest& request) const;
   void OnDisconnect(const RpcPeer& peer);
@@ -81,6 +94,7 @@ class SessionService {
   const Options options_;
   ServedState* const state_;
   const std::vector<GatherThread*> threads_;
+  std::string node_address_;
   const std::string host_identity_;
   const std::string tcp_segment_;
   std::map<uint64_t, Session> sessions_;  // by connection id

@@ -126,7 +126,8 @@ Status UcxRowServerImpl::Start() {
       SessionService::Options{.incarnation = options_.incarnation,
                               .lease = options_.lease,
                               .sessions_max = options_.sessions_max,
-                              .ways_off = ways_off_},
+                              .ways_off = ways_off_,
+                              .token_keys = options_.token_keys},
       &state_, std::move(threads));
   RpcServer::Options rpc;
   rpc.listen_address = options_.listen_address;
@@ -139,6 +140,7 @@ Status UcxRowServerImpl::Start() {
   if (!options_.advertised_host.empty()) {
     address_ = options_.advertised_host + address_.substr(address_.rfind(':'));
   }
+  service_->SetNodeAddress(address_);
   control_thread_ = std::thread([this] { io_.run(); });
   return {};
 }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "engram/security/audit_log.h"
+#include "engram/security/session_token.h"
 #include "engram/security/tls_identity.h"
 #include "engram/transport/row_server.h"
 
@@ -33,6 +34,8 @@ struct UcxRowServerOptions {
   uint32_t sessions_max = 4096;
   ChannelSecurity security;         // of the control connection; rows are not encrypted
   std::shared_ptr<AuditLog> audit;  // gets who was refused; null = nobody does
+  // Readers must show a token that one of these signed; null = development mode, nobody must.
+  std::shared_ptr<const TokenKeys> token_keys;
   // Null in production; must outlive the server.
   RowServerTestHooks* test_hooks = nullptr;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -25,6 +26,9 @@ struct UcxTransportOptions {
   std::chrono::milliseconds keep_alive{2000};
   std::chrono::microseconds spin_max{50};  // a reader looks for work this long before it sleeps
   ChannelSecurity security;                // of the control connections; rows are not encrypted
+  // The newest session token for a node's data address; empty: none is known. Thread-safe, and
+  // asked again before a session lapses. Null = development mode.
+  std::function<std::string(TableVersion version, const std::string& address)> token_of = nullptr;
 };
 
 // Owns one control thread for all its readers' control connections.

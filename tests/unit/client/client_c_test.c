@@ -31,6 +31,14 @@ static int Refusals(const char* model_dir) {
   options.way = "by-pigeon";
   EXPECT(engram_open(model_dir, "h:1", &options, &client) == ENGRAM_INVALID_ARGUMENT);
   EXPECT(strstr(engram_error_message(), "by-pigeon") != NULL);
+  engram_options_init(&options, sizeof(options));
+  options.certs = "no/such/certs";
+  EXPECT(engram_open(model_dir, "h:1", &options, &client) == ENGRAM_IO);
+  EXPECT(strstr(engram_error_message(), "no/such/certs/ca.crt") != NULL);
+  options.insecure = 1;
+  EXPECT(engram_open(model_dir, "h:1", &options, &client) == ENGRAM_INVALID_ARGUMENT);
+  EXPECT(strstr(engram_error_message(), "exclude") != NULL);
+  EXPECT(strcmp(engram_code_name(ENGRAM_PERMISSION_DENIED), "PERMISSION_DENIED") == 0);
   EXPECT(engram_open("no/such/folder", "h:1", NULL, &client) == ENGRAM_NOT_FOUND);
   EXPECT(engram_prefetch(NULL, NULL, 0, 10, &ticket) == ENGRAM_INVALID_ARGUMENT);
   engram_release(NULL, 1);

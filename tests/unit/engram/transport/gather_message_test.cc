@@ -100,9 +100,9 @@ TEST(GatherMessageTest, LeaseMessagesHaveNoBodyAndNamedNumbers) {
 }
 
 TEST(GatherMessageTest, StatusesFromOutsideAreChecked) {
-  std::vector<std::byte> statuses(4, std::byte{17});
+  std::vector<std::byte> statuses(4, std::byte{kStatusCodeCount - 1});
   EXPECT_TRUE(AreStatusCodes(statuses));
-  statuses[3] = std::byte{18};
+  statuses[3] = std::byte{kStatusCodeCount};
   EXPECT_FALSE(AreStatusCodes(statuses));
 }
 
