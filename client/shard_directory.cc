@@ -37,7 +37,8 @@ constexpr Duration kReportAgain = std::chrono::seconds(10);
 
 // Errors that no other try changes.
 bool IsFinal(StatusCode code) {
-  return code == StatusCode::kWrongModel || code == StatusCode::kInvalidArgument;
+  return code == StatusCode::kWrongModel || code == StatusCode::kInvalidArgument ||
+         code == StatusCode::kPermissionDenied;
 }
 
 DirectoryState::Options StateOptions(const ShardDirectoryOptions& options) {

@@ -60,7 +60,7 @@ class HttpServer {
   using Handler = std::function<boost::asio::awaitable<void>(const HttpRequest& request,
                                                              HttpResponder& responder)>;
   // A handler that returns without responding gives 404; one that throws gives 500.
-  // ERRORS: kIo naming the address, and the fix when the port is taken; kFailedPrecondition
+  // ERRORS: kIo naming the address, and the fix when the port is taken; kInvalidArgument
   // (development mode beyond loopback).
   [[nodiscard]] static Result<std::unique_ptr<HttpServer>> Create(
       boost::asio::any_io_executor executor, const Options& options, Handler handler);

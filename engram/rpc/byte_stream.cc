@@ -36,11 +36,15 @@ awaitable<Status> ByteStream::Handshake(Side side, std::chrono::milliseconds tim
   if (tls == nullptr) co_return Status();
   boost::asio::steady_timer timer(socket().get_executor());
   timer.expires_after(timeout);
-  // Its end cancels the wait, whose handler then runs with an error and touches nothing.
-  const auto late = std::make_shared<bool>(false);
-  timer.async_wait([late, this](const error_code& error) {
-    if (error) return;
-    *late = true;
+  // The handler may run after the handshake, and after this object, all the same.
+  struct State {
+    bool late = false;
+    bool over = false;
+  };
+  const auto state = std::make_shared<State>();
+  timer.async_wait([state, this](const error_code& error) {
+    if (error || state->over) return;
+    state->late = true;
     Close();
   });
   error_code error;
@@ -48,8 +52,8 @@ awaitable<Status> ByteStream::Handshake(Side side, std::chrono::milliseconds tim
                                             ? boost::asio::ssl::stream_base::client
                                             : boost::asio::ssl::stream_base::server,
                                         redirect_error(use_awaitable, error));
-  timer.cancel();
-  if (*late) {
+  state->over = true;
+  if (state->late) {
     co_return Status(StatusCode::kDeadlineExceeded,
                      "no TLS handshake within " + std::to_string(timeout.count()) +
                          " ms: does the peer run without certificates?");

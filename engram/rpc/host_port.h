@@ -35,7 +35,7 @@ struct HostPort {
 [[nodiscard]] Result<boost::asio::ip::tcp::acceptor> Listen(
     const boost::asio::any_io_executor& executor, std::string_view address);
 
-// Whether a process with this security may listen there. ERRORS: kFailedPrecondition.
+// Whether a process with this security may listen there. ERRORS: kInvalidArgument.
 [[nodiscard]] Status CheckListening(const ChannelSecurity& security,
                                     const boost::asio::ip::tcp::acceptor& acceptor,
                                     std::string_view address);

@@ -26,8 +26,7 @@ class RpcClient : public std::enable_shared_from_this<RpcClient> {
   //   server_role  what the peer's certificate must say it is; its name is not looked at: pods and
   //                hosts come and go, and only the CA's owner makes certificates of that role
   // ERRORS: kUnavailable with address and reason, kDeadlineExceeded, kInvalidArgument (`address` is
-  // not "host:port"), kPermissionDenied (certificates), kFailedPrecondition (development mode
-  // beyond loopback).
+  // not "host:port", or beyond loopback in development mode), kPermissionDenied (certificates).
   [[nodiscard]] static boost::asio::awaitable<Result<std::shared_ptr<RpcClient>>> Connect(
       boost::asio::any_io_executor executor, std::string address, std::chrono::milliseconds timeout,
       ChannelSecurity security = {}, Role server_role = Role::kCoordinator);

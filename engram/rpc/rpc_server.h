@@ -47,7 +47,7 @@ class RpcServer {
       const RpcPeer& peer, std::string_view method, std::string body)>;
   using OnDisconnect = std::function<void(const RpcPeer& peer)>;
 
-  // ERRORS: kIo naming the address, and the fix when the port is taken; kFailedPrecondition
+  // ERRORS: kIo naming the address, and the fix when the port is taken; kInvalidArgument
   // (development mode beyond loopback).
   [[nodiscard]] static Result<std::unique_ptr<RpcServer>> Create(
       boost::asio::any_io_executor executor, const Options& options, Handler handler,

@@ -202,7 +202,7 @@ Result<PeerIdentity> PeerOf(SSL* ssl) {
 
 Status ChannelSecurity::CheckAddress(bool is_loopback, const std::string& address) const {
   if (identity != nullptr || insecure || is_loopback) return {};
-  return {StatusCode::kFailedPrecondition,
+  return {StatusCode::kInvalidArgument,
           address +
               " is not on loopback, and without certificates anybody there could read and change: "
               "give --certs FOLDER (engramctl certs makes one), or --insecure to do without on a "

@@ -44,7 +44,7 @@ struct ChannelSecurity {
   // unless this is set: then anywhere.
   bool insecure = false;
 
-  // For an address listened on or connected to. ERRORS: kFailedPrecondition saying what to give.
+  // For an address listened on or connected to. ERRORS: kInvalidArgument saying what to give.
   [[nodiscard]] Status CheckAddress(bool is_loopback, const std::string& address) const;
 };
 

@@ -118,6 +118,10 @@ TEST_F(RpcTlsTest, ChangesAndRefusalsAreInTheAuditLogAndNothingElse) {
   (void)Call(ann, "node.Heartbeat");
   const TestCa other;
   (void)Call(other.Security(scratch_.path() / "eve", Role::kOperator, "eve"), "admin.DrainNode");
+  // The client has found out before the server has written.
+  for (int i = 0; Audited().size() < 4 && i < 500; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
   EXPECT_THAT(Audited(), testing::ElementsAre("gpu-1 admin.DrainNode m1 PERMISSION_DENIED",
                                               "ann admin.DrainNode m0 OK",
                                               "ann node.Heartbeat  PERMISSION_DENIED",
@@ -223,7 +227,7 @@ TEST(ChannelSecurityTest, WithoutCertificatesOnlyLoopbackUnlessForced) {
   options.listen_address = "0.0.0.0:0";
   auto refused = RpcServer::Create(io.get_executor(), options, nullptr);
   ASSERT_FALSE(refused.has_value());
-  EXPECT_EQ(refused.error().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(refused.error().code(), StatusCode::kInvalidArgument);
   EXPECT_THAT(refused.error().message(), HasSubstr("--certs FOLDER"));
   options.security.insecure = true;
   EXPECT_TRUE(RpcServer::Create(io.get_executor(), options, nullptr).has_value());
