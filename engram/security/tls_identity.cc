@@ -21,6 +21,7 @@ namespace ssl = boost::asio::ssl;
 using boost::system::error_code;
 
 constexpr std::chrono::seconds kLookInterval{1};
+constexpr int64_t kWarnSecondsLeft = int64_t{7} * 86400;
 
 // Changes when a file is replaced, also through the links that Kubernetes swaps.
 struct FileStamp {
@@ -184,7 +185,7 @@ Result<std::shared_ptr<TlsIdentity>> TlsIdentity::Load(std::filesystem::path fol
                  (folder / kCertificateFile).string() +
                      " has expired: make a new one with engramctl certs rotate");
   }
-  if (left < 7 * 86400) {
+  if (left < kWarnSecondsLeft) {
     spdlog::warn("the certificate in {} expires in {} hours: engramctl certs rotate",
                  folder.string(), left / 3600);
   }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include <gtest/gtest.h>
+#include <spdlog/spdlog.h>
 
 #include "engram/transport/ucx/gather_thread.h"
 #include "engram/transport/ucx/ucx_row_server.h"
@@ -34,7 +35,11 @@ struct UcxSetting {
 
 class UcxFixture {
  public:
-  explicit UcxFixture(const UcxSetting& setting) : setting_(setting), layout_(SmallLayout()) {}
+  explicit UcxFixture(const UcxSetting& setting) : setting_(setting), layout_(SmallLayout()) {
+    // Made before any thread that logs, as programs do: ThreadSanitizer does not see how Debian's
+    // library hands it from the first thread that logs to others.
+    (void)spdlog::default_logger();
+  }
 
   [[nodiscard]] UcxRowServerOptions ServerOptions() {
     UcxRowServerOptions options;
