@@ -9,7 +9,7 @@ CLI::Option* AddClusterOptions(CLI::App& command, ClusterOptions& options) {
               "--coordinator", options.coordinators,
               "Measure the cluster of these coordinators: host:port, or several with commas")
           ->delimiter(',');
-  AddSecurityFlags(&command, &options.security, "");
+  AddSecurityFlags(&command, &options.security);
   command.add_option("--zone", options.zone, "Of this host, as the cluster's nodes name theirs")
       ->needs(cluster);
   return cluster;

@@ -24,11 +24,6 @@ class TokenBook {
     const auto found = tokens_.find({version, address});
     return found == tokens_.end() ? std::string() : found->second;
   }
-  // Of a version that is read no longer.
-  void Forget(TableVersion version) {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(tokens_, [version](const auto& entry) { return entry.first.first == version; });
-  }
 
  private:
   mutable std::mutex mutex_;

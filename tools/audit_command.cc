@@ -107,7 +107,8 @@ void AddAuditCommand(CLI::App& app, CommandLine& line) {
   command->footer(
       "Coordinators and memory nodes write one each where they are given --audit-log FILE; when it "
       "is\n"
-      "full it becomes FILE.1 and so on, which can be shown likewise. With --json each entry is "
+      "full, audit.log becomes audit.1.log and so on, which can be shown likewise. With --json "
+      "each entry is "
       "one\n"
       "JSON document on a line of its own.\n\n"
       "Example:\n  engramctl audit /var/log/engram/audit.log --refused --follow");

@@ -25,7 +25,7 @@ class AuditLog {
  public:
   struct Options {
     std::filesystem::path file;
-    uint64_t bytes_max = 16u << 20;  // then it becomes FILE.1 (audit.1.log of audit.log), and so on
+    uint64_t bytes_max = 16u << 20;  // then audit.log becomes audit.1.log, and so on
     uint32_t files_max = 8;          // older ones than these are removed
   };
   // Appends to what is there. ERRORS: kIo naming the file.

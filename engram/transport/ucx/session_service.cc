@@ -252,21 +252,24 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   co_return reply.SerializeAsString();
 }
 
+Result<SessionService::Session*> SessionService::FindSession(const RpcPeer& peer, uint64_t id) {
+  const auto found = sessions_.find(peer.connection_id);
+  if (found != sessions_.end() && found->second.id == id) return &found->second;
+  return Error(StatusCode::kNotFound, "this connection has no such session: session.Open first");
+}
+
 Result<std::string> SessionService::Renew(const RpcPeer& peer, const std::string& body) {
   proto::RenewSessionRequest request;
   if (!request.ParseFromString(body)) {
     return Error(StatusCode::kMalformed, "the body is not a RenewSessionRequest");
   }
-  const auto found = sessions_.find(peer.connection_id);
-  if (found == sessions_.end() || found->second.id != request.session()) {
-    return Error(StatusCode::kNotFound, "this connection has no such session: session.Open first");
-  }
+  ENGRAM_ASSIGN_OR_RETURN(Session* const session, FindSession(peer, request.session()));
   ENGRAM_ASSIGN_OR_RETURN(const MonotonicTime lapses,
-                          CheckToken(peer, found->second.version, request.token()));
+                          CheckToken(peer, session->version, request.token()));
   // An older token takes nothing from a session.
-  found->second.lapses = std::max(found->second.lapses, lapses);
+  session->lapses = std::max(session->lapses, lapses);
   proto::RenewSessionReply reply;
-  reply.set_lapses_in_ms(MillisecondsLeft(found->second.lapses));
+  reply.set_lapses_in_ms(MillisecondsLeft(session->lapses));
   return reply.SerializeAsString();
 }
 
@@ -275,11 +278,8 @@ Result<std::string> SessionService::GetDirectory(const RpcPeer& peer, const std:
   if (!request.ParseFromString(body)) {
     return Error(StatusCode::kMalformed, "the body is not a GetDirectoryRequest");
   }
-  const auto found = sessions_.find(peer.connection_id);
-  if (found == sessions_.end() || found->second.id != request.session()) {
-    return Error(StatusCode::kNotFound, "this connection has no such session: session.Open first");
-  }
-  const auto finder = state_->finder(found->second.version);
+  ENGRAM_ASSIGN_OR_RETURN(Session* const session, FindSession(peer, request.session()));
+  const auto finder = state_->finder(session->version);
   if (finder == nullptr) return Error(StatusCode::kWrongVersion, "the version was dropped");
   const ServedSlots& slots = finder->slots();
   proto::GetDirectoryReply reply;

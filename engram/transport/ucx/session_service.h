@@ -80,6 +80,8 @@ class SessionService {
                                                      std::string body);
   boost::asio::awaitable<Result<std::string>> Open(RpcPeer peer, std::string body);
   Result<std::string> GetDirectory(const RpcPeer& peer, const std::string& body);
+  // The connection's own. ERRORS: kNotFound.
+  [[nodiscard]] Result<Session*> FindSession(const RpcPeer& peer, uint64_t id);
   Result<std::string> Renew(const RpcPeer& peer, const std::string& body);
   // Until when the token is good here. ERRORS: those of TokenKeys::Verify.
   [[nodiscard]] Result<MonotonicTime> CheckToken(const RpcPeer& peer, TableVersion version,
