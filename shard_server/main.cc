@@ -128,6 +128,8 @@ Status Run(const NodeOptions& options) {
   server_options.tls = options.transport;
   server_options.gather_threads = options.gather_threads;
   server_options.spin_max = std::chrono::microseconds(options.spin_us);
+  server_options.sessions_max = options.sessions_max;
+  server_options.waiting_rows_max = options.waiting_rows_max;
   server_options.lease = std::chrono::milliseconds(options.lease_ms);
   server_options.one_sided = options.one_sided;
   server_options.security = *security;

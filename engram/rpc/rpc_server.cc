@@ -29,6 +29,13 @@ using boost::system::error_code;
 
 constexpr std::chrono::seconds kHandshakeTimeout{10};
 
+// Empty when the peer has gone already.
+std::string HostOf(const tcp::socket& socket) {
+  error_code error;
+  const tcp::endpoint peer = socket.remote_endpoint(error);
+  return error ? "" : peer.address().to_string();
+}
+
 // What accepted connections and their calls share; kept by their coroutines, so that a call that
 // suspends longer than the server lives still finds its handler.
 struct ServerState : std::enable_shared_from_this<ServerState> {
@@ -42,7 +49,8 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
         acceptor(std::move(acceptor_in)) {}
 
   awaitable<void> Accept();
-  awaitable<void> Greet(tcp::socket socket);
+  [[nodiscard]] bool HasRoomFor(const std::string& host);
+  awaitable<void> Greet(tcp::socket socket, std::string host);
   awaitable<void> Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer);
   awaitable<void> Answer(std::shared_ptr<FrameConnection> connection, RpcPeer peer,
                          proto::Frame request);
@@ -58,6 +66,26 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
   std::unordered_set<std::shared_ptr<ByteStream>> greeting;  // in their handshakes
   std::unordered_map<uint64_t, std::shared_ptr<FrameConnection>> connections;
   std::unordered_map<uint64_t, uint32_t> calls_in_flight;  // by connection
+  std::unordered_map<std::string, uint32_t> open_by_host;  // those in handshakes too
+  uint64_t turned_away = 0;
+};
+
+// Counts a connection with its host while it lives.
+class HostCount {
+ public:
+  HostCount(std::shared_ptr<ServerState> state, std::string host)
+      : state_(std::move(state)), host_(std::move(host)) {
+    ++state_->open_by_host[host_];
+  }
+  ~HostCount() {
+    if (--state_->open_by_host[host_] == 0) state_->open_by_host.erase(host_);
+  }
+  HostCount(const HostCount&) = delete;
+  HostCount& operator=(const HostCount&) = delete;
+
+ private:
+  const std::shared_ptr<ServerState> state_;
+  const std::string host_;
 };
 
 awaitable<void> ServerState::Accept() {
@@ -73,17 +101,32 @@ awaitable<void> ServerState::Accept() {
       co_await pause.async_wait(redirect_error(use_awaitable, error));
       continue;
     }
-    const size_t open = connections.size() + greeting.size();
-    if (open >= options.connections_max) {
-      spdlog::warn("closed a new connection: {} are open (connections_max)", open);
-      continue;
-    }
-    boost::asio::co_spawn(executor, Greet(std::move(socket)), boost::asio::detached);
+    const std::string host = HostOf(socket);
+    if (!HasRoomFor(host)) continue;
+    boost::asio::co_spawn(executor, Greet(std::move(socket), host), boost::asio::detached);
   }
 }
 
-awaitable<void> ServerState::Greet(tcp::socket socket) {
+bool ServerState::HasRoomFor(const std::string& host) {
+  const size_t open = connections.size() + greeting.size();
+  const size_t left = open < options.connections_max ? options.connections_max - open : 0;
+  const auto of_host = open_by_host.find(host);
+  const size_t count = of_host == open_by_host.end() ? 0 : of_host->second;
+  if (count < left) return true;
+  // Powers of two only: a flood of connections does not fill the disk.
+  ++turned_away;
+  if ((turned_away & (turned_away - 1)) == 0) {
+    spdlog::warn(
+        "closed a new connection of {}: {} of {} are open, {} of them its own; {} closed "
+        "so since the start",
+        host, open, options.connections_max, count, turned_away);
+  }
+  return false;
+}
+
+awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
   const auto self = shared_from_this();
+  const HostCount counted(self, std::move(host));
   const auto stream = std::make_shared<ByteStream>(std::move(socket), options.security.identity);
   greeting.insert(stream);
   Status status = co_await stream->Handshake(ByteStream::Side::kServer, kHandshakeTimeout);
