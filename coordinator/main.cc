@@ -18,6 +18,7 @@
 #include "coordinator/coordinator_service.h"
 #include "coordinator/etcd_store.h"
 #include "coordinator/sqlite_store.h"
+#include "engram/base/descriptor_limit.h"
 #include "engram/rpc/host_port.h"
 #include "engram/security/security_flags.h"
 
@@ -244,6 +245,7 @@ int main(int argc, char** argv) {
   engram::Flags flags;
   engram::Describe(app, flags);
   CLI11_PARSE(app, argc, argv);
+  (void)engram::RaiseDescriptorLimit();
   const engram::Status status = engram::Run(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "engram-coordinator: %s\n", status.ToString().c_str());

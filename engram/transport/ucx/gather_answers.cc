@@ -11,7 +11,7 @@ namespace engram {
 namespace {
 
 // Rows that are answered before the thread looks again at what has come.
-constexpr uint32_t kTurnRows = 512;
+constexpr uint32_t kTurnRows = 1024;
 constexpr std::chrono::microseconds kRetryAfterMin{500};
 constexpr std::chrono::microseconds kRetryAfterMax{1'000'000};
 
