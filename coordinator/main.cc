@@ -17,6 +17,7 @@
 
 #include "coordinator/coordinator_service.h"
 #include "coordinator/store_flags.h"
+#include "engram/base/privileges.h"
 #include "engram/rpc/host_port.h"
 #include "engram/security/security_flags.h"
 
@@ -131,6 +132,9 @@ Result<std::string> Advertised(const Flags& flags, const std::string& listened) 
 }
 
 Status Run(const Flags& flags) {
+  ENGRAM_RETURN_IF_ERROR(DropPrivileges());
+  KeepNewFilesPrivate();
+  if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
   if (flags.lost_after_ms < flags.down_after_ms) {
     return {StatusCode::kInvalidArgument, "--lost-after-ms must be at least --down-after-ms, " +
                                               std::to_string(flags.down_after_ms) +

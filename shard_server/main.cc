@@ -17,6 +17,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include "engram/base/privileges.h"
 #include "engram/http/http_server.h"
 #include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/ucx_row_server.h"
@@ -109,6 +110,9 @@ std::string Reachable(const std::string& host, const std::string& listened) {
 }
 
 Status Run(const NodeOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(DropPrivileges());
+  KeepNewFilesPrivate();
+  if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
   ENGRAM_RETURN_IF_ERROR(CheckNodeOptions(options));
   WarnOfLittleMemory(options.memory_bytes);
   const auto security = OpenServerSecurity(options.security, Role::kNode, options.id);
