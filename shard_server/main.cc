@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "engram/base/descriptor_limit.h"
+#include "engram/base/privileges.h"
 #include "engram/http/http_server.h"
 #include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/ucx_row_server.h"
@@ -123,6 +124,9 @@ std::string Reachable(const std::string& host, const std::string& listened) {
 }
 
 Status Run(const NodeOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(DropPrivileges());
+  KeepNewFilesPrivate();
+  if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
   ENGRAM_RETURN_IF_ERROR(CheckNodeOptions(options));
   WarnOfLittleMemory(options.memory_bytes);
   RaiseLimits(options.sessions_max);
