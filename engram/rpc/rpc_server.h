@@ -30,6 +30,7 @@ class RpcServer {
   struct Options {
     std::string listen_address;            // "host:port"; port 0 = any free one
     uint32_t connections_max = 4096;       // one more is closed at once
+    uint32_t handshakes_max = 256;         // one more ends the oldest
     uint32_t calls_in_flight_max = 256;    // per connection; one more gets kResourceExhausted
     uint32_t frame_bytes_max = 64u << 20;  // a longer frame closes the connection
     // Asked as each reply leaves, on the executor: "host:port" of who leads, sent with the reply;
