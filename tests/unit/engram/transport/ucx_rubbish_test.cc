@@ -159,5 +159,37 @@ TEST(UcxRubbishTcpTest, PeerWhoseAddressAnswersNobodyHoldsUpNoOther) {
   f.ExpectStored(f.Read(session, 1, rows), rows);
 }
 
+// It ended as it opened the session, or it lies: nobody listens where it says that it does.
+TEST(UcxRubbishTcpTest, PeerThatIsGoneAlreadyEndsNoNode) {
+  test::UcxFixture f({"", "tcp", "off", ReadWay::kGather});
+  f.Start();
+  for (int i = 0; i < 20; ++i) {
+    uint16_t closed = 0;
+    {
+      boost::asio::io_context io;
+      const boost::asio::ip::tcp::acceptor acceptor(
+          io, {boost::asio::ip::make_address_v4("127.0.0.1"), 0});
+      closed = acceptor.local_endpoint().port();
+    }
+    int replaced = 0;
+    const auto peer = Rude("tcp", f.Target(), [&](std::string address) {
+      for (const std::string& port : ListeningPorts()) {
+        const size_t at = address.find(port);
+        if (at == std::string::npos) continue;
+        address[at] = static_cast<char>(closed >> 8);
+        address[at + 1] = static_cast<char>(closed & 0xff);
+        ++replaced;
+      }
+      return address;
+    });
+    ASSERT_GE(replaced, 1);
+    const SessionId session = f.OpenSession();
+    const auto rows = f.OwnedRows(500);
+    f.ExpectStored(f.Read(session, static_cast<uint64_t>(i) + 1, rows), rows);
+    f.reader_->Close(session);
+    ASSERT_TRUE(f.Drive([&] { return f.events_->closed.contains(session); }));
+  }
+}
+
 }  // namespace
 }  // namespace engram
