@@ -51,6 +51,7 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
   link.request.set_host_identity(HostIdentity());
   link.request.set_tcp_segment(tcp_segment_);
   link.request.set_protocol(kDataProtocol);
+  for (std::string& host : OwnHosts()) link.request.add_data_hosts(std::move(host));
   ReaderSession& opened = *session;
   sessions_.emplace(id, std::move(session));
   if (target.row_stride == 0 || target.slot_shift >= 32) {

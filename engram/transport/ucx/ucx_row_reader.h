@@ -11,6 +11,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "engram/transport/ucx/event_wait.h"
+#include "engram/transport/ucx/port_guard.h"
 #include "engram/transport/ucx/reader_session.h"
 #include "engram/transport/ucx/ucx_transport.h"
 #include "engram/transport/ucx/ucx_worker.h"
@@ -121,6 +122,8 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   std::vector<PendingRead*> free_reads_;
   std::vector<std::unique_ptr<LeaseSend>> lease_sends_;
   std::vector<std::unique_ptr<OneSidedWindow>> ended_windows_;  // until their reads completed
+  // Nobody is admitted: nodes answer over the connections that readers make.
+  PortGuard port_guard_;
   std::unique_ptr<UcxWorker> worker_;
   std::unique_ptr<UcxWorker> one_sided_worker_;
 
