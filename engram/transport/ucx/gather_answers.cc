@@ -52,9 +52,10 @@ StatusCode GatherThread::CheckRequest(const Session& session,
   return StatusCode::kOk;
 }
 
-// A node never connects to a reader: UCX finds the connection that the first message came over.
-// UCX 1.13 ends the process when a connection it makes fails at a certain moment, as that to a
-// reader that has just ended does, and anybody could name an address that fails so.
+// At the first message, so that UCX finds the connection that it came over and makes none (but for
+// a port that another reader had before). UCX 1.13 ends the process when a connection it makes
+// fails at a certain moment, as that to a reader that has just ended does, and any reader could
+// name an address that fails so.
 bool GatherThread::Connect(Session& session) {
   if (session.endpoint != nullptr) return true;
   auto endpoint = UcxEndpoint::Create(*worker_, session.peer_worker_address);

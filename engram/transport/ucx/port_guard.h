@@ -17,6 +17,9 @@
 
 namespace engram {
 
+// Of one peer; a host has a few interfaces.
+inline constexpr int kDataHostsMax = 32;
+
 // The addresses of this host's interfaces that are up, as text; without link-local ones.
 [[nodiscard]] std::vector<std::string> OwnHosts();
 

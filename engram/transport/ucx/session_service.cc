@@ -23,8 +23,6 @@ namespace {
 
 // UCX addresses here are a few hundred bytes, a few thousand with many network cards.
 constexpr size_t kWorkerAddressBytesMax = 64 << 10;
-// A host has a few interfaces.
-constexpr int kDataHostsMax = 32;
 // How late a session may end after its token has lapsed.
 constexpr std::chrono::milliseconds kLapseCheck{250};
 
@@ -259,6 +257,7 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   reply.set_one_sided_address(threads_.front()->one_sided_address());
   reply.set_ways_off(options_.ways_off);
   reply.set_lapses_in_ms(MillisecondsLeft(*lapses));
+  for (std::string& host : OwnHosts()) reply.add_data_hosts(std::move(host));
   co_return reply.SerializeAsString();
 }
 

@@ -60,6 +60,8 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   void OnControl(ControlEvent& event);
   void OnOpened(ReaderSession& session, ControlEvent& event);
   [[nodiscard]] Status Connect(ReaderSession& session, const ControlEvent& event);
+  // Lets the node connect to the worker's ports, until EndSession.
+  [[nodiscard]] Status Admit(ReaderSession& session, const proto::OpenSessionReply& opened);
   [[nodiscard]] Status TakeDirectory(ReaderSession& session,
                                      const proto::GetDirectoryReply& directory);
   void OnGrant(const UcxMessage& message);
@@ -122,7 +124,6 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   std::vector<PendingRead*> free_reads_;
   std::vector<std::unique_ptr<LeaseSend>> lease_sends_;
   std::vector<std::unique_ptr<OneSidedWindow>> ended_windows_;  // until their reads completed
-  // Nobody is admitted: nodes answer over the connections that readers make.
   PortGuard port_guard_;
   std::unique_ptr<UcxWorker> worker_;
   std::unique_ptr<UcxWorker> one_sided_worker_;
