@@ -66,7 +66,7 @@ bool TakeAnswers(Wire& wire, uint64_t calls, Tally& tally, const Judge& judge) {
 
 // A request that would be good, for some method.
 std::string GoodBody(const Victim& victim, Dice& dice) {
-  switch (dice.Below(6)) {
+  switch (dice.Below(7)) {
     case 0:
       return OpenRequest(victim.target, dice.Bytes(100), dice.Bytes(120)).SerializeAsString();
     case 1: {
@@ -97,6 +97,14 @@ std::string GoodBody(const Victim& victim, Dice& dice) {
       proto::RenewSessionRequest request;
       request.set_session(dice.Edge());
       request.set_token(dice.Bytes(dice.Below(200)));
+      return request.SerializeAsString();
+    }
+    case 5: {  // of what is there, but for the node or its process
+      proto::ReportSlotRequest request;
+      request.set_version(dice.OneIn(4) ? dice.Edge() : victim.target.version.value());
+      request.set_slot(static_cast<uint32_t>(dice.Below(victim.target.slot_count)));
+      request.set_node_id(dice.OneIn(2) ? "m0" : "m" + std::to_string(dice.Below(9) + 1));
+      request.set_incarnation(dice.Edge());
       return request.SerializeAsString();
     }
     default:
@@ -130,8 +138,6 @@ void RandomCalls(const Victim& victim, const Order& order, Dice& dice, Tally& ta
         if (changes && !victim.tls()) method = "session.Open";
         // A map that does not change is waited for.
         if (method == "directory.GetShardMap") method = "directory.GetTokens";
-        // A reader may report a slot, and the coordinator writes it down.
-        if (method == "directory.ReportSlot") method = "session.Renew";
         frame.set_method(dice.OneIn(20) ? dice.Bytes(1 + dice.Below(60)) : method);
         frame.set_body(dice.OneIn(4) ? dice.Bytes(dice.Below(300))
                                      : dice.Damaged(GoodBody(victim, dice)));
