@@ -211,19 +211,21 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   Result<std::string> body = Error(StatusCode::kInternal, "no reply");
   const bool change = options.audit != nullptr && IsChange(request.method());
   bool told = true;
+  bool allowed = false;
   std::string about;
   if (change && options.describe) about = options.describe(request.method(), request.body());
   try {
-    const Status allowed =
+    const Status may =
         peer.identity == nullptr ? Status() : CheckCall(*peer.identity, request.method());
-    if (allowed.ok()) {
+    allowed = may.ok();
+    if (allowed) {
       body = co_await handler(peer, request.method(), std::move(*request.mutable_body()));
     } else {
       told = IsTold();
       if (told) {
-        spdlog::warn("refused {} to {}: {}", request.method(), peer.address, allowed.message());
+        spdlog::warn("refused {} to {}: {}", request.method(), peer.address, may.message());
       }
-      body = Error(allowed);
+      body = Error(may);
     }
   } catch (const std::exception& error) {
     spdlog::error("{} from {} threw: {}", request.method(), peer.address, error.what());
@@ -231,6 +233,8 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   }
   if (options.audit != nullptr) {
     const Status outcome = body.has_value() ? Status() : body.error();
+    // Changes that were refused for what they ask are as cheap to the caller as any refusal.
+    if (allowed && change && !outcome.ok()) told = IsTold();
     if (told && (change || outcome.code() == StatusCode::kPermissionDenied)) {
       options.audit->Write({peer.identity.get(), peer.address, request.method(), about, outcome});
     }
