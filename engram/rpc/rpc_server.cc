@@ -29,7 +29,6 @@ using boost::asio::use_awaitable;
 using boost::asio::ip::tcp;
 using boost::system::error_code;
 
-constexpr std::chrono::seconds kHandshakeTimeout{10};
 // Of replies that a peer does not take.
 constexpr uint64_t kPauseReadingBytes = 1u << 20;
 // Refusals and faults of peers in the logs: peers must not fill a disk, nor push out of the audit
@@ -138,7 +137,7 @@ awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
   const auto stream = std::make_shared<ByteStream>(std::move(socket), options.security.identity);
   const uint64_t number = next_greeting++;
   greeting.emplace(number, stream);
-  Status status = co_await stream->Handshake(ByteStream::Side::kServer, kHandshakeTimeout);
+  Status status = co_await stream->Handshake(ByteStream::Side::kServer, options.handshake_timeout);
   greeting.erase(number);
   if (stopped) co_return;
   RpcPeer peer;
@@ -150,6 +149,7 @@ awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
   FrameLimits limits;
   limits.frame_bytes_max = options.frame_bytes_max;
   limits.expect_first_frame = true;
+  limits.frame_timeout = options.frame_timeout;
   limits.pause_reading_bytes = kPauseReadingBytes;
   auto connection = std::make_shared<FrameConnection>(std::move(*stream), limits);
   peer.address = connection->peer_address();
