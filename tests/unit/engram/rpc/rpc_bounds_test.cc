@@ -138,6 +138,9 @@ TEST_F(RpcBoundsTest, HandshakesEndNoConnectionThatIsOpen) {
         auto client = co_await RpcClient::Connect(io.get_executor(), address, seconds(5), reader);
         EXPECT_TRUE(client.has_value());
         if (!client.has_value()) co_return;
+        // A client is done with its handshake before the server is.
+        auto first = co_await (*client)->CallRaw("directory.GetShardMap", "", seconds(5));
+        EXPECT_TRUE(first.has_value());
         for (size_t i = 0; i < 12; ++i) {
           silent.push_back(Connect());
           if (i > 0) {
@@ -151,7 +154,7 @@ TEST_F(RpcBoundsTest, HandshakesEndNoConnectionThatIsOpen) {
       boost::asio::detached);
   io.run();
   EXPECT_TRUE(ran);
-  EXPECT_EQ(handled_, 12);
+  EXPECT_EQ(handled_, 13);
 }
 
 TEST_F(RpcBoundsTest, WhoSaysNothingOrAByteAtATimeIsClosed) {
