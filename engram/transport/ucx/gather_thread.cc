@@ -64,7 +64,7 @@ Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_si
   auto address = worker_->Address();
   if (!address.has_value()) return address.error();
   worker_address_ = *std::move(address);
-  ENGRAM_RETURN_IF_ERROR(port_guard_.Guard(worker_address_));
+  port_guard_.Guard(worker_address_);
   ENGRAM_RETURN_IF_ERROR(worker_->Handle(static_cast<uint32_t>(GatherMessageId::kRequest),
                                          static_cast<uint32_t>(GatherMessageId::kLeaseGrant),
                                          this));

@@ -1,6 +1,7 @@
 #include "engram/transport/ucx/port_guard.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <filesystem>
 #include <utility>
@@ -11,6 +12,7 @@
 #include <linux/filter.h>
 #include <net/if.h>
 #include <netinet/in.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -148,7 +150,19 @@ PortGuard::~PortGuard() {
   for (const int socket : sockets_) close(socket);
 }
 
-Status PortGuard::Guard(const std::string& worker_address) {
+void PortGuard::GiveUp(const Status& why) {
+  for (const int socket : sockets_) close(socket);
+  sockets_.clear();
+  static std::atomic<bool> told{false};
+  if (told.exchange(true)) return;
+  spdlog::warn(
+      "UCX's TCP ports are open to every host that reaches this one ({}): let only memory nodes "
+      "and "
+      "model workers reach it (docs/SECURITY.md)",
+      why.ToString());
+}
+
+void PortGuard::Guard(const std::string& worker_address) {
   for (const Listening& socket : ListeningSockets()) {
     // Another thread may have begun to listen meanwhile; UCX's own ports are in its address.
     std::string port(sizeof(socket.port), '\0');
@@ -156,12 +170,12 @@ Status PortGuard::Guard(const std::string& worker_address) {
     if (listening_before_.contains(socket.inode)) continue;
     if (worker_address.find(port) == std::string::npos) continue;
     const int own = fcntl(socket.fd, F_DUPFD_CLOEXEC, 0);
-    if (own < 0) return {StatusCode::kIo, "out of file descriptors"};
+    if (own < 0) return GiveUp({StatusCode::kIo, "out of file descriptors"});
     sockets_.push_back(own);
   }
   listening_before_.clear();
   const std::lock_guard lock(mutex_);
-  return Update();
+  if (Status status = Update(); !status.ok()) GiveUp(status);
 }
 
 Status PortGuard::Admit(const std::string& host) {

@@ -2,8 +2,8 @@
 //
 // UCX trusts whoever connects: it asks nobody who they are, and ends the process when what comes is
 // damaged in certain ways (docs/SECURITY.md). So the kernel is told to drop what comes to those
-// ports from other hosts than those of sessions (a classic BPF filter on the listening sockets,
-// which needs no privilege).
+// ports from other hosts than those of sessions (a classic BPF filter on the listening sockets).
+// Linux lets every process do that; a kernel that wants CAP_NET_ADMIN for it leaves the ports open.
 #pragma once
 
 #include <cstdint>
@@ -37,9 +37,9 @@ class PortGuard {
 
   // The worker is made, and this is its address: from now on nobody may connect to its ports.
   // Connections that are there stay. A worker without TCP has no port to guard.
-  // ERRORS: kIo (the kernel does not take the filter: the ports are open to everybody).
-  [[nodiscard]] Status Guard(const std::string& worker_address);
-  [[nodiscard]] size_t port_count() const { return sockets_.size(); }
+  // Where the kernel does not take the filter the ports stay open to everybody, with a warning.
+  void Guard(const std::string& worker_address);
+  [[nodiscard]] size_t port_count() const { return sockets_.size(); }  // guarded ones
 
   // This host may connect from now on, until it was expelled as often as it was admitted.
   // ERRORS: kInvalidArgument (no numeric address), kResourceExhausted (kHostsMax), kIo.
@@ -48,6 +48,7 @@ class PortGuard {
 
  private:
   Status Update();
+  void GiveUp(const Status& why);
 
   std::set<uint64_t> listening_before_;  // inodes
   std::vector<int> sockets_;             // owned duplicates of UCX's
