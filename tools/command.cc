@@ -71,6 +71,7 @@ int RunEngramctl(std::vector<std::string> arguments) {
   AddCreateVersionCommand(app, line);
   AddStatusCommand(app, line);
   AddNodeCommands(app, line);
+  AddScaleInCommand(app, line);
   AddSlotsCommand(app, line);
   AddPlanCommand(app, line);
   AddVersionCommands(app, line);
