@@ -1,8 +1,49 @@
+{{/* root, name, ca, certificates: an init container that makes the Secrets of one CA. */}}
+{{- define "engram.makeCerts" -}}
+{{- $root := .root -}}
+{{- $full := include "engram.fullname" $root -}}
+- name: {{ .name }}
+  image: {{ include "engram.image" (dict "root" $root "image" $root.Values.image) }}
+  imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+  command: [/usr/bin/engramctl, certs, secrets]
+  args:
+    - --from=/have
+    - --out=/made/{{ .ca }}.json
+    - --namespace={{ $root.Release.Namespace }}
+    - --ca-secret={{ $full }}-{{ .ca }}
+    - --days={{ $root.Values.tls.certificateDays }}
+    - --renew-within-days={{ $root.Values.tls.job.renewWithinDays }}
+    {{- range $c := .certificates }}
+    - --want={{ printf "%s-%s-tls,%s,%s" $full $c.who $c.role $c.name }}{{ range $c.hosts }},{{ . }}{{ end }}
+    {{- end }}
+  terminationMessagePolicy: FallbackToLogsOnError
+  resources:
+    requests: {cpu: 50m, memory: 64Mi}
+    limits: {memory: 128Mi}
+  securityContext: {{- include "engram.containerSecurity" (dict "root" $root "ipcLock" false) | nindent 4 }}
+  volumeMounts:
+    - name: made
+      mountPath: /made
+    - name: {{ .ca }}
+      mountPath: /have/{{ $full }}-{{ .ca }}
+      readOnly: true
+    {{- range $c := .certificates }}
+    - name: {{ $c.who }}
+      mountPath: /have/{{ $full }}-{{ $c.who }}-tls
+      readOnly: true
+    {{- end }}
+{{- end -}}
+
 {{/* root, name: makes what is missing or ends soon, from what is there; kubectl writes the Secrets. */}}
 {{- define "engram.certsJob" -}}
 {{- $root := .root -}}
 {{- $full := include "engram.fullname" $root -}}
 {{- $certificates := include "engram.certificates" $root | fromJsonArray -}}
+{{- $own := list -}}
+{{- $etcd := list -}}
+{{- range $c := $certificates -}}
+{{- if hasKey $c "etcd" -}}{{- $etcd = append $etcd $c -}}{{- else -}}{{- $own = append $own $c -}}{{- end -}}
+{{- end -}}
 backoffLimit: 3
 activeDeadlineSeconds: 300
 template:
@@ -18,41 +59,15 @@ template:
     imagePullSecrets: {{- toYaml . | nindent 6 }}
     {{- end }}
     initContainers:
-      - name: make
-        image: {{ include "engram.image" (dict "root" $root "image" $root.Values.image) }}
-        imagePullPolicy: {{ $root.Values.image.pullPolicy }}
-        command: [/usr/bin/engramctl, certs, secrets]
-        args:
-          - --from=/have
-          - --out=/made/secrets.json
-          - --namespace={{ $root.Release.Namespace }}
-          - --ca-secret={{ $full }}-ca
-          - --days={{ $root.Values.tls.certificateDays }}
-          - --renew-within-days={{ $root.Values.tls.job.renewWithinDays }}
-          {{- range $c := $certificates }}
-          - --want={{ printf "%s-%s-tls,%s,%s" $full $c.who $c.role $c.name }}{{ range $c.hosts }},{{ . }}{{ end }}
-          {{- end }}
-        terminationMessagePolicy: FallbackToLogsOnError
-        resources:
-          requests: {cpu: 50m, memory: 64Mi}
-          limits: {memory: 128Mi}
-        securityContext: {{- include "engram.containerSecurity" (dict "root" $root "ipcLock" false) | nindent 10 }}
-        volumeMounts:
-          - name: made
-            mountPath: /made
-          - name: ca
-            mountPath: /have/{{ $full }}-ca
-            readOnly: true
-          {{- range $c := $certificates }}
-          - name: {{ $c.who }}
-            mountPath: /have/{{ $full }}-{{ $c.who }}-tls
-            readOnly: true
-          {{- end }}
+      {{- include "engram.makeCerts" (dict "root" $root "name" "make" "ca" "ca" "certificates" $own) | nindent 6 }}
+      {{- if $etcd }}
+      {{- include "engram.makeCerts" (dict "root" $root "name" "make-etcd" "ca" "etcd-ca" "certificates" $etcd) | nindent 6 }}
+      {{- end }}
     containers:
       - name: write
         image: {{ include "engram.image" (dict "root" $root "image" $root.Values.tls.job.kubectlImage) }}
         imagePullPolicy: {{ $root.Values.tls.job.kubectlImage.pullPolicy }}
-        args: [apply, --server-side, --force-conflicts, --field-manager=engram-pool, --filename=/made/secrets.json]
+        args: [apply, --server-side, --force-conflicts, --field-manager=engram-pool, --filename=/made]
         env:
           - {name: HOME, value: /tmp}
         terminationMessagePolicy: FallbackToLogsOnError
@@ -87,6 +102,10 @@ template:
                 items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]
       - name: ca
         secret: {secretName: {{ $full }}-ca, optional: true, defaultMode: 0440}
+      {{- if $etcd }}
+      - name: etcd-ca
+        secret: {secretName: {{ $full }}-etcd-ca, optional: true, defaultMode: 0440}
+      {{- end }}
       {{- range $c := $certificates }}
       - name: {{ $c.who }}
         secret: {secretName: {{ $full }}-{{ $c.who }}-tls, optional: true, defaultMode: 0440}

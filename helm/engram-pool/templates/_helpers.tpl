@@ -89,7 +89,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* root, who: coordinator memory worker operator metrics etcd -> the Secret with its certificate */}}
 {{- define "engram.tlsSecret" -}}
 {{- if eq .root.Values.tls.source "secrets" -}}
-{{- get .root.Values.tls.secrets .who -}}
+{{- get .root.Values.tls.secrets (ternary "etcdClient" .who (eq .who "etcd-client")) -}}
 {{- else -}}
 {{- include "engram.fullname" .root }}-{{ .who }}-tls
 {{- end -}}
@@ -277,7 +277,8 @@ hostIPC: true
 {{- end }}
 {{- end -}}
 
-{{/* The certificates of a release, as JSON: [{who, role, name, hosts}]. docs/SECURITY.md says what roles may. */}}
+{{/* The certificates of a release, as JSON: [{who, role, name, hosts}]. docs/SECURITY.md says what roles may. With
+"etcd" those of a CA of its own: an etcd that trusted the cluster's would let every reader write the state. */}}
 {{- define "engram.certificates" -}}
 {{- $full := include "engram.fullname" . -}}
 {{- $ns := .Release.Namespace -}}
@@ -293,7 +294,8 @@ hostIPC: true
 {{- range $i := until 3 -}}
 {{- $hosts = append $hosts (printf "%s-etcd-%d.%s-etcd.%s.svc" $full $i $full $ns) -}}
 {{- end -}}
-{{- $list = append $list (dict "who" "etcd" "role" "reader" "name" (printf "%s-etcd" $full) "hosts" $hosts) -}}
+{{- $list = append $list (dict "who" "etcd" "role" "reader" "name" (printf "%s-etcd" $full) "hosts" $hosts "etcd" true) -}}
+{{- $list = append $list (dict "who" "etcd-client" "role" "coordinator" "name" (printf "%s-etcd-client" $full) "hosts" (list) "etcd" true) -}}
 {{- end -}}
 {{- toJson $list -}}
 {{- end -}}

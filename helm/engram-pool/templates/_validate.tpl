@@ -24,10 +24,16 @@
 {{- fail "etcd.clientSecret is for TLS to etcd, which is off: set etcd.tls=true" -}}
 {{- end -}}
 {{- if and $v.etcd.clientSecret $v.etcd.enabled -}}
-{{- fail "etcd.clientSecret is for an etcd of yours; the chart's own takes the coordinators' certificates: leave etcd.clientSecret out" -}}
+{{- fail "etcd.clientSecret is for an etcd of yours; the chart's own has certificates of its own: leave etcd.clientSecret out" -}}
 {{- end -}}
-{{- if and (gt $c 1) $v.etcd.tls (not $v.tls.enabled) (or $v.etcd.enabled (empty $v.etcd.clientSecret)) -}}
-{{- fail "etcd.tls needs certificates and tls.enabled is false: set etcd.tls=false, or tls.enabled=true (an etcd of yours may bring etcd.clientSecret)" -}}
+{{- if and (gt $c 1) (ne $v.etcd.tls $v.tls.enabled) -}}
+{{- fail (printf "tls.enabled is %t and etcd.tls %t: coordinators with certificates take no etcd without, so set etcd.tls=%t, or tls.enabled=%t" $v.tls.enabled $v.etcd.tls $v.tls.enabled $v.etcd.tls) -}}
+{{- end -}}
+{{- if and $external (gt $c 1) $v.etcd.tls (empty $v.etcd.clientSecret) -}}
+{{- fail "etcd.endpoints are under TLS: set etcd.clientSecret to a Secret with ca.crt (who signed etcd's certificates), tls.crt and tls.key (what coordinators show to it)" -}}
+{{- end -}}
+{{- if and $v.etcd.enabled $v.etcd.tls $v.tls.enabled (eq $v.tls.source "certManager") (empty $v.tls.certManager.etcdIssuerRef.name) -}}
+{{- fail "etcd needs a CA of its own, or whoever has a certificate of the cluster could change its state: set tls.certManager.etcdIssuerRef.name" -}}
 {{- end -}}
 
 {{- if and (eq $v.model.source "pvc") (empty $v.model.pvc.claimName) -}}
@@ -89,7 +95,7 @@
 {{- end -}}
 {{- if and $v.tls.enabled (eq $v.tls.source "secrets") -}}
 {{- $need := list "coordinator" "memory" "worker" "operator" -}}
-{{- if and $v.etcd.enabled $v.etcd.tls -}}{{- $need = append $need "etcd" -}}{{- end -}}
+{{- if and $v.etcd.enabled $v.etcd.tls -}}{{- $need = concat $need (list "etcd" "etcdClient") -}}{{- end -}}
 {{- if $v.monitoring.serviceMonitor.enabled -}}{{- $need = append $need "metrics" -}}{{- end -}}
 {{- range $who := $need -}}
 {{- if empty (get $v.tls.secrets $who) -}}
