@@ -87,12 +87,13 @@ class ApiServer:
                     return
             time.sleep(0.3)
 
-    def call(self, method, path, body=None, content="application/json"):
-        """(status, what came back, warnings)"""
+    def call(self, method, path, body=None, content="application/json", account=None):
+        """(status, what came back, warnings); as a service account, or as one who may everything."""
+        impersonated = {} if account is None else {"Impersonate-User": f"system:serviceaccount:{account}"}
         request = urllib.request.Request(
             f"https://127.0.0.1:{self.port}{path}", method=method,
             data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": content})
+            headers={"Authorization": f"Bearer {TOKEN}", "Content-Type": content, **impersonated})
         try:
             reply = urllib.request.urlopen(request, context=self.context, timeout=30)
         except urllib.error.HTTPError as error:
@@ -118,13 +119,13 @@ class ApiServer:
             self.resources[api] = {r["kind"]: r for r in found["resources"] if "/" not in r["name"]}
         return root, self.resources[api][kind]
 
-    def apply(self, manifest, namespace, dry_run):
+    def apply(self, manifest, namespace, dry_run, account=None):
         """Server-side apply; every field must be known. AssertionError with what it says against it. Its warnings."""
         root, resource = self._resource(manifest)
         where = f"/namespaces/{namespace}" if resource["namespaced"] else ""
         query = "?fieldManager=test&fieldValidation=Strict" + ("&dryRun=All" if dry_run else "")
         path = f"{root}{where}/{resource['name']}/{manifest['metadata']['name']}{query}"
-        status, answer, warnings = self.call("PATCH", path, manifest, "application/apply-patch+yaml")
+        status, answer, warnings = self.call("PATCH", path, manifest, "application/apply-patch+yaml", account)
         if status not in (200, 201):
             message = answer.get("message") if isinstance(answer, dict) else answer
             raise AssertionError(f"{manifest['kind']} {manifest['metadata']['name']}: {status} {message}")
