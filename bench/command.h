@@ -24,6 +24,7 @@ void AddLoadCommand(CLI::App& app, Status& outcome);
 void AddPeersCommand(CLI::App& app, Status& outcome);
 void AddPlacementCommand(CLI::App& app, Status& outcome);
 void AddPrefetchCommand(CLI::App& app, Status& outcome);
+void AddPressureCommand(CLI::App& app, Status& outcome);
 void AddReadCommand(CLI::App& app, Status& outcome);
 void AddScaleCommand(CLI::App& app, Status& outcome);
 // No question: shows the reports of the others.

@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   engram::bench::AddPeersCommand(app, outcome);
   engram::bench::AddPlacementCommand(app, outcome);
   engram::bench::AddPrefetchCommand(app, outcome);
+  engram::bench::AddPressureCommand(app, outcome);
   engram::bench::AddReadCommand(app, outcome);
   engram::bench::AddReportCommand(app, outcome);
   engram::bench::AddScaleCommand(app, outcome);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+#include <sched.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -60,8 +61,8 @@ std::string FromHex(const std::string& hex) {
 }
 
 // Resident, whatever its kind. 0 where /proc does not say.
-uint64_t OwnMemoryBytes() {
-  std::ifstream status("/proc/self/status");
+uint64_t MemoryBytesOf(const std::string& process) {
+  std::ifstream status("/proc/" + process + "/status");
   uint64_t kilobytes = 0;
   for (std::string line; std::getline(status, line);) {
     if (line.rfind("VmRSS:", 0) != 0 && line.rfind("HugetlbPages:", 0) != 0) continue;
@@ -80,6 +81,7 @@ struct Served {
 Result<Served> StartServing(const ReadNode::Options& options,
                             const std::shared_ptr<const TableLayout>& layout) {
   Served served;
+  if (options.pinned) ShareProcessors(/*node=*/true);
   UcxRowServerOptions server_options;
   server_options.listen_address = "127.0.0.1:0";
   if (options.network != nullptr) {
@@ -91,10 +93,11 @@ Result<Served> StartServing(const ReadNode::Options& options,
   server_options.tls = options.transport;
   server_options.one_sided = options.one_sided;
   server_options.gather_threads = options.gather_threads;
+  server_options.fair_reads = options.fair_reads;
   ENGRAM_ASSIGN_OR_RETURN(served.server, UcxRowServer::Create(server_options));
-  const uint64_t memory_before = OwnMemoryBytes();
+  const uint64_t memory_before = MemoryBytesOf("self");
   ENGRAM_ASSIGN_OR_RETURN(const Region region, Fill(*served.server, layout, options));
-  served.line["row_memory_bytes"] = OwnMemoryBytes() - memory_before;
+  served.line["row_memory_bytes"] = MemoryBytesOf("self") - memory_before;
   served.line["address"] = served.server->address();
   served.line["huge_pages"] = region.huge_pages;
   if (options.copy != nullptr) {
@@ -181,6 +184,18 @@ ReadNode::~ReadNode() {
   kill(child_, SIGKILL);
   waitpid(child_, nullptr, 0);
 }
+
+void ShareProcessors(bool node) {
+  const long count = sysconf(_SC_NPROCESSORS_ONLN);
+  if (count < 2) return;
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (long cpu = node ? 0 : 1; cpu < (node ? 1 : count); ++cpu)
+    CPU_SET(static_cast<size_t>(cpu), &set);
+  (void)sched_setaffinity(0, sizeof(set), &set);
+}
+
+uint64_t NodeContact::MemoryBytes() const { return MemoryBytesOf(std::to_string(pid)); }
 
 double NodeContact::CpuSeconds() const {
   std::ifstream stat("/proc/" + std::to_string(pid) + "/stat");

@@ -46,7 +46,13 @@ struct NodeContact {
   [[nodiscard]] Incarnation incarnation() const { return Incarnation(static_cast<uint64_t>(pid)); }
   // CPU time so far, in seconds; 0 if it has ended.
   [[nodiscard]] double CpuSeconds() const;
+  // Resident, rows in huge pages included; 0 if it has ended.
+  [[nodiscard]] uint64_t MemoryBytes() const;
 };
+
+// Keeps the calling thread, and those it starts from now on, off processor 0 (`node` false), or on
+// it (true). Nothing where there is only one.
+void ShareProcessors(bool node);
 
 // Ended and reaped with it. Create before the process has threads.
 class ReadNode {
@@ -55,6 +61,8 @@ class ReadNode {
     std::string transport = "tcp";  // UcxRowServerOptions::tls
     std::string one_sided = "off";
     uint32_t gather_threads = 1;
+    bool fair_reads = true;  // UcxRowServerOptions
+    bool pinned = false;     // to processor 0: ShareProcessors(true)
     // Holds every `parts`-th slot, from slot `part` on.
     uint32_t part = 0;
     uint32_t parts = 1;

@@ -118,12 +118,14 @@ NodeIndex NodeSessions::OnClosed(SessionId id, const Status& why, MonotonicTime 
   node.health = NodeHealth();
   // A session that we closed ourselves keeps the reason that made us do it.
   if (why.code() != StatusCode::kCancelled || node.trouble.ok()) node.trouble = why;
-  node.reopen_at = now + ReopenDelay(node.failures++);
+  node.reopen_at =
+      now + Spread(options_.reopen_delay_min, node.failures++, options_.reopen_delay_max);
   return index;
 }
 
 void NodeSessions::Tick(MonotonicTime now) {
   for (uint32_t i = 0; i < nodes_.size(); ++i) {
+    if (nodes_[i].busy_until <= now) nodes_[i].busy = false;
     if (nodes_[i].state == State::kDown && nodes_[i].reopen_at <= now) Open(NodeIndex(i));
   }
 }
@@ -132,6 +134,7 @@ MonotonicTime NodeSessions::NextTick() const {
   MonotonicTime next = MonotonicTime::max();
   for (const Node& node : nodes_) {
     if (node.state == State::kDown) next = std::min(next, node.reopen_at);
+    if (node.busy) next = std::min(next, node.busy_until);
   }
   return next;
 }
@@ -143,14 +146,14 @@ NodeIndex NodeSessions::NodeOf(SessionId session) const {
 
 bool NodeSessions::CanPost(NodeIndex index) const {
   const Node& node = nodes_[index.value()];
-  if (node.state != State::kOpen) return false;
+  if (node.state != State::kOpen || node.busy) return false;
   return sessions_.at(node.session).reads_in_flight < options_.reads_in_flight_max;
 }
 
 StatusCode NodeSessions::Post(NodeIndex index, uint64_t tag, std::span<const RowAddress> rows,
-                              SessionId* session) {
+                              MonotonicTime wanted_by, SessionId* session) {
   Node& node = nodes_[index.value()];
-  const StatusCode code = reader_->Post(node.session, tag, rows);
+  const StatusCode code = reader_->Post(node.session, tag, rows, wanted_by);
   if (code == StatusCode::kOk) {
     ++sessions_.at(node.session).reads_in_flight;
     *session = node.session;
@@ -190,11 +193,23 @@ void NodeSessions::Close(SessionId id) {
   reader_->Close(id);
 }
 
-Duration NodeSessions::ReopenDelay(uint32_t failures) {
-  Duration delay = options_.reopen_delay_min;
-  for (uint32_t i = 0; i < failures && delay < options_.reopen_delay_max; ++i) delay *= 2;
-  delay = std::min(delay, options_.reopen_delay_max);
-  // SplitMix64 (Steele et al. 2014). Half to one and a half times, so that clients part.
+void NodeSessions::OnBusy(SessionId id, Duration retry_after, MonotonicTime now) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end() || found->second.node == kNoNode) return;
+  Node& node = nodes_[found->second.node.value()];
+  if (node.busy) return;  // it refused what was posted before it said so
+  const bool again = now < node.busy_until + options_.busy_max;
+  node.refusals = again ? node.refusals + 1 : 0;
+  node.busy = true;
+  node.busy_until = now + Spread(std::max<Duration>(retry_after, std::chrono::microseconds(100)),
+                                 node.refusals, options_.busy_max);
+}
+
+Duration NodeSessions::Spread(Duration first, uint32_t times, Duration most) {
+  Duration delay = first;
+  for (uint32_t i = 0; i < times && delay < most; ++i) delay *= 2;
+  delay = std::min(delay, most);
+  // SplitMix64 (Steele et al. 2014).
   random_ += 0x9e3779b97f4a7c15u;
   uint64_t z = random_;
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;

@@ -22,7 +22,8 @@ struct SessionOptions {
   uint32_t reads_in_flight_max = 16;  // per session; at most kReadsInFlightMax
   Duration reopen_delay_min = std::chrono::milliseconds(5);  // doubles with every failure in a row
   Duration reopen_delay_max = std::chrono::milliseconds(100);
-  uint64_t seed = 1;  // of the jitter
+  Duration busy_max = std::chrono::milliseconds(500);  // a node that said it is busy is left alone
+  uint64_t seed = 1;                                   // of the jitter
 };
 
 // Pure: no thread, no clock, no I/O of its own; it only calls Open, Close, Post and
@@ -66,7 +67,7 @@ class NodeSessions {
     return nodes_[node.value()].health;
   }
   [[nodiscard]] NodeHealth& health(NodeIndex node) { return nodes_[node.value()].health; }
-  // Open, and below the window.
+  // Open, below the window, and not waiting because the node was busy.
   [[nodiscard]] bool CanPost(NodeIndex node) const;
   // Why the node cannot be read now; ok when nothing is known against it.
   [[nodiscard]] const Status& TroubleOf(NodeIndex node) const {
@@ -74,7 +75,10 @@ class NodeSessions {
   }
   // Precondition: CanPost. `session` is set when kOk.
   [[nodiscard]] StatusCode Post(NodeIndex node, uint64_t tag, std::span<const RowAddress> rows,
-                                SessionId* session);
+                                MonotonicTime wanted_by, SessionId* session);
+  // The node has no room for more reads: nothing is posted to it for `retry_after`, and longer
+  // every time that it says so again soon after.
+  void OnBusy(SessionId session, Duration retry_after, MonotonicTime now);
   // One read posted under `epoch` ended. Acknowledges the map when it was the last under an older.
   void OnReadDone(SessionId session, Epoch epoch);
   // Gives up on a session that no longer answers; OnClosed follows.
@@ -95,6 +99,9 @@ class NodeSessions {
     Incarnation incarnation;  // that its sessions are for; 0 = not up since it is known here
     MonotonicTime reopen_at = MonotonicTime::max();
     uint32_t failures = 0;  // in a row
+    bool busy = false;      // until the first Tick after busy_until
+    MonotonicTime busy_until;
+    uint32_t refusals = 0;  // in a row
     Status trouble;
     NodeHealth health;
   };
@@ -109,7 +116,9 @@ class NodeSessions {
 
   void Open(NodeIndex node);
   void AcknowledgeIfQuiet(SessionId id, Session* session);
-  [[nodiscard]] Duration ReopenDelay(uint32_t failures);
+  // `first`, doubled `times` times but at most `most`; half to one and a half times that, so that
+  // clients part.
+  [[nodiscard]] Duration Spread(Duration first, uint32_t times, Duration most);
 
   SessionOptions options_;
   RowReader* reader_;

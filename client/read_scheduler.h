@@ -72,6 +72,9 @@ class ReadScheduler {
   void OnRows(uint64_t tag, const RowChunk& chunk, MonotonicTime now);
   void OnReadDone(uint64_t tag, StatusCode status, MonotonicTime now);
   void OnEpoch(Epoch newest);
+  void OnBusy(SessionId session, Duration retry_after, MonotonicTime now) {
+    sessions_.OnBusy(session, retry_after, now);
+  }
   // Deadlines, retries, sessions to open again.
   void Tick(MonotonicTime now);
   // When Tick has something to do.

@@ -54,8 +54,8 @@ void ReadScheduler::PumpNode(NodeIndex node, MonotonicTime now) {
     const uint32_t count = FillRead(&lane.waiting, &read);
     if (count == 0) return EndRead(read_index);
     const uint64_t tag = (uint64_t{read.generation} << 32) | read_index;
-    const StatusCode code =
-        sessions_.Post(node, tag, std::span(post_scratch_.data(), count), &read.session);
+    const StatusCode code = sessions_.Post(node, tag, std::span(post_scratch_.data(), count),
+                                           tickets_[read.slot].deadline, &read.session);
     if (code == StatusCode::kOk) {
       NotePosted(&read, node, now);
       continue;

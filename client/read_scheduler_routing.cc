@@ -16,6 +16,7 @@ StatusCode FinalCode(StatusCode code) {
     case StatusCode::kInvalidArgument:
     case StatusCode::kMalformed:
     case StatusCode::kInternal:
+    case StatusCode::kResourceExhausted:
       return code;
     default:
       return StatusCode::kUnavailable;
@@ -202,6 +203,9 @@ Status ReadScheduler::FailureOf(uint32_t slot, uint32_t row, uint64_t rows_faile
     } else if (state.last_error != StatusCode::kOk) {
       code = FinalCode(state.last_error);
       text += "answered " + std::string(StatusCodeName(state.last_error));
+      if (state.last_error == StatusCode::kResourceExhausted) {
+        text += " (its readers ask for more than it can send: see engram_node_reads_refused_total)";
+      }
     } else if (state.copies != 0) {
       text += "did not answer in time";
     } else {

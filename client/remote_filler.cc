@@ -350,6 +350,9 @@ void RemoteFiller::OnReadDone(uint64_t tag, StatusCode status) {
   Enter(FillStage::kWire);
 }
 void RemoteFiller::OnEpoch(SessionId /*session*/, Epoch newest) { scheduler_->OnEpoch(newest); }
+void RemoteFiller::OnBusy(SessionId session, Duration retry_after) {
+  scheduler_->OnBusy(session, retry_after, SteadyClock().Now());
+}
 
 // ---- ScheduledRows
 

@@ -82,6 +82,7 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   void OnRows(uint64_t tag, const RowChunk& chunk) override;
   void OnReadDone(uint64_t tag, StatusCode status) override;
   void OnEpoch(SessionId session, Epoch newest) override;
+  void OnBusy(SessionId session, Duration retry_after) override;
   // ScheduledRows
   void TakeRows(uint32_t slot, std::span<const uint32_t> rows, const std::byte* stored,
                 uint8_t* taken) override;

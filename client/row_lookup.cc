@@ -113,6 +113,9 @@ class RowLookupImpl final : public RowLookup, private ReaderEvents, private Sche
     scheduler_->OnReadDone(tag, status, SteadyClock().Now());
   }
   void OnEpoch(SessionId /*session*/, Epoch newest) override { scheduler_->OnEpoch(newest); }
+  void OnBusy(SessionId session, Duration retry_after) override {
+    scheduler_->OnBusy(session, retry_after, SteadyClock().Now());
+  }
 
   // ScheduledRows
   void TakeRows(uint32_t /*slot*/, std::span<const uint32_t> rows, const std::byte* stored,

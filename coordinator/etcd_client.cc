@@ -1,19 +1,9 @@
 #include "coordinator/etcd_client.h"
 
 #include <algorithm>
-#include <optional>
+#include <array>
 #include <utility>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/connect.hpp>
-#include <boost/asio/detached.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/redirect_error.hpp>
-#include <boost/asio/use_awaitable.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http.hpp>
 #include <nlohmann/json.hpp>
 
 #include "engram/base/check.h"
@@ -22,34 +12,43 @@
 namespace engram {
 namespace {
 
-namespace http = boost::beast::http;
-using boost::asio::awaitable;
-using boost::asio::redirect_error;
-using boost::asio::use_awaitable;
-using boost::asio::ip::tcp;
-using boost::system::error_code;
-
 constexpr size_t kPrefixBytesMax = 200;
 constexpr size_t kEndpointsMax = 16;
+constexpr std::string_view kTlsScheme = "https://";
+constexpr std::array<std::string_view, 3> kSchemes = {"etcd://", "http://", kTlsScheme};
 
 }  // namespace
 
 Result<EtcdAddress> ParseEtcdAddress(std::string_view text) {
-  constexpr std::string_view kScheme = "etcd://";
   const auto bad = [&](const std::string& why) {
-    return Error(StatusCode::kInvalidArgument, "'" + std::string(text) + "' " + why +
-                                                   ": write etcd://host:2379,host2:2379/prefix");
+    return Error(StatusCode::kInvalidArgument,
+                 "'" + std::string(text) + "' " + why +
+                     ": write etcd://host:2379,host2:2379/prefix, or https://host:2379 and so on "
+                     "with --etcd-certs");
   };
-  if (!text.starts_with(kScheme)) return bad("does not begin with etcd://");
-  const std::string_view rest = text.substr(kScheme.size());
-  const size_t slash = std::min(rest.find('/'), rest.size());
+  const auto scheme = std::find_if(kSchemes.begin(), kSchemes.end(),
+                                   [&](std::string_view one) { return text.starts_with(one); });
+  if (scheme == kSchemes.end()) return bad("does not begin with etcd://, http:// or https://");
   EtcdAddress address;
-  auto endpoints = ParseAddresses(rest.substr(0, slash));
+  address.tls = *scheme == kTlsScheme;
+  std::string list;
+  std::string_view rest = text;
+  while (true) {
+    if (rest.starts_with(*scheme)) rest.remove_prefix(scheme->size());
+    const size_t end = std::min(rest.find_first_of(",/"), rest.size());
+    list += rest.substr(0, end);
+    rest.remove_prefix(end);
+    if (!rest.starts_with(',')) break;
+    list += ',';
+    rest.remove_prefix(1);
+  }
+  if (rest.starts_with("//")) return bad("names etcds in two ways, one with and one without TLS");
+  auto endpoints = ParseAddresses(list);
   if (!endpoints.has_value())
     return bad("names an etcd wrongly (" + endpoints.error().message() + ")");
   address.endpoints = *std::move(endpoints);
   if (address.endpoints.size() > kEndpointsMax) return bad("names more than 16 etcds");
-  std::string_view prefix = rest.substr(slash);
+  std::string_view prefix = rest;
   while (!prefix.empty() && prefix.front() == '/') prefix.remove_prefix(1);
   while (!prefix.empty() && prefix.back() == '/') prefix.remove_suffix(1);
   address.prefix = prefix.empty() ? "engram" : std::string(prefix);
@@ -61,71 +60,6 @@ Result<EtcdAddress> ParseEtcdAddress(std::string_view text) {
   return address;
 }
 
-// One HTTP connection, driven to the end of each step by the thread that calls.
-class EtcdClient::Connection {
- public:
-  Connection(std::string endpoint, size_t reply_bytes_max)
-      : endpoint_(std::move(endpoint)), reply_bytes_max_(reply_bytes_max), stream_(io_) {}
-
-  [[nodiscard]] bool connected() const { return connected_; }
-
-  struct Reply {
-    error_code error;
-    unsigned status = 0;
-    std::string body;
-    bool keep_alive = false;
-  };
-  // Connects where it is not yet. `until` bounds everything.
-  Reply Post(std::string_view path, const std::string& body, MonotonicTime until) {
-    Reply reply;
-    boost::asio::co_spawn(io_, Exchange(path, body, until, &reply), boost::asio::detached);
-    io_.restart();
-    io_.run();
-    return reply;
-  }
-
- private:
-  awaitable<void> Exchange(std::string_view path, const std::string& body, MonotonicTime until,
-                           Reply* reply) {
-    stream_.expires_at(until);
-    if (!connected_) {
-      const auto address = ParseHostPort(endpoint_);
-      ENGRAM_CHECK(address.has_value());  // checked when the client was made
-      tcp::resolver resolver(io_);
-      const auto found =
-          co_await resolver.async_resolve(address->host, std::to_string(address->port),
-                                          redirect_error(use_awaitable, reply->error));
-      if (reply->error) co_return;
-      co_await stream_.async_connect(found, redirect_error(use_awaitable, reply->error));
-      if (reply->error) co_return;
-      SetConnectionOptions(stream_.socket());
-      connected_ = true;
-    }
-    http::request<http::string_body> request{http::verb::post, {path.data(), path.size()}, 11};
-    request.set(http::field::host, endpoint_);
-    request.set(http::field::content_type, "application/json");
-    request.body() = body;
-    request.prepare_payload();
-    co_await http::async_write(stream_, request, redirect_error(use_awaitable, reply->error));
-    if (reply->error) co_return;
-    http::response_parser<http::string_body> parser;
-    parser.body_limit(reply_bytes_max_);
-    co_await http::async_read(stream_, buffer_, parser,
-                              redirect_error(use_awaitable, reply->error));
-    if (reply->error) co_return;
-    reply->status = parser.get().result_int();
-    reply->keep_alive = parser.get().keep_alive();
-    reply->body = std::move(parser.get().body());
-  }
-
-  const std::string endpoint_;
-  const size_t reply_bytes_max_;
-  boost::asio::io_context io_{1};
-  boost::beast::tcp_stream stream_;
-  boost::beast::flat_buffer buffer_;
-  bool connected_ = false;
-};
-
 EtcdClient::EtcdClient(Options options) : options_(std::move(options)) {
   ENGRAM_CHECK(!options_.endpoints.empty());
   for (const std::string& endpoint : options_.endpoints) {
@@ -135,26 +69,30 @@ EtcdClient::EtcdClient(Options options) : options_(std::move(options)) {
 
 EtcdClient::~EtcdClient() = default;
 
+std::unique_ptr<EtcdConnection> EtcdClient::NewConnection() const {
+  return std::make_unique<EtcdConnection>(
+      EtcdConnection::Options{.endpoint = options_.endpoints[endpoint_],
+                              .reply_bytes_max = options_.reply_bytes_max,
+                              .identity = options_.identity,
+                              .insecure = options_.insecure});
+}
+
 Result<nlohmann::json> EtcdClient::Ask(std::string_view path, const std::string& body,
                                        MonotonicTime until) {
   const std::string& endpoint = options_.endpoints[endpoint_];
+  if (connection_ != nullptr && connection_->outdated()) connection_ = nullptr;
   const bool reused = connection_ != nullptr;
-  if (!reused) connection_ = std::make_unique<Connection>(endpoint, options_.reply_bytes_max);
-  Connection::Reply reply = connection_->Post(path, body, until);
-  if (reply.error && reused && reply.error != boost::beast::error::timeout) {
+  if (!reused) connection_ = NewConnection();
+  EtcdConnection::Reply reply = connection_->Post(path, body, until);
+  if (!reply.failure.ok() && reused && !reply.timed_out) {
     // etcd may have closed it since the last call, for instance because it was restarted.
-    connection_ = std::make_unique<Connection>(endpoint, options_.reply_bytes_max);
+    connection_ = NewConnection();
     reply = connection_->Post(path, body, until);
   }
-  if (reply.error) {
-    const bool was_connected = connection_->connected();
+  if (!reply.failure.ok()) {
     connection_ = nullptr;
-    return Error(
-        StatusCode::kUnavailable,
-        endpoint + ": " +
-            (reply.error == boost::beast::error::timeout
-                 ? std::string(was_connected ? "no answer in time" : "no connection in time")
-                 : reply.error.message()));
+    if (reply.failure.code() != StatusCode::kUnavailable) return Error(std::move(reply.failure));
+    return Error(StatusCode::kUnavailable, endpoint + ": " + reply.failure.message());
   }
   if (!reply.keep_alive) connection_ = nullptr;
   if (reply.status != 200) {
@@ -181,7 +119,8 @@ Result<nlohmann::json> EtcdClient::Call(std::string_view path, const nlohmann::j
     endpoint_ = (endpoint_ + 1) % options_.endpoints.size();
   }
   return Error(StatusCode::kUnavailable,
-               "no etcd answers (" + failures + "): start it, or correct --store");
+               "no etcd answers (" + failures + "): start it, or correct --store" +
+                   (options_.identity == nullptr ? "" : " or --etcd-certs"));
 }
 
 Result<EtcdRangeReply> EtcdClient::Range(const EtcdOp& range, MonotonicTime deadline) {

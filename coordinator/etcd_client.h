@@ -1,4 +1,4 @@
-// Calls to an etcd cluster's v3 JSON gateway over HTTP.
+// Calls to an etcd cluster's v3 JSON gateway over HTTP, plain or under TLS.
 #pragma once
 
 #include <chrono>
@@ -9,38 +9,46 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "coordinator/etcd_connection.h"
 #include "coordinator/etcd_messages.h"
 #include "engram/base/clock.h"
 #include "engram/base/status.h"
+#include "engram/security/tls_identity.h"
 
 namespace engram {
 
 struct EtcdAddress {
   std::vector<std::string> endpoints;  // "host:port" each, one at least
   std::string prefix;                  // of every key, without a '/' at its ends; not empty
+  bool tls = false;
 };
 
-// "etcd://host:2379,host2:2379/prefix"; the prefix is "engram" where none is given.
+// "https://host:2379,host2:2379/prefix" with TLS, "http://..." or "etcd://..." without; further
+// endpoints may repeat the scheme. The prefix is "engram" where none is given.
 // ERRORS: kInvalidArgument showing what is wrong.
 [[nodiscard]] Result<EtcdAddress> ParseEtcdAddress(std::string_view text);
 
 // One call at a time, over one connection that is kept; a call blocks its thread, for a bounded
 // time. An endpoint that fails is left for the next one. A call whose reply was lost is sent again,
 // to another endpoint or the same: it may be done twice, the second time later than a call that
-// came after. Thread-compatible: each thread has its own.
+// came after. Where the identity's files change a new connection is made with them.
+// Thread-compatible: each thread has its own.
 class EtcdClient {
  public:
   struct Options {
     std::vector<std::string> endpoints;           // "host:port", one at least
     std::chrono::milliseconds try_timeout{1000};  // for each endpoint
     size_t reply_bytes_max = 64u << 20;
+    std::shared_ptr<TlsIdentity> identity;  // null: plain,
+    bool insecure = false;                  // on loopback only, unless this is set
   };
   explicit EtcdClient(Options options);
   ~EtcdClient();
 
   // Each endpoint is tried once, until `deadline`.
-  // ERRORS: kUnavailable naming every endpoint that was tried and why it failed; those of
-  // EtcdFailure and the message's parser, naming the endpoint.
+  // ERRORS: kUnavailable naming every endpoint that was tried and why it failed, a certificate that
+  // is refused too; kInvalidArgument (plain beyond loopback); those of EtcdFailure and the
+  // message's parser, naming the endpoint.
   [[nodiscard]] Result<EtcdRangeReply> Range(const EtcdOp& range, MonotonicTime deadline);
   [[nodiscard]] Result<EtcdTxnReply> Txn(const EtcdTxn& txn, MonotonicTime deadline);
   // The lease ends by itself `ttl` after the last KeepAlive.
@@ -51,17 +59,17 @@ class EtcdClient {
   [[nodiscard]] Status RevokeLease(uint64_t lease, MonotonicTime deadline);
 
  private:
-  class Connection;
-
   [[nodiscard]] Result<nlohmann::json> Call(std::string_view path, const nlohmann::json& request,
                                             MonotonicTime deadline);
   // One endpoint, once. ERRORS: kUnavailable (another may answer), and the reply's own.
   [[nodiscard]] Result<nlohmann::json> Ask(std::string_view path, const std::string& body,
                                            MonotonicTime until);
 
+  [[nodiscard]] std::unique_ptr<EtcdConnection> NewConnection() const;
+
   const Options options_;
-  size_t endpoint_ = 0;                     // the one in use
-  std::unique_ptr<Connection> connection_;  // null while there is none
+  size_t endpoint_ = 0;                         // the one in use
+  std::unique_ptr<EtcdConnection> connection_;  // null while there is none
 };
 
 }  // namespace engram

@@ -22,7 +22,10 @@ EtcdElection::EtcdElection(Options options, std::function<void()> on_change)
     : options_(std::move(options)),
       names_(options_.address.prefix),
       on_change_(std::move(on_change)),
-      client_({.endpoints = options_.address.endpoints, .try_timeout = options_.try_timeout}),
+      client_({.endpoints = options_.address.endpoints,
+               .try_timeout = options_.try_timeout,
+               .identity = options_.identity,
+               .insecure = options_.insecure}),
       thread_([this] { Run(); }) {
   (void)pthread_setname_np(thread_.native_handle(), "engram-election");
 }

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -25,6 +26,8 @@ class EtcdElection {
  public:
   struct Options {
     EtcdAddress address;
+    std::shared_ptr<TlsIdentity> identity;  // see EtcdClient::Options
+    bool insecure = false;
     std::string own_address;        // "host:port" that others are told
     std::chrono::seconds lease{3};  // at least 2
     std::chrono::milliseconds poll{250};

@@ -19,13 +19,18 @@ constexpr milliseconds kWriteAgainAfter{100};
 EtcdStore::EtcdStore(Options options)
     : options_(std::move(options)),
       names_(options_.address.prefix),
-      client_({.endpoints = options_.address.endpoints, .try_timeout = options_.try_timeout}) {}
+      client_({.endpoints = options_.address.endpoints,
+               .try_timeout = options_.try_timeout,
+               .identity = options_.identity,
+               .insecure = options_.insecure}) {}
 
 EtcdStore::~EtcdStore() = default;
 
 Status EtcdStore::Campaign(std::string address, std::function<void()> on_change) {
   EtcdElection::Options election;
   election.address = options_.address;
+  election.identity = options_.identity;
+  election.insecure = options_.insecure;
   election.own_address = std::move(address);
   election.lease = options_.lease;
   election.poll = options_.poll;

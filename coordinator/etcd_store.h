@@ -21,6 +21,8 @@ class EtcdStore final : public MetadataStore {
  public:
   struct Options {
     EtcdAddress address;
+    std::shared_ptr<TlsIdentity> identity;  // see EtcdClient::Options
+    bool insecure = false;
     std::chrono::seconds lease{3};  // see EtcdElection
     std::chrono::milliseconds poll{250};
     std::chrono::milliseconds try_timeout{1000};       // one endpoint, one call

@@ -16,8 +16,9 @@
 #include <unistd.h>
 
 #include "coordinator/coordinator_service.h"
-#include "coordinator/etcd_store.h"
-#include "coordinator/sqlite_store.h"
+#include "coordinator/store_flags.h"
+#include "engram/base/descriptor_limit.h"
+#include "engram/base/privileges.h"
 #include "engram/rpc/host_port.h"
 #include "engram/security/security_flags.h"
 
@@ -27,10 +28,8 @@ namespace {
 struct Flags {
   std::string listen = "127.0.0.1:7000";
   std::string http = "127.0.0.1:7001";
-  std::string state;
-  std::string store;
+  StoreFlags store;
   std::string advertise;
-  int leader_lease_s = 3;
   std::string announce_file;
   int heartbeat_ms = 1000;
   int down_after_ms = 3000;
@@ -56,7 +55,7 @@ void Describe(CLI::App& app, Flags& flags) {
       "      --state /var/lib/engram/state.sqlite\n"
       "Or, on three hosts c0, c1, c2 with an etcd (3.4 or later) of three members e0, e1, e2:\n"
       "  engram-coordinator --listen 0.0.0.0:7000 --advertise c0:7000 --http 0.0.0.0:7001 \\\n"
-      "      --store etcd://e0:2379,e1:2379,e2:2379/engram\n"
+      "      --store https://e0:2379,e1:2379,e2:2379/engram --etcd-certs etcd-certs/c0\n"
       "and give nodes and clients --coordinator c0:7000,c1:7000,c2:7000.\n"
       "With certificates (engramctl certs init; certs issue --role coordinator --name c0):\n"
       "  engram-coordinator --certs certs/c0 --listen 0.0.0.0:7000 --http 0.0.0.0:7001 \\\n"
@@ -75,20 +74,11 @@ void Describe(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   app.add_option("--http", flags.http, "Where /healthz, /readyz, /metrics and /status are")
       ->capture_default_str();
-  CLI::Option* state =
-      app.add_option("--state", flags.state, "The SQLite file to keep state in; made when missing");
-  app.add_option("--store", flags.store,
-                 "Where to keep state: etcd://HOST:PORT,HOST:PORT/PREFIX (plain HTTP, no "
-                 "authentication), or sqlite:FILE, which is --state FILE")
-      ->excludes(state);
+  AddStoreFlags(&app, &flags.store);
   app.add_option(
       "--advertise", flags.advertise,
       "HOST:PORT that the others tell callers while this one leads. Default: the address "
       "listened on, with this machine's name where that is 0.0.0.0");
-  app.add_option("--leader-lease-s", flags.leader_lease_s,
-                 "With etcd: so long after a leader is lost another may lead")
-      ->capture_default_str()
-      ->check(CLI::Range(2, 60));
   app.add_option("--heartbeat-ms", flags.heartbeat_ms, "How often memory nodes are heard of")
       ->capture_default_str()
       ->check(CLI::Range(50, 60000));
@@ -128,26 +118,6 @@ Status Announce(const std::string& file, const nlohmann::json& what) {
                : Status();
 }
 
-Result<std::unique_ptr<MetadataStore>> OpenStore(const Flags& flags) {
-  constexpr std::string_view kSqlite = "sqlite:";
-  const std::string file =
-      flags.store.starts_with(kSqlite) ? flags.store.substr(kSqlite.size()) : flags.state;
-  if (!file.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<MetadataStore> store, SqliteStore::Open(file));
-    return store;
-  }
-  if (flags.store.empty()) {
-    return Error(StatusCode::kInvalidArgument,
-                 "give --state FILE, or --store etcd://HOST:PORT/PREFIX");
-  }
-  EtcdStore::Options options;
-  auto address = ParseEtcdAddress(flags.store);
-  if (!address.has_value()) return Error(address.error().WithContext("--store"));
-  options.address = *std::move(address);
-  options.lease = std::chrono::seconds(flags.leader_lease_s);
-  return std::make_unique<EtcdStore>(std::move(options));
-}
-
 // "host:port" that others can reach, for the address listened on.
 Result<std::string> Advertised(const Flags& flags, const std::string& listened) {
   if (!flags.advertise.empty()) {
@@ -163,6 +133,9 @@ Result<std::string> Advertised(const Flags& flags, const std::string& listened) 
 }
 
 Status Run(const Flags& flags) {
+  ENGRAM_RETURN_IF_ERROR(DropPrivileges());
+  KeepNewFilesPrivate();
+  if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
   if (flags.lost_after_ms < flags.down_after_ms) {
     return {StatusCode::kInvalidArgument, "--lost-after-ms must be at least --down-after-ms, " +
                                               std::to_string(flags.down_after_ms) +
@@ -177,7 +150,7 @@ Status Run(const Flags& flags) {
   if (!security.has_value()) return security.error();
   const auto audit = OpenAuditLog(flags.audit_log);
   if (!audit.has_value()) return audit.error();
-  auto store = OpenStore(flags);
+  auto store = OpenStore(flags.store, flags.security);
   if (!store.has_value()) return store.error();
 
   boost::asio::io_context io(1);
@@ -244,6 +217,7 @@ int main(int argc, char** argv) {
   engram::Flags flags;
   engram::Describe(app, flags);
   CLI11_PARSE(app, argc, argv);
+  (void)engram::RaiseDescriptorLimit();
   const engram::Status status = engram::Run(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "engram-coordinator: %s\n", status.ToString().c_str());

@@ -6,6 +6,7 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include "engram/base/privileges.h"
 #include "model_worker/commands.h"
 
 namespace engram {
@@ -104,7 +105,9 @@ int Main(int argc, char** argv) {
   AddCompare(&app, &compare, &command);
   AddServe(&app, &serve, &command);
   CLI11_PARSE(app, argc, argv);
-  const Status status = command();
+  Status status = DropPrivileges();
+  if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
+  if (status.ok()) status = command();
   if (status.ok()) return 0;
   std::fflush(stdout);
   std::fprintf(stderr, "engram-model-worker: %s\n", status.ToString().c_str());

@@ -17,6 +17,8 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include "engram/base/descriptor_limit.h"
+#include "engram/base/privileges.h"
 #include "engram/http/http_server.h"
 #include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/ucx_row_server.h"
@@ -68,6 +70,19 @@ void WarnOfLittleMemory(uint64_t memory_bytes) {
                ByteText(memory_bytes), ByteText(machine_bytes));
 }
 
+// A session has its control connection, and one of UCX in each direction.
+void RaiseLimits(uint32_t sessions_max) {
+  constexpr uint64_t kDescriptorsOfSession = 3;
+  constexpr uint64_t kOtherDescriptors = 512;
+  const uint64_t allowed = RaiseDescriptorLimit();
+  const uint64_t needed = sessions_max * kDescriptorsOfSession + kOtherDescriptors;
+  if (allowed >= needed) return;
+  spdlog::warn(
+      "this process may have {} descriptors open; --sessions-max {} needs {}: raise "
+      "LimitNOFILE (systemd) or the container's limit, or allow fewer sessions",
+      allowed, sessions_max, needed);
+}
+
 // The store's io_context on a thread of its own; stopped and joined at the end.
 class StoreThread {
  public:
@@ -109,8 +124,12 @@ std::string Reachable(const std::string& host, const std::string& listened) {
 }
 
 Status Run(const NodeOptions& options) {
+  ENGRAM_RETURN_IF_ERROR(DropPrivileges());
+  KeepNewFilesPrivate();
+  if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
   ENGRAM_RETURN_IF_ERROR(CheckNodeOptions(options));
   WarnOfLittleMemory(options.memory_bytes);
+  RaiseLimits(options.sessions_max);
   const auto security = OpenServerSecurity(options.security, Role::kNode, options.id);
   if (!security.has_value()) return security.error();
   // What readers show, and what this node shows where it copies slots.
@@ -128,6 +147,8 @@ Status Run(const NodeOptions& options) {
   server_options.tls = options.transport;
   server_options.gather_threads = options.gather_threads;
   server_options.spin_max = std::chrono::microseconds(options.spin_us);
+  server_options.sessions_max = options.sessions_max;
+  server_options.waiting_rows_max = options.waiting_rows_max;
   server_options.lease = std::chrono::milliseconds(options.lease_ms);
   server_options.one_sided = options.one_sided;
   server_options.security = *security;

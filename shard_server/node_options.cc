@@ -12,6 +12,9 @@ constexpr uint32_t kLeaseMsMax = 60000;
 constexpr uint32_t kSpinUsMax = 1000000;
 constexpr uint32_t kReleasePatienceMsMax = 3'600'000;
 constexpr uint64_t kMemoryBytesMin = 1u << 20;
+constexpr uint32_t kSessionsMax = 65536;
+constexpr uint64_t kWaitingRowsMin = 1u << 14;
+constexpr uint64_t kWaitingRowsMax = 1u << 30;
 
 bool IsLoopback(const std::string& host) {
   return host == "localhost" || host == "::1" || host.starts_with("127.");
@@ -78,6 +81,19 @@ void AddOptions(CLI::App* app, NodeOptions* options) {
       ->capture_default_str()
       ->check(CLI::Range(0u, kSpinUsMax))
       ->group("Reads");
+  app->add_option("--sessions-max", options->sessions_max,
+                  "Sessions of readers; each of their I/O threads has one for every table version. "
+                  "One host may have half of them, two a third each, and so on")
+      ->capture_default_str()
+      ->check(CLI::Range(2u, kSessionsMax))
+      ->group("Limits");
+  app->add_option("--waiting-rows-max", options->waiting_rows_max,
+                  "Rows of reads that may wait for their turn, of all readers together; a reader "
+                  "may have as many as are still free, and is told to come back later with more. "
+                  "A million is 8 MiB, and answered in some 0.2 s for every gather thread")
+      ->capture_default_str()
+      ->check(CLI::Range(kWaitingRowsMin, kWaitingRowsMax))
+      ->group("Limits");
   app->add_option("--transport", options->transport,
                   "What rows travel over. tcp: between hosts; nothing is shared with readers on "
                   "this host. shm: readers on this host only. auto: whatever UCX finds, RDMA "

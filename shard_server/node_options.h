@@ -20,6 +20,8 @@ struct NodeOptions {
   uint64_t memory_bytes = 0;
   uint32_t gather_threads = 1;
   uint32_t spin_us = 50;
+  uint32_t sessions_max = 4096;
+  uint64_t waiting_rows_max = 1u << 20;
   std::string transport = "auto";
   std::string one_sided = "off";
   uint32_t lease_ms = 2000;

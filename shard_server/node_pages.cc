@@ -28,6 +28,14 @@ void WriteReads(const RowServerStats& stats, FamilyWriter* out) {
   const std::string help = "Rows asked for and not sent, by reason.";
   out->Counter(refused, help, stats.rows_not_owned, {{"reason", "not_owned"}});
   out->Counter(refused, help, stats.rows_out_of_range, {{"reason", "out_of_range"}});
+  const std::string reads = "engram_node_reads_refused_total";
+  const std::string why = "Reads refused, by reason: busy = no room to wait, expired = too late.";
+  out->Counter(reads, why, stats.refused_busy, {{"reason", "busy"}});
+  out->Counter(reads, why, stats.expired, {{"reason", "expired"}});
+  out->Gauge("engram_node_rows_waiting", "Rows of reads that wait for their turn.",
+             stats.rows_waiting);
+  out->Counter("engram_node_slow_readers_total",
+               "Sessions ended because their reader took no answers.", stats.slow_readers);
   out->Counter("engram_node_messages_refused_total",
                "Messages refused: malformed, oversized, of another version or incarnation.",
                stats.refused_messages);

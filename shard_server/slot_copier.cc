@@ -48,23 +48,34 @@ class CopyRun final : public ReaderEvents {
   void OnRows(uint64_t tag, const RowChunk& chunk) override;
   void OnReadDone(uint64_t tag, StatusCode status) override;
   void OnEpoch(SessionId session, Epoch newest) override;
+  void OnBusy(SessionId session, Duration retry_after) override {
+    if (Source* const source = Find(session); source != nullptr) {
+      source->busy_until = SteadyClock().Now() + retry_after;
+    }
+  }
 
  private:
   struct Source {
     SessionId session;  // 0 = none was opened
     bool open = false;
     bool lost = false;
-    Status why;              // it was lost
-    uint32_t reads = 0;      // in flight
-    MonotonicTime heard_at;  // the last read ended, or the first of those in flight was posted
-    Epoch newest;            // to be acknowledged once the slots before `epoch_after` are done
+    Status why;                // it was lost
+    uint32_t reads = 0;        // in flight
+    MonotonicTime heard_at;    // the last read ended, or the first of those in flight was posted
+    MonotonicTime busy_until;  // it asked to be left alone
+    Epoch newest;              // to be acknowledged once the slots before `epoch_after` are done
     size_t epoch_after = 0;
     uint64_t slots_copied = 0;
     uint64_t slots_failed = 0;
     std::string first_failure;
   };
+  struct Rows {
+    uint32_t first = 0;  // in the slot
+    uint32_t count = 0;
+  };
   struct Slot {
     uint32_t rows_posted = 0;
+    std::vector<Rows> again;  // of these: the source was busy
     uint32_t rows_arrived = 0;
     bool active = false;
   };
@@ -189,26 +200,34 @@ bool CopyRun::PostSlot(size_t index) {
   const SlotIndex number = job_.slots[index].slot.slot;
   const uint32_t row_count = job_.layout->slot(number).row_count;
   const uint32_t rows_max = std::min(options_.rows_per_read, kReadRowsMax);
-  while (source.open && slot.rows_posted < row_count &&
+  while (source.open && (slot.rows_posted < row_count || !slot.again.empty()) &&
          source.reads < options_.reads_in_flight_max) {
-    const uint32_t count = std::min(rows_max, row_count - slot.rows_posted);
+    const Rows next = slot.again.empty()
+                          ? Rows{slot.rows_posted, std::min(rows_max, row_count - slot.rows_posted)}
+                          : slot.again.back();
+    const uint32_t count = next.count;
     const MonotonicTime now = SteadyClock().Now();
+    if (now < source.busy_until) return true;
     if (!rate_->Take(uint64_t{count} * row_stride_, now, &post_again_)) return false;
     std::vector<RowAddress> rows;
     rows.reserve(count);
     const uint64_t first = (uint64_t{number.value()} << job_.layout->slot_shift());
-    for (uint32_t i = 0; i < count; ++i) rows.emplace_back(first + slot.rows_posted + i);
+    for (uint32_t i = 0; i < count; ++i) rows.emplace_back(first + next.first + i);
     const uint64_t tag = TakeTag();
-    const StatusCode posted = reader_->Post(source.session, tag, rows);
+    const StatusCode posted = reader_->Post(source.session, tag, rows, MonotonicTime::max());
     if (posted == StatusCode::kResourceExhausted) return true;
     if (posted != StatusCode::kOk) {
       GiveUp(&source,
              {posted, "the connection to " + job_.sources[job_.slots[index].source].id + " ended"});
       return true;
     }
-    reads_[tag] = {index, slot.rows_posted, count, true};
+    reads_[tag] = {index, next.first, count, true};
     if (source.reads++ == 0) source.heard_at = now;
-    slot.rows_posted += count;
+    if (slot.again.empty()) {
+      slot.rows_posted += count;
+    } else {
+      slot.again.pop_back();
+    }
   }
   return true;
 }
@@ -259,7 +278,9 @@ void CopyRun::OnReadDone(uint64_t tag, StatusCode status) {
   Source& source = SourceOf(read.slot);
   --source.reads;
   source.heard_at = SteadyClock().Now();
-  if (status != StatusCode::kOk && slots_[read.slot].active) {
+  if (status == StatusCode::kResourceExhausted) {
+    slots_[read.slot].again.push_back({read.first_row, read.row_count});
+  } else if (status != StatusCode::kOk && slots_[read.slot].active) {
     Fail(read.slot, {status, "a read ended without its rows"});
   }
 }

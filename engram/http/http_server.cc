@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <exception>
+#include <map>
 #include <memory>
 #include <string>
 #include <unordered_set>
@@ -20,6 +21,7 @@
 #include <boost/beast/ssl/ssl_stream.hpp>
 #include <spdlog/spdlog.h>
 
+#include "engram/base/tell_rate.h"
 #include "engram/rpc/byte_stream.h"
 #include "engram/rpc/host_port.h"
 #include "engram/security/permissions.h"
@@ -37,6 +39,8 @@ using boost::system::error_code;
 
 constexpr std::chrono::seconds kIoTimeout{30};
 constexpr uint32_t kHeaderBytesMax = 16u << 10;
+// In the logs, as RpcServer does.
+constexpr uint32_t kRefusalsToldPerSecond = 20;
 
 using TlsStream = beast::ssl_stream<beast::tcp_stream>;
 
@@ -192,6 +196,10 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
   tcp::acceptor acceptor;
   bool stopped = false;
   std::unordered_set<beast::tcp_stream*> connections;  // their coroutines own them
+  // In their handshakes, oldest first; their coroutines own them.
+  std::map<uint64_t, beast::tcp_stream*> greeting;
+  uint64_t next_greeting = 1;
+  TellRate refusals{kRefusalsToldPerSecond};
 };
 
 awaitable<void> ServerState::Accept() {
@@ -230,15 +238,20 @@ awaitable<void> ServerState::StartTls(tcp::socket socket, const std::string& pee
   TlsStream stream(std::move(socket), *context);
   // A certificate that is shown must be right; none is for the paths that are open.
   stream.set_verify_mode(boost::asio::ssl::verify_peer);
-  connections.insert(&TcpOf(stream));
+  // Whoever only begins must not keep others out: who has waited longest goes.
+  if (greeting.size() >= options.connections_max) greeting.begin()->second->close();
+  const uint64_t number = next_greeting++;
+  greeting.emplace(number, &TcpOf(stream));
   TcpOf(stream).expires_after(kIoTimeout);
   error_code error;
   co_await stream.async_handshake(boost::asio::ssl::stream_base::server,
                                   redirect_error(use_awaitable, error));
-  connections.erase(&TcpOf(stream));
+  greeting.erase(number);
   if (stopped) co_return;
   if (error) {
-    spdlog::info("refused the HTTPS connection of {}: {}", peer, TlsFailure(error).message());
+    if (refusals.Tell(SteadyClock().Now()).has_value()) {
+      spdlog::info("refused the HTTPS connection of {}: {}", peer, TlsFailure(error).message());
+    }
     co_return;
   }
   Peer about{peer, nullptr};
@@ -277,8 +290,12 @@ awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer
   TcpOf(stream).expires_never();  // the handler may compute for long
   if (options.security.identity != nullptr && request.identity == nullptr &&
       !PathIsOpen(request.path)) {
-    spdlog::info("refused {} {} to {}: no certificate", request.method, request.path, request.peer);
-    if (options.audit != nullptr) {
+    const bool told = refusals.Tell(SteadyClock().Now()).has_value();
+    if (told) {
+      spdlog::info("refused {} {} to {}: no certificate", request.method, request.path,
+                   request.peer);
+    }
+    if (told && options.audit != nullptr) {
       options.audit->Write({nullptr,
                             request.peer,
                             request.method + " " + request.path,
@@ -338,6 +355,7 @@ class BeastHttpServer final : public HttpServer {
     error_code ignored;
     state_->acceptor.close(ignored);
     for (beast::tcp_stream* stream : state_->connections) stream->close();
+    for (const auto& [number, stream] : state_->greeting) stream->close();
   }
   [[nodiscard]] std::string address() const override { return address_; }
 

@@ -5,7 +5,9 @@
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
 #include <boost/asio/ssl/error.hpp>
+#include <boost/asio/use_awaitable.hpp>
 
 #include "engram/rpc/host_port.h"
 
@@ -32,7 +34,9 @@ FrameConnection::FrameConnection(ByteStream stream, const FrameLimits& limits)
       limits_(limits),
       decoder_(limits.frame_bytes_max),
       read_deadline_(stream_.socket().get_executor()),
-      write_deadline_(stream_.socket().get_executor()) {
+      write_deadline_(stream_.socket().get_executor()),
+      resume_reading_(stream_.socket().get_executor(),
+                      boost::asio::steady_timer::time_point::max()) {
   SetConnectionOptions(stream_.socket());
   error_code error;
   const auto endpoint = stream_.socket().remote_endpoint(error);
@@ -63,6 +67,12 @@ void FrameConnection::UpdateReadDeadline() {
 
 awaitable<Result<proto::Frame>> FrameConnection::Receive() {
   const auto self = shared_from_this();
+  while (!closed_ && limits_.pause_reading_bytes > 0 &&
+         queued_.size() + writing_.size() > limits_.pause_reading_bytes) {
+    error_code ignored;
+    co_await resume_reading_.async_wait(
+        boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+  }
   while (!closed_) {
     auto next = decoder_.Next();
     if (!next.has_value()) {
@@ -125,6 +135,7 @@ awaitable<void> FrameConnection::WriteQueued() {
       }
     }
     writing_.clear();
+    resume_reading_.cancel();
   }
   writer_running_ = false;
 }
@@ -135,6 +146,7 @@ void FrameConnection::Close(Status reason) {
   close_reason_ = std::move(reason);
   read_deadline_.cancel();
   write_deadline_.cancel();
+  resume_reading_.cancel();
   stream_.Close();
   queued_.clear();
 }

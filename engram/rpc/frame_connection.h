@@ -18,6 +18,9 @@ namespace engram {
 struct FrameLimits {
   uint32_t frame_bytes_max = 64u << 20;
   uint64_t write_queue_bytes_max = 128u << 20;  // queued and not yet taken by the system
+  // While more than this is queued nothing is read: who takes no replies asks no more either. Not
+  // for both sides of a connection, which might wait for each other. 0 = read on.
+  uint64_t pause_reading_bytes = 0;
   // A frame must be whole this long after its first byte; the first frame after connecting too.
   std::chrono::milliseconds frame_timeout{30'000};
   // The peer must take some bytes of a write within this time.
@@ -58,6 +61,7 @@ class FrameConnection : public std::enable_shared_from_this<FrameConnection> {
   std::string peer_address_;
   boost::asio::steady_timer read_deadline_;
   boost::asio::steady_timer write_deadline_;
+  boost::asio::steady_timer resume_reading_;  // cancelled = look again
   bool read_deadline_running_ = false;
   bool first_frame_came_ = false;
   std::string queued_;

@@ -16,6 +16,10 @@ Status ListenError(std::string_view address, const boost::system::error_code& er
   std::string message = "cannot listen on " + std::string(address) + ": " + error.message();
   if (error == boost::asio::error::address_in_use) {
     message += "; stop the program that has this port, or choose another (port 0 = any free one)";
+  } else if (error == boost::asio::error::access_denied) {
+    message +=
+        "; a port from 1024 on needs no privilege, and programs give theirs up: choose one, or "
+        "lower net.ipv4.ip_unprivileged_port_start";
   }
   return Status(StatusCode::kIo, std::move(message));
 }

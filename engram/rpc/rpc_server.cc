@@ -2,8 +2,8 @@
 
 #include <chrono>
 #include <exception>
+#include <map>
 #include <unordered_map>
-#include <unordered_set>
 #include <utility>
 
 #include <boost/asio/co_spawn.hpp>
@@ -12,8 +12,10 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <google/protobuf/stubs/logging.h>
 #include <spdlog/spdlog.h>
 
+#include "engram/base/tell_rate.h"
 #include "engram/rpc/frame_connection.h"
 #include "engram/rpc/host_port.h"
 #include "engram/security/permissions.h"
@@ -28,6 +30,18 @@ using boost::asio::ip::tcp;
 using boost::system::error_code;
 
 constexpr std::chrono::seconds kHandshakeTimeout{10};
+// Of replies that a peer does not take.
+constexpr uint64_t kPauseReadingBytes = 1u << 20;
+// Refusals and faults of peers in the logs: peers must not fill a disk, nor push out of the audit
+// log what it is there for.
+constexpr uint32_t kRefusalsToldPerSecond = 20;
+
+// Empty when the peer has gone already.
+std::string HostOf(const tcp::socket& socket) {
+  error_code error;
+  const tcp::endpoint peer = socket.remote_endpoint(error);
+  return error ? "" : peer.address().to_string();
+}
 
 // What accepted connections and their calls share; kept by their coroutines, so that a call that
 // suspends longer than the server lives still finds its handler.
@@ -42,11 +56,14 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
         acceptor(std::move(acceptor_in)) {}
 
   awaitable<void> Accept();
-  awaitable<void> Greet(tcp::socket socket);
+  [[nodiscard]] bool HasRoomFor(const std::string& host);
+  awaitable<void> Greet(tcp::socket socket, std::string host);
   awaitable<void> Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer);
   awaitable<void> Answer(std::shared_ptr<FrameConnection> connection, RpcPeer peer,
                          proto::Frame request);
   void Stop();
+  // Whether a refusal is told in the logs. Those that were not are told with the next one.
+  [[nodiscard]] bool IsTold();
 
   const boost::asio::any_io_executor executor;
   const RpcServer::Options options;
@@ -55,9 +72,30 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
   tcp::acceptor acceptor;
   bool stopped = false;
   uint64_t next_connection = 1;
-  std::unordered_set<std::shared_ptr<ByteStream>> greeting;  // in their handshakes
+  std::map<uint64_t, std::shared_ptr<ByteStream>> greeting;  // in their handshakes, oldest first
+  uint64_t next_greeting = 1;
+  TellRate refusals{kRefusalsToldPerSecond};
   std::unordered_map<uint64_t, std::shared_ptr<FrameConnection>> connections;
   std::unordered_map<uint64_t, uint32_t> calls_in_flight;  // by connection
+  std::unordered_map<std::string, uint32_t> open_by_host;  // those in handshakes too
+};
+
+// Counts a connection with its host while it lives.
+class HostCount {
+ public:
+  HostCount(std::shared_ptr<ServerState> state, std::string host)
+      : state_(std::move(state)), host_(std::move(host)) {
+    ++state_->open_by_host[host_];
+  }
+  ~HostCount() {
+    if (--state_->open_by_host[host_] == 0) state_->open_by_host.erase(host_);
+  }
+  HostCount(const HostCount&) = delete;
+  HostCount& operator=(const HostCount&) = delete;
+
+ private:
+  const std::shared_ptr<ServerState> state_;
+  const std::string host_;
 };
 
 awaitable<void> ServerState::Accept() {
@@ -73,21 +111,35 @@ awaitable<void> ServerState::Accept() {
       co_await pause.async_wait(redirect_error(use_awaitable, error));
       continue;
     }
-    const size_t open = connections.size() + greeting.size();
-    if (open >= options.connections_max) {
-      spdlog::warn("closed a new connection: {} are open (connections_max)", open);
-      continue;
-    }
-    boost::asio::co_spawn(executor, Greet(std::move(socket)), boost::asio::detached);
+    const std::string host = HostOf(socket);
+    if (!HasRoomFor(host)) continue;
+    // Those without a certificate must not keep out those with one: who has waited longest goes.
+    if (greeting.size() >= options.handshakes_max) greeting.begin()->second->Close();
+    boost::asio::co_spawn(executor, Greet(std::move(socket), host), boost::asio::detached);
   }
 }
 
-awaitable<void> ServerState::Greet(tcp::socket socket) {
+bool ServerState::HasRoomFor(const std::string& host) {
+  const size_t open = connections.size();
+  const size_t left = open < options.connections_max ? options.connections_max - open : 0;
+  const auto of_host = open_by_host.find(host);
+  const size_t count = of_host == open_by_host.end() ? 0 : of_host->second;
+  if (count < left) return true;
+  if (IsTold()) {
+    spdlog::warn("closed a new connection of {}: {} of {} are open, {} of them its own", host, open,
+                 options.connections_max, count);
+  }
+  return false;
+}
+
+awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
   const auto self = shared_from_this();
+  const HostCount counted(self, std::move(host));
   const auto stream = std::make_shared<ByteStream>(std::move(socket), options.security.identity);
-  greeting.insert(stream);
+  const uint64_t number = next_greeting++;
+  greeting.emplace(number, stream);
   Status status = co_await stream->Handshake(ByteStream::Side::kServer, kHandshakeTimeout);
-  greeting.erase(stream);
+  greeting.erase(number);
   if (stopped) co_return;
   RpcPeer peer;
   if (status.ok()) {
@@ -98,12 +150,15 @@ awaitable<void> ServerState::Greet(tcp::socket socket) {
   FrameLimits limits;
   limits.frame_bytes_max = options.frame_bytes_max;
   limits.expect_first_frame = true;
+  limits.pause_reading_bytes = kPauseReadingBytes;
   auto connection = std::make_shared<FrameConnection>(std::move(*stream), limits);
   peer.address = connection->peer_address();
   if (!status.ok()) {
-    spdlog::warn("refused the connection of {}: {}", peer.address, status.ToString());
-    if (options.audit != nullptr) {
-      options.audit->Write({nullptr, peer.address, "connect", {}, status});
+    if (IsTold()) {
+      spdlog::warn("refused the connection of {}: {}", peer.address, status.ToString());
+      if (options.audit != nullptr) {
+        options.audit->Write({nullptr, peer.address, "connect", {}, status});
+      }
     }
     connection->Close(status);
     co_return;
@@ -118,13 +173,15 @@ awaitable<void> ServerState::Serve(std::shared_ptr<FrameConnection> connection, 
     Result<proto::Frame> request = co_await connection->Receive();
     if (!request.has_value()) {
       if (request.error().code() != StatusCode::kPeerLost &&
-          request.error().code() != StatusCode::kCancelled) {
+          request.error().code() != StatusCode::kCancelled && IsTold()) {
         spdlog::warn("closed the connection of {}: {}", peer.address, request.error().ToString());
       }
       break;
     }
     if (const Status status = CheckRequest(*request); !status.ok()) {
-      spdlog::warn("closed the connection of {}: {}", peer.address, status.ToString());
+      if (IsTold()) {
+        spdlog::warn("closed the connection of {}: {}", peer.address, status.ToString());
+      }
       connection->Close(status);
       break;
     }
@@ -153,6 +210,7 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   const auto self = shared_from_this();
   Result<std::string> body = Error(StatusCode::kInternal, "no reply");
   const bool change = options.audit != nullptr && IsChange(request.method());
+  bool told = true;
   std::string about;
   if (change && options.describe) about = options.describe(request.method(), request.body());
   try {
@@ -161,7 +219,10 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
     if (allowed.ok()) {
       body = co_await handler(peer, request.method(), std::move(*request.mutable_body()));
     } else {
-      spdlog::warn("refused {} to {}: {}", request.method(), peer.address, allowed.message());
+      told = IsTold();
+      if (told) {
+        spdlog::warn("refused {} to {}: {}", request.method(), peer.address, allowed.message());
+      }
       body = Error(allowed);
     }
   } catch (const std::exception& error) {
@@ -170,7 +231,7 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   }
   if (options.audit != nullptr) {
     const Status outcome = body.has_value() ? Status() : body.error();
-    if (change || outcome.code() == StatusCode::kPermissionDenied) {
+    if (told && (change || outcome.code() == StatusCode::kPermissionDenied)) {
       options.audit->Write({peer.identity.get(), peer.address, request.method(), about, outcome});
     }
   }
@@ -193,9 +254,22 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
     }
   }
   if (const Status sent = connection->Send(reply); !sent.ok()) {
-    spdlog::warn("closed the connection of {}: {}", peer.address, sent.ToString());
+    if (IsTold()) spdlog::warn("closed the connection of {}: {}", peer.address, sent.ToString());
     connection->Close(sent);
   }
+}
+
+bool ServerState::IsTold() {
+  const auto left_out = refusals.Tell(SteadyClock().Now());
+  if (!left_out.has_value()) return false;
+  if (*left_out == 0) return true;
+  const std::string text = std::to_string(*left_out) + " more refusals and faults of peers";
+  spdlog::warn("{} are not shown", text);
+  if (options.audit != nullptr) {
+    options.audit->Write({nullptr, "", "left out", text,
+                          Status(StatusCode::kPermissionDenied, "too many to write")});
+  }
+  return true;
 }
 
 void ServerState::Stop() {
@@ -203,7 +277,7 @@ void ServerState::Stop() {
   stopped = true;
   error_code ignored;
   acceptor.close(ignored);
-  for (const auto& stream : greeting) stream->Close();
+  for (const auto& [number, stream] : greeting) stream->Close();
   for (auto& [id, connection] : connections) {
     connection->Close(Status(StatusCode::kCancelled, "the server stops"));
   }
@@ -238,6 +312,8 @@ Result<std::unique_ptr<RpcServer>> RpcServer::Create(boost::asio::any_io_executo
                                                      OnDisconnect on_disconnect) {
   ENGRAM_ASSIGN_OR_RETURN(tcp::acceptor acceptor, Listen(executor, options.listen_address));
   ENGRAM_TRY(CheckListening(options.security, acceptor, options.listen_address));
+  // It writes a line to standard error for every text field that is no UTF-8, as peers like.
+  (void)google::protobuf::SetLogHandler(nullptr);
   auto state = std::make_shared<ServerState>(std::move(executor), options, std::move(handler),
                                              std::move(on_disconnect), std::move(acceptor));
   return std::make_unique<AsioRpcServer>(std::move(state));

@@ -28,8 +28,11 @@ struct RpcPeer {
 class RpcServer {
  public:
   struct Options {
-    std::string listen_address;            // "host:port"; port 0 = any free one
-    uint32_t connections_max = 4096;       // one more is closed at once
+    std::string listen_address;  // "host:port"; port 0 = any free one
+    // One more is closed at once; so is one more of a host that has as many as are still free: one
+    // host alone may have half of them, two a third each.
+    uint32_t connections_max = 4096;
+    uint32_t handshakes_max = 256;         // beside those; one more ends the oldest
     uint32_t calls_in_flight_max = 256;    // per connection; one more gets kResourceExhausted
     uint32_t frame_bytes_max = 64u << 20;  // a longer frame closes the connection
     // Asked as each reply leaves, on the executor: "host:port" of who leads, sent with the reply;

@@ -62,13 +62,15 @@ Result<PeerIdentity> IdentityOf(const CertificateInfo& info) {
   return PeerIdentity{*info.role, info.name};
 }
 
+enum class RoleNeed : uint8_t { kOne, kNone };
+
 struct Loaded {
   std::shared_ptr<ssl::context> context;
   PeerIdentity own;
   int64_t not_after = 0;  // unix seconds
 };
 
-Result<Loaded> LoadFolder(const std::filesystem::path& folder) {
+Result<Loaded> LoadFolder(const std::filesystem::path& folder, RoleNeed need) {
   Loaded loaded;
   loaded.context = std::make_shared<ssl::context>(ssl::context::tls);
   SSL_CTX* const raw = loaded.context->native_handle();
@@ -106,19 +108,23 @@ Result<Loaded> LoadFolder(const std::filesystem::path& folder) {
   if (error) return fail(kKeyFile, error);
   const std::string source = (folder / kCertificateFile).string();
   ENGRAM_ASSIGN_OR_RETURN(const Certificate own, Shared(SSL_CTX_get0_certificate(raw), source));
-  auto identity = IdentityOf(own.info());
-  if (!identity.has_value()) {
-    return Error(StatusCode::kInvalidArgument, source + ": " + identity.error().message());
+  if (need == RoleNeed::kOne) {
+    auto identity = IdentityOf(own.info());
+    if (!identity.has_value()) {
+      return Error(StatusCode::kInvalidArgument, source + ": " + identity.error().message());
+    }
+    loaded.own = *std::move(identity);
   }
-  loaded.own = *std::move(identity);
   loaded.not_after = own.info().not_after.time_since_epoch().count();
   return loaded;
 }
 
 class FolderIdentity final : public TlsIdentity {
  public:
-  FolderIdentity(std::filesystem::path folder, Loaded loaded, const FolderStamp& stamp)
+  FolderIdentity(std::filesystem::path folder, RoleNeed need, Loaded loaded,
+                 const FolderStamp& stamp)
       : folder_(std::move(folder)),
+        need_(need),
         loaded_(std::move(loaded)),
         stamp_(stamp),
         looked_at_(std::chrono::steady_clock::now()) {}
@@ -144,7 +150,7 @@ class FolderIdentity final : public TlsIdentity {
     looked_at_ = now;
     const FolderStamp stamp = StampOf(folder_);
     if (stamp == stamp_) return;
-    auto loaded = LoadFolder(folder_);
+    auto loaded = LoadFolder(folder_, need_);
     if (!loaded.has_value()) {
       // Perhaps half of the files are there yet: looked at again until they can be taken.
       if (stamp != failed_stamp_) {
@@ -166,6 +172,7 @@ class FolderIdentity final : public TlsIdentity {
   }
 
   const std::filesystem::path folder_;
+  const RoleNeed need_;
   mutable std::mutex mutex_;
   Loaded loaded_;      // guarded by mutex_, as all that follows
   FolderStamp stamp_;  // of loaded_
@@ -173,12 +180,10 @@ class FolderIdentity final : public TlsIdentity {
   std::chrono::steady_clock::time_point looked_at_;
 };
 
-}  // namespace
-
-Result<std::shared_ptr<TlsIdentity>> TlsIdentity::Load(std::filesystem::path folder) {
+Result<std::shared_ptr<TlsIdentity>> LoadIdentity(std::filesystem::path folder, RoleNeed need) {
   // Before the files are read: a change meanwhile is seen later.
   const FolderStamp stamp = StampOf(folder);
-  ENGRAM_ASSIGN_OR_RETURN(Loaded loaded, LoadFolder(folder));
+  ENGRAM_ASSIGN_OR_RETURN(Loaded loaded, LoadFolder(folder, need));
   const int64_t left = loaded.not_after - std::time(nullptr);
   if (left <= 0) {
     return Error(StatusCode::kInvalidArgument,
@@ -189,7 +194,17 @@ Result<std::shared_ptr<TlsIdentity>> TlsIdentity::Load(std::filesystem::path fol
     spdlog::warn("the certificate in {} expires in {} hours: engramctl certs rotate",
                  folder.string(), left / 3600);
   }
-  return std::make_shared<FolderIdentity>(std::move(folder), std::move(loaded), stamp);
+  return std::make_shared<FolderIdentity>(std::move(folder), need, std::move(loaded), stamp);
+}
+
+}  // namespace
+
+Result<std::shared_ptr<TlsIdentity>> TlsIdentity::Load(std::filesystem::path folder) {
+  return LoadIdentity(std::move(folder), RoleNeed::kOne);
+}
+
+Result<std::shared_ptr<TlsIdentity>> TlsIdentity::LoadWithoutRole(std::filesystem::path folder) {
+  return LoadIdentity(std::move(folder), RoleNeed::kNone);
 }
 
 Result<PeerIdentity> PeerOf(SSL* ssl) {

@@ -20,6 +20,10 @@ class TlsIdentity {
   // read), kInvalidArgument (it is damaged, the key is another certificate's, no role, expired),
   // naming the file and what to do.
   [[nodiscard]] static Result<std::shared_ptr<TlsIdentity>> Load(std::filesystem::path folder);
+  // The same towards programs that are not ours and ask for no role, such as etcd: the certificate
+  // needs none, and own() says nothing.
+  [[nodiscard]] static Result<std::shared_ptr<TlsIdentity>> LoadWithoutRole(
+      std::filesystem::path folder);
   virtual ~TlsIdentity() = default;
 
   // What the next handshake uses, on either side. The files are looked at again where a second has

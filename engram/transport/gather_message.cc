@@ -29,11 +29,43 @@ Decoded<Header> DecodeHeader(std::span<const std::byte> header) {
   return decoded;
 }
 
+// Format 1 is the beginning of format 2, and zeros mean the same as no field.
+template <typename Header>
+Decoded<Header> DecodeEitherFormat(std::span<const std::byte> header, size_t bytes1,
+                                   uint32_t magic1) {
+  if (header.size() != bytes1) return DecodeHeader<Header>(header);
+  Decoded<Header> decoded;
+  const uint32_t magic = decoded.header.magic;
+  std::memcpy(&decoded.header, header.data(), bytes1);
+  if (decoded.header.magic != magic1) {
+    return Refuse(decoded, StatusCode::kMalformed, "the header's first word is not its format's");
+  }
+  decoded.header.magic = magic;
+  decoded.has_header = true;
+  return decoded;
+}
+
+template <typename Header>
+std::span<const std::byte> Encode(Header* header, size_t bytes1, uint32_t magic1, bool first) {
+  header->magic = first ? magic1 : Header().magic;
+  const auto bytes = std::as_bytes(std::span(header, 1));
+  return first ? bytes.first(bytes1) : bytes;
+}
+
 }  // namespace
+
+std::span<const std::byte> EncodeGatherRequest(GatherRequestHeader* header, uint32_t protocol) {
+  return Encode(header, kGatherRequestBytes1, kGatherRequestMagic1, protocol == 1);
+}
+
+std::span<const std::byte> EncodeGatherReply(GatherReplyHeader* header, uint32_t protocol) {
+  return Encode(header, kGatherReplyBytes1, kGatherReplyMagic1, protocol == 1);
+}
 
 Decoded<GatherRequestHeader> DecodeGatherRequest(std::span<const std::byte> header,
                                                  uint64_t body_bytes) {
-  auto decoded = DecodeHeader<GatherRequestHeader>(header);
+  auto decoded =
+      DecodeEitherFormat<GatherRequestHeader>(header, kGatherRequestBytes1, kGatherRequestMagic1);
   if (decoded.status != StatusCode::kOk) return decoded;
   const uint32_t count = decoded.header.row_count;
   if (count == 0 || count > kReadRowsMax) {
@@ -42,22 +74,26 @@ Decoded<GatherRequestHeader> DecodeGatherRequest(std::span<const std::byte> head
   if (body_bytes != uint64_t{count} * sizeof(uint64_t)) {
     return Refuse(decoded, StatusCode::kMalformed, "the body is not row_count addresses");
   }
+  if (decoded.header.reserved != 0) {
+    return Refuse(decoded, StatusCode::kMalformed, "reserved is not 0");
+  }
   return decoded;
 }
 
 Decoded<GatherReplyHeader> DecodeGatherReply(std::span<const std::byte> header, uint64_t body_bytes,
                                              uint32_t row_stride) {
-  auto decoded = DecodeHeader<GatherReplyHeader>(header);
+  auto decoded =
+      DecodeEitherFormat<GatherReplyHeader>(header, kGatherReplyBytes1, kGatherReplyMagic1);
   if (decoded.status != StatusCode::kOk) return decoded;
   const GatherReplyHeader& reply = decoded.header;
   if (reply.status >= static_cast<uint32_t>(kStatusCodeCount)) {
     return Refuse(decoded, StatusCode::kMalformed, "the status is not a StatusCode");
   }
   if ((reply.flags & ~kReplyHasStatuses) != 0) {
-    return Refuse(decoded, StatusCode::kMalformed, "a flag is set that format 1 does not have");
+    return Refuse(decoded, StatusCode::kMalformed, "a flag is set that no format has");
   }
-  if (reply.row_count > kReadRowsMax) {
-    return Refuse(decoded, StatusCode::kMalformed, "row_count is above kReadRowsMax");
+  if (reply.row_count > kReadRowsMax || reply.reserved != 0) {
+    return Refuse(decoded, StatusCode::kMalformed, "row_count or reserved is out of range");
   }
   const bool ok = reply.status == static_cast<uint32_t>(StatusCode::kOk);
   const bool has_statuses = (reply.flags & kReplyHasStatuses) != 0;

@@ -21,11 +21,17 @@ enum class GatherMessageId : uint32_t {
   kLeaseGrant = 4,    // node -> reader
 };
 
+// What a session speaks, agreed when it opens: the older of what both sides know.
+inline constexpr uint32_t kDataProtocol = 2;
+inline constexpr uint32_t kDataProtocolMin = 1;  // without the last words of requests and replies
+
 // The first word of every header; its last character is the format's number.
-inline constexpr uint32_t kGatherRequestMagic = 0x31515247;  // "GRQ1"
-inline constexpr uint32_t kGatherReplyMagic = 0x31505247;    // "GRP1"
-inline constexpr uint32_t kLeaseRequestMagic = 0x3251524c;   // "LRQ2"
-inline constexpr uint32_t kLeaseGrantMagic = 0x3154474c;     // "LGT1"
+inline constexpr uint32_t kGatherRequestMagic = 0x32515247;   // "GRQ2"
+inline constexpr uint32_t kGatherRequestMagic1 = 0x31515247;  // "GRQ1"
+inline constexpr uint32_t kGatherReplyMagic = 0x32505247;     // "GRP2"
+inline constexpr uint32_t kGatherReplyMagic1 = 0x31505247;    // "GRP1"
+inline constexpr uint32_t kLeaseRequestMagic = 0x3251524c;    // "LRQ2"
+inline constexpr uint32_t kLeaseGrantMagic = 0x3154474c;      // "LGT1"
 
 // Body: row_count RowAddress values of 8 bytes.
 struct GatherRequestHeader {
@@ -36,10 +42,15 @@ struct GatherRequestHeader {
   uint64_t incarnation = 0;
   uint64_t epoch = 0;  // of the reader's shard map: told, never compared to refuse
   uint64_t read = 0;   // comes back in the reply
+  // From here on format 2 only.
+  uint32_t wanted_within_us = 0;  // of its sending; then the rows are of no use. 0 = whenever
+  uint32_t reserved = 0;          // 0
 };
-static_assert(sizeof(GatherRequestHeader) == 48);
+inline constexpr size_t kGatherRequestBytes1 = 48;
+static_assert(sizeof(GatherRequestHeader) == 56);
 static_assert(offsetof(GatherRequestHeader, session) == 8 &&
-              offsetof(GatherRequestHeader, read) == 40);
+              offsetof(GatherRequestHeader, read) == 40 &&
+              offsetof(GatherRequestHeader, wanted_within_us) == kGatherRequestBytes1);
 
 // Body when status is kOk: rows [row_count][row_stride], then, with kReplyHasStatuses, a StatusCode
 // of one byte for each row; bytes of a row that is not kOk are zero. Else no body.
@@ -51,10 +62,15 @@ struct GatherReplyHeader {
   uint64_t newest_epoch = 0;
   uint32_t status = 0;  // StatusCode of the whole read
   uint32_t flags = 0;
+  // From here on format 2 only.
+  uint32_t retry_after_us = 0;  // with kResourceExhausted: no sooner. 0 = as the reader likes
+  uint32_t reserved = 0;        // 0
 };
-static_assert(sizeof(GatherReplyHeader) == 40);
+inline constexpr size_t kGatherReplyBytes1 = 40;
+static_assert(sizeof(GatherReplyHeader) == 48);
 static_assert(offsetof(GatherReplyHeader, newest_epoch) == 24 &&
-              offsetof(GatherReplyHeader, flags) == 36);
+              offsetof(GatherReplyHeader, flags) == 36 &&
+              offsetof(GatherReplyHeader, retry_after_us) == kGatherReplyBytes1);
 inline constexpr uint32_t kReplyHasStatuses = 1;
 
 // No body.
@@ -98,11 +114,17 @@ struct Decoded {
   const char* fault = "";
 };
 
-// ERRORS: kMalformed (length, magic, body length), kInvalidArgument (row_count 0 or more than
-// kReadRowsMax). Thread-safe.
+// What of a header is sent under a session's protocol; sets its magic. The header must stay.
+[[nodiscard]] std::span<const std::byte> EncodeGatherRequest(GatherRequestHeader* header,
+                                                             uint32_t protocol);
+[[nodiscard]] std::span<const std::byte> EncodeGatherReply(GatherReplyHeader* header,
+                                                           uint32_t protocol);
+
+// Either format, as format 2. ERRORS: kMalformed (length, magic, body length), kInvalidArgument
+// (row_count 0 or more than kReadRowsMax). Thread-safe.
 [[nodiscard]] Decoded<GatherRequestHeader> DecodeGatherRequest(std::span<const std::byte> header,
                                                                uint64_t body_bytes);
-// `row_stride` of the session. ERRORS: kMalformed.
+// `row_stride` of the session. Either format. ERRORS: kMalformed.
 [[nodiscard]] Decoded<GatherReplyHeader> DecodeGatherReply(std::span<const std::byte> header,
                                                            uint64_t body_bytes,
                                                            uint32_t row_stride);

@@ -61,6 +61,9 @@ class ReaderEvents {
   virtual void OnReadDone(uint64_t tag, StatusCode status) = 0;
   // A node says that a newer shard map than acknowledged exists.
   virtual void OnEpoch(SessionId session, Epoch newest) = 0;
+  // A node has no room for more reads: ask it again no sooner than `retry_after` from now. Told
+  // before the OnReadDone, with kResourceExhausted, of the read that it refused.
+  virtual void OnBusy(SessionId session, Duration retry_after) = 0;
 };
 
 // Thread-compatible: one thread at a time drives a reader, except Wake(). Nothing allocates per
@@ -75,11 +78,14 @@ class RowReader {
   virtual void Close(SessionId session) = 0;
 
   // Starts one read of an open session. `rows` [n], 1 <= n <= kReadRowsMax, is copied. `tag` comes
-  // back in the events; the caller keeps tags of reads in flight distinct.
+  // back in the events; the caller keeps tags of reads in flight distinct. After `wanted_by` the
+  // rows are of no use any more: the node may say so (kDeadlineExceeded) instead of sending them,
+  // and answers what is wanted sooner first.
   // ERRORS: kResourceExhausted (kReadsInFlightMax reads in flight: progress first), kPeerLost (not
   // open any more: OnClosed follows or came). No event follows an error.
   [[nodiscard]] virtual StatusCode Post(SessionId session, uint64_t tag,
-                                        std::span<const RowAddress> rows) = 0;
+                                        std::span<const RowAddress> rows,
+                                        MonotonicTime wanted_by) = 0;
 
   // Says that no read under a map older than `epoch` is in flight on this session any more.
   virtual void AcknowledgeEpoch(SessionId session, Epoch epoch) = 0;

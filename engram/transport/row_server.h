@@ -34,7 +34,11 @@ struct RowServerStats {
   uint64_t rows_out_of_range = 0;
   uint64_t refused_messages = 0;  // malformed, oversized, wrong version or incarnation
   uint64_t refused_sessions = 0;
-  TimeBuckets gather_times;  // of those reads: from the request here to the reply handed over
+  uint64_t refused_busy = 0;  // reads: no waiting room for them
+  uint64_t expired = 0;       // reads: their turn came when they were wanted no more
+  uint64_t slow_readers = 0;  // sessions that were ended because they took no replies
+  uint64_t rows_waiting = 0;  // a gauge: to be answered
+  TimeBuckets gather_times;   // of those reads: from the request here to the reply handed over
 };
 
 // Memory that readers could reach by slot places that are published no longer, and what it waits

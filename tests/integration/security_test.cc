@@ -13,6 +13,7 @@
 
 #include "tests/integration/reading_client.h"
 #include "tests/support/child_process.h"
+#include "tests/support/etcd_process.h"
 #include "tests/support/test_cluster.h"
 
 namespace engram::test {
@@ -254,6 +255,75 @@ TEST_F(SecurityTest, CertificatesAndCaAreReplacedUnderLoadWithoutAFailedRead) {
   const Status ready = cluster_->WaitReady();
   EXPECT_TRUE(ready.ok()) << ready.ToString();
   const ReadTally after = (*client)->ReadUntilAllCome(5, seconds(30));
+  EXPECT_EQ(after.batches_failed, 0u);
+  EXPECT_EQ(after.rows_wrong, 0u);
+}
+
+// What the coordinator says of flags that do not fit.
+std::string CoordinatorRefusal(std::vector<std::string> arguments) {
+  arguments.insert(arguments.begin(), {std::string(ENGRAM_BIN_DIR) + "/engram-coordinator",
+                                       "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"});
+  const CommandOutput refused = RunCommand(arguments, seconds(20));
+  EXPECT_EQ(refused.exit_status, 1);
+  return refused.err;
+}
+
+TEST(EtcdFlagsTest, TlsNeedsCertificatesAndPlainHttpLoopback) {
+  EXPECT_THAT(CoordinatorRefusal({"--store", "https://127.0.0.1:2379/x"}),
+              HasSubstr("needs --etcd-certs FOLDER"));
+  EXPECT_THAT(CoordinatorRefusal({"--store", "etcd://127.0.0.1:2379/x", "--etcd-certs", "/x"}),
+              HasSubstr("write https://"));
+  EXPECT_THAT(CoordinatorRefusal({"--store", "sqlite:/x/y", "--etcd-certs", "/x"}),
+              HasSubstr("--etcd-certs is for --store https://"));
+  EXPECT_THAT(CoordinatorRefusal({"--store", "etcd://192.0.2.1:2379/x"}),
+              HasSubstr("give --etcd-certs FOLDER, or --insecure"));
+  EXPECT_THAT(CoordinatorRefusal({"--store", "https://127.0.0.1:1/x", "--etcd-certs", "/nowhere"}),
+              HasSubstr("/nowhere/ca.crt is not there"));
+}
+
+TEST_F(SecurityTest, CoordinatorsOnAnEtcdUnderTlsLeadAndTakeOver) {
+  if (EtcdProcess::Program().empty()) {
+    GTEST_SKIP() << "etcd is not installed: run deploy/install-deps";
+  }
+  // As docs/SECURITY.md says to make them.
+  const ScratchDir scratch;
+  const std::string dir = (scratch.path() / "etcd-certs").string();
+  const auto certs = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {std::string(ENGRAM_BIN_DIR) + "/engramctl", "certs"});
+    arguments.insert(arguments.end(), {"--dir", dir});
+    const CommandOutput done = RunCommand(arguments, seconds(30));
+    EXPECT_EQ(done.exit_status, 0) << done.err;
+  };
+  certs({"init"});
+  certs({"issue", "--role", "coordinator", "--name", "e0", "--host", "127.0.0.1"});
+  certs({"issue", "--role", "coordinator", "--name", "c"});
+  auto etcd = EtcdProcess::Start(1, std::filesystem::path(dir) / "e0");
+  ASSERT_TRUE(etcd.has_value()) << etcd.error().ToString();
+  ClusterOptions options;
+  options.coordinators = 2;
+  options.store = (*etcd)->StoreAddress("test");
+  options.coordinator_arguments = {"--etcd-certs", dir + "/c", "--leader-lease-s", "2"};
+  StartCluster(options);
+  ASSERT_NE(cluster_, nullptr);
+  auto client = Reader("gather");
+  ASSERT_TRUE(client.has_value()) << client.error().ToString();
+  // A new CA, and certificates of it, while both run. etcd itself reads its CA at its start only.
+  certs({"rotate", "--ca"});
+  (*etcd)->member(0).Stop(SIGTERM);
+  const Status again = (*etcd)->RestartMember(0);
+  ASSERT_TRUE(again.ok()) << again.ToString();
+  certs({"rotate", "--within-days", "100000"});
+  certs({"rotate", "--drop-old-ca"});
+  std::this_thread::sleep_for(kTaken);
+  (void)cluster_->coordinator(0).Stop(SIGKILL);
+  // A change: somebody leads, and writes what it decides into etcd.
+  bool changed = false;
+  for (const auto end = std::chrono::steady_clock::now() + seconds(60);
+       !changed && std::chrono::steady_clock::now() < end;) {
+    changed = cluster_->Ctl({"drain", "m0"}).exit_status == 0;
+  }
+  EXPECT_TRUE(changed) << cluster_->CoordinatorLog(1);
+  const ReadTally after = (*client)->ReadUntilAllCome(5, seconds(60));
   EXPECT_EQ(after.batches_failed, 0u);
   EXPECT_EQ(after.rows_wrong, 0u);
 }

@@ -202,6 +202,10 @@ void SimClient::OnReadDone(uint64_t tag, StatusCode status) {
   ArmTick();
 }
 void SimClient::OnEpoch(SessionId /*session*/, Epoch newest) { scheduler_->OnEpoch(newest); }
+void SimClient::OnBusy(SessionId session, Duration retry_after) {
+  scheduler_->OnBusy(session, retry_after, world_->Now());
+  ArmTick();
+}
 
 Figures SimClient::figures() const {
   Figures figures = figures_;

@@ -59,6 +59,7 @@ class SimClient final : public ScheduledRows, public ReaderEvents {
   void OnRows(uint64_t tag, const RowChunk& chunk) override;
   void OnReadDone(uint64_t tag, StatusCode status) override;
   void OnEpoch(SessionId session, Epoch newest) override;
+  void OnBusy(SessionId session, Duration retry_after) override;
 
  private:
   static constexpr uint32_t kTickets = 2;

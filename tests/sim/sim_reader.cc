@@ -133,7 +133,8 @@ void SimReader::Refresh(Session& session) {
       });
 }
 
-StatusCode SimReader::Post(SessionId id, uint64_t tag, std::span<const RowAddress> rows) {
+StatusCode SimReader::Post(SessionId id, uint64_t tag, std::span<const RowAddress> rows,
+                           MonotonicTime /*wanted_by*/) {
   Session* const session = Find(id);
   if (session == nullptr || session->state != State::kOpen) return StatusCode::kPeerLost;
   if (session->reads.size() >= kReadsInFlightMax) return StatusCode::kResourceExhausted;

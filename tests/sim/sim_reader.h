@@ -36,7 +36,8 @@ class SimReader final : public RowReader {
   // -- RowReader
   SessionId Open(const NodeTarget& target) override;
   void Close(SessionId session) override;
-  StatusCode Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows) override;
+  StatusCode Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows,
+                  MonotonicTime wanted_by) override;
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override;
   bool Progress() override { return false; }
   void Wait(MonotonicTime /*until*/, std::unique_lock<std::mutex>* /*driving*/) override {}

@@ -16,25 +16,33 @@ std::string EtcdProcess::Program() {
   return {};
 }
 
-Result<std::unique_ptr<EtcdProcess>> EtcdProcess::Start(int members) {
+Result<std::unique_ptr<EtcdProcess>> EtcdProcess::Start(int members,
+                                                        const std::filesystem::path& certs) {
   std::unique_ptr<EtcdProcess> etcd(new EtcdProcess());
-  const std::vector<std::string> addresses = FreeAddresses(2 * members);
+  etcd->tls_ = !certs.empty();
+  const std::vector<std::string> addresses = FreeAddresses(3 * members);
   std::string cluster;
   for (int i = 0; i < members; ++i) {
     const auto at = static_cast<size_t>(i);
-    cluster += (i > 0 ? "," : "") + ("e" + std::to_string(i)) + "=http://" + addresses[2 * at + 1];
+    cluster += (i > 0 ? "," : "") + ("e" + std::to_string(i)) + "=http://" + addresses[3 * at + 1];
   }
   for (int i = 0; i < members; ++i) {
     const auto at = static_cast<size_t>(i);
     const std::string name = "e" + std::to_string(i);
-    const std::string client = "http://" + addresses[2 * at];
-    const std::string peer = "http://" + addresses[2 * at + 1];
-    etcd->endpoints_.push_back(addresses[2 * at]);
-    etcd->commands_.push_back({Program(), "--name", name, "--data-dir",
-                               (etcd->scratch_.path() / name).string(), "--listen-client-urls",
-                               client, "--advertise-client-urls", client, "--listen-peer-urls",
-                               peer, "--initial-advertise-peer-urls", peer, "--initial-cluster",
-                               cluster, "--log-level", "warn"});
+    const std::string client = (etcd->tls_ ? "https://" : "http://") + addresses[3 * at];
+    const std::string peer = "http://" + addresses[3 * at + 1];
+    etcd->endpoints_.push_back(addresses[3 * at]);
+    etcd->health_addresses_.push_back(addresses[3 * at + 2]);
+    etcd->commands_.push_back(
+        {Program(), "--name", name, "--data-dir", (etcd->scratch_.path() / name).string(),
+         "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls",
+         peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster,
+         "--listen-metrics-urls", "http://" + addresses[3 * at + 2], "--log-level", "warn"});
+    if (!etcd->tls_) continue;
+    etcd->commands_.back().insert(
+        etcd->commands_.back().end(),
+        {"--client-cert-auth", "--trusted-ca-file", (certs / "ca.crt").string(), "--cert-file",
+         (certs / "tls.crt").string(), "--key-file", (certs / "tls.key").string()});
   }
   etcd->members_.resize(static_cast<size_t>(members));
   for (int i = 0; i < members; ++i) {
@@ -51,7 +59,7 @@ Result<std::unique_ptr<EtcdProcess>> EtcdProcess::Start(int members) {
 std::string EtcdProcess::StoreAddress(const std::string& prefix) const {
   std::string list;
   for (const std::string& endpoint : endpoints_) list += (list.empty() ? "" : ",") + endpoint;
-  return "etcd://" + list + "/" + prefix;
+  return (tls_ ? "https://" : "etcd://") + list + "/" + prefix;
 }
 
 Status EtcdProcess::RestartMember(int i) {
@@ -67,7 +75,7 @@ Status EtcdProcess::WaitHealthy(int i) {
   const auto at = static_cast<size_t>(i);
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (std::chrono::steady_clock::now() < until) {
-    const HttpReply reply = HttpCall(endpoints_[at], "GET", "/health");
+    const HttpReply reply = HttpCall(health_addresses_[at], "GET", "/health");
     if (reply.status == 200 && reply.body.find("true") != std::string::npos) return {};
     if (!members_[at].running()) {
       return {StatusCode::kUnavailable, "etcd ended at its start: " + Log(i)};

@@ -9,10 +9,6 @@
 namespace engram::test {
 namespace {
 
-UnixTime Now() {
-  return std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
-}
-
 // By a rename, as certificates are replaced under running programs.
 void Replace(const std::filesystem::path& file, const std::string& text) {
   const std::filesystem::path fresh = file.string() + ".new";
@@ -22,21 +18,31 @@ void Replace(const std::filesystem::path& file, const std::string& text) {
 
 }  // namespace
 
-TestCa::TestCa()
+UnixTime UnixNow() {
+  return std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
+}
+
+TestCa::TestCa() : TestCa(UnixNow()) {}
+TestCa::TestCa(UnixTime made)
     : key_(PrivateKey::Generate().value()),
-      certificate_(MakeCaCertificate(key_, kCaDays, Now()).value()) {}
+      certificate_(MakeCaCertificate(key_, kCaDays, made).value()) {}
 
 void TestCa::Issue(const std::filesystem::path& folder, Role role, const std::string& name,
                    int days) const {
-  std::filesystem::create_directories(folder);
-  const PrivateKey key = PrivateKey::Generate().value();
   CertificateRequest request;
   request.role = role;
   request.name = name;
   request.days = days;
-  const Certificate made = MakeCertificate(certificate_, key_, key, request, Now()).value();
+  Issue(folder, request, UnixNow());
+}
+
+void TestCa::Issue(const std::filesystem::path& folder, const CertificateRequest& request,
+                   UnixTime made) const {
+  std::filesystem::create_directories(folder);
+  const PrivateKey key = PrivateKey::Generate().value();
+  const Certificate certificate = MakeCertificate(certificate_, key_, key, request, made).value();
   Replace(folder / "tls.key", key.Pem().value());
-  Replace(folder / "tls.crt", made.Pem().value());
+  Replace(folder / "tls.crt", certificate.Pem().value());
   Replace(folder / "ca.crt", certificate_.Pem().value());
 }
 

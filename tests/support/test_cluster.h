@@ -59,6 +59,9 @@ class TestCluster {
   [[nodiscard]] std::string coordinator_http(int i = 0) const {
     return coordinators_[static_cast<size_t>(i)].http_address;
   }
+  [[nodiscard]] std::string node_address(int i) const {
+    return nodes_[static_cast<size_t>(i)].data_address;
+  }
   [[nodiscard]] std::string node_http(int i) const {
     return nodes_[static_cast<size_t>(i)].http_address;
   }

@@ -39,7 +39,8 @@ void LoopbackReader::Close(SessionId session) {
   if (found != sessions_.end()) found->second->closing = true;
 }
 
-StatusCode LoopbackReader::Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows) {
+StatusCode LoopbackReader::Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows,
+                                MonotonicTime /*wanted_by*/) {
   ENGRAM_CHECK(!rows.empty() && rows.size() <= kReadRowsMax);
   const auto found = sessions_.find(session);
   if (found == sessions_.end() || !found->second->open || found->second->closing) {
@@ -217,6 +218,7 @@ void LoopbackReader::Deliver(SessionId id, const Read& read, const Answer& answe
     chunk.statuses = answer.all_ok ? nullptr : answer.statuses.data() + first;
     events_->OnRows(read.tag, chunk);
   }
+  if (answer.status == StatusCode::kResourceExhausted) events_->OnBusy(id, Duration::zero());
   events_->OnReadDone(read.tag, answer.status);
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;

@@ -19,8 +19,8 @@ class LoopbackReader final : public RowReader {
 
   [[nodiscard]] SessionId Open(const NodeTarget& target) override;
   void Close(SessionId session) override;
-  [[nodiscard]] StatusCode Post(SessionId session, uint64_t tag,
-                                std::span<const RowAddress> rows) override;
+  [[nodiscard]] StatusCode Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows,
+                                MonotonicTime wanted_by) override;
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override;
   bool Progress() override;
   void Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) override;

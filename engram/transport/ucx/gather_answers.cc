@@ -1,4 +1,6 @@
 // What a gather thread answers. Every byte that comes in is checked in gather_message.cc first.
+#include <algorithm>
+
 #include <spdlog/spdlog.h>
 
 #include "engram/transport/row_copy.h"
@@ -8,12 +10,10 @@
 namespace engram {
 namespace {
 
-// A body may start at any byte.
-RowAddress LoadAddress(const std::byte* addresses, uint32_t i) {
-  uint64_t address = 0;
-  std::memcpy(&address, addresses + size_t{i} * sizeof(address), sizeof(address));
-  return RowAddress(address);
-}
+// Rows that are answered before the thread looks again at what has come.
+constexpr uint32_t kTurnRows = 1024;
+constexpr std::chrono::microseconds kRetryAfterMin{500};
+constexpr std::chrono::microseconds kRetryAfterMax{1'000'000};
 
 }  // namespace
 
@@ -54,108 +54,140 @@ StatusCode GatherThread::CheckRequest(const Session& session,
 
 bool GatherThread::OnGatherRequest(const UcxMessage& message) {
   const auto decoded = DecodeGatherRequest(message.header, message.body_bytes);
-  Session* const session = decoded.has_header ? Find(decoded.header.session) : nullptr;
+  const GatherRequestHeader& request = decoded.header;
+  Session* const session = decoded.has_header ? Find(request.session) : nullptr;
   if (session == nullptr) {
     Refuse(decoded.has_header ? "a gather of an unknown session" : decoded.fault);
     return false;
   }
   session->last_sign_of_life = std::chrono::steady_clock::now();
   StatusCode status = decoded.status;
-  if (status == StatusCode::kOk) status = CheckRequest(*session, decoded.header);
+  if (status == StatusCode::kOk) status = CheckRequest(*session, request);
   if (status != StatusCode::kOk) {
     Refuse(decoded.status != StatusCode::kOk ? decoded.fault : "a gather that may not be answered");
-    AnswerStatus(*session, decoded.header, status);
+    RefuseRead(*session, request, status);
     return false;
   }
-  if (!message.rendezvous) {
-    if (ReplyBuffer* const buffer = TakeBuffer(*session); buffer != nullptr) {
-      ++session->reads_in_progress;
-      Answer(*session, decoded.header, session->last_sign_of_life,
-             static_cast<const std::byte*>(message.data), buffer);
-      return false;
-    }
+  if (!queue_.Admit(session->client, request.row_count)) {
+    counters_.refused_busy.fetch_add(1, std::memory_order_relaxed);
+    RefuseRead(*session, request, StatusCode::kResourceExhausted);
+    return false;
   }
-  WaitingRead* const read = TakeWaitingRead();
-  read->header = decoded.header;
-  read->came_at = session->last_sign_of_life;
-  read->addresses.resize(decoded.header.row_count);
+  WaitingRead* const read = TakeWaitingRead(*session, request);
   ++session->reads_in_progress;
   if (!message.rendezvous) {
     std::memcpy(read->addresses.data(), message.data, message.body_bytes);
-    waiting_for_buffer_.push_back(read);
+    queue_.Push(read->client, read);
     return false;
   }
   const UcxStarted started =
       worker_->Receive(message, reinterpret_cast<std::byte*>(read->addresses.data()), read);
-  if (started == UcxStarted::kDone) waiting_for_buffer_.push_back(read);
+  if (started == UcxStarted::kDone) read->OnComplete(UCS_OK);
   if (started == UcxStarted::kFailed) {
-    --session->reads_in_progress;
-    free_waiting_reads_.push_back(read);
-    AnswerStatus(*session, decoded.header, StatusCode::kIo);
+    read->OnComplete(UCS_ERR_IO_ERROR);
+    RefuseRead(*session, request, StatusCode::kIo);
   }
   return true;
 }
 
-GatherThread::WaitingRead* GatherThread::TakeWaitingRead() {
+GatherThread::WaitingRead* GatherThread::TakeWaitingRead(const Session& session,
+                                                         const GatherRequestHeader& request) {
   if (free_waiting_reads_.empty()) {
     waiting_reads_.push_back(std::make_unique<WaitingRead>());
     waiting_reads_.back()->thread = this;
+    free_waiting_reads_.reserve(waiting_reads_.size());
     free_waiting_reads_.push_back(waiting_reads_.back().get());
   }
   WaitingRead* const read = free_waiting_reads_.back();
   free_waiting_reads_.pop_back();
+  read->client = session.client;
+  read->header = request;
+  read->came_at = session.last_sign_of_life;
+  read->rows = request.row_count;
+  read->wanted_by = request.wanted_within_us == 0
+                        ? MonotonicTime::max()
+                        : read->came_at + std::chrono::microseconds(request.wanted_within_us);
+  addresses_held_ -= read->addresses.capacity();
+  read->addresses.resize(request.row_count);
+  addresses_held_ += read->addresses.capacity();
   return read;
+}
+
+void GatherThread::FreeRead(WaitingRead* read) {
+  // Memory of long reads stays with the objects that had them, which are others by and by.
+  if (addresses_held_ > 2 * options_.queue.rows_max) {
+    addresses_held_ -= read->addresses.capacity();
+    read->addresses = {};
+  }
+  free_waiting_reads_.push_back(read);
 }
 
 // The body of a rendezvous request is here.
 void GatherThread::WaitingRead::OnComplete(ucs_status_t status) {
   if (status == UCS_OK) {
-    thread->waiting_for_buffer_.push_back(this);
+    thread->queue_.Push(client, this);
     return;
   }
+  thread->queue_.Forget(client, rows);
   if (Session* const session = thread->Find(header.session); session != nullptr) {
     --session->reads_in_progress;
   }
-  thread->free_waiting_reads_.push_back(this);
+  thread->ForgetIfUnused(client);
+  thread->FreeRead(this);
 }
 
-ReplyBuffer* GatherThread::TakeBuffer(Session& session) {
-  if (session.buffers_in_use >= buffers_per_session()) return nullptr;
-  ReplyBuffer* const buffer = replies_.Take();
-  if (buffer != nullptr) ++session.buffers_in_use;
-  return buffer;
+bool GatherThread::MayHaveBuffer(const ServedClient& client) const {
+  const size_t share = std::max(1u, options_.reply_buffers_max / 4);
+  return client.replies < std::min(share, replies_.free_count());
 }
 
-void GatherThread::AnswerWaiting() {
-  std::erase_if(waiting_for_buffer_, [this](WaitingRead* read) {
-    if (Session* const session = Find(read->header.session); session != nullptr) {
-      ReplyBuffer* const buffer = TakeBuffer(*session);
-      if (buffer == nullptr) return false;
-      const auto* const addresses = reinterpret_cast<const std::byte*>(read->addresses.data());
-      if (session->finder != nullptr) {
-        Answer(*session, read->header, read->came_at, addresses, buffer);
-      } else {  // dropped while the read waited
-        SendStatus(*session, read->header, StatusCode::kWrongVersion, buffer);
-      }
+bool GatherThread::AnswerNext() {
+  uint32_t rows = 0;
+  while (rows < kTurnRows && queue_.Front() != nullptr) {
+    QueuedClient* const front = queue_.Front();
+    if (MayHaveBuffer(static_cast<ServedClient&>(*front))) {
+      rows += AnswerRead(static_cast<WaitingRead*>(queue_.Pop(front)));
+    } else {
+      queue_.SetAside(front);
     }
-    free_waiting_reads_.push_back(read);
-    return true;
-  });
+  }
+  counters_.rows_waiting.store(queue_.rows_waiting(), std::memory_order_relaxed);
+  return rows > 0;
 }
 
-void GatherThread::Answer(Session& session, const GatherRequestHeader& request,
-                          MonotonicTime came_at, const std::byte* addresses, ReplyBuffer* buffer) {
+uint32_t GatherThread::AnswerRead(WaitingRead* read) {
+  if (Session* const session = Find(read->header.session); session != nullptr) {
+    if (session->finder != nullptr && read->wanted_by > std::chrono::steady_clock::now()) {
+      Answer(*session, *read);
+    } else {
+      --session->reads_in_progress;
+      const bool dropped = session->finder == nullptr;
+      if (!dropped) counters_.expired.fetch_add(1, std::memory_order_relaxed);
+      RefuseRead(*session, read->header,
+                 dropped ? StatusCode::kWrongVersion : StatusCode::kDeadlineExceeded);
+    }
+  }
+  ForgetIfUnused(read->client);
+  FreeRead(read);
+  return read->rows;
+}
+
+void GatherThread::Answer(Session& session, const WaitingRead& read) {
+  const MonotonicTime begin = std::chrono::steady_clock::now();
+  ReplyBuffer* const buffer = replies_.Take();  // there is one: MayHaveBuffer
+  buffer->client = session.client;
+  ++session.client->replies;
   const SlotFinder& finder = *session.finder;
-  const uint32_t count = request.row_count;
+  const uint32_t count = read.rows;
   const uint32_t stride = finder.row_stride();
   std::byte* const rows = buffer->Reserve(ReplyBodyBytes(count, stride, /*has_statuses=*/true));
   const uint32_t found = CopyRows([&](RowAddress address) { return finder.Find(address); },
-                                  [&](uint32_t i) { return LoadAddress(addresses, i); }, count,
+                                  [&](uint32_t i) { return RowAddress(read.addresses[i]); }, count,
                                   stride, rows, buffer->statuses);
   buffer->header = {};
   buffer->header.row_count = count;
   buffer->header.session = session.id;
-  buffer->header.read = request.read;
+  buffer->header.read = read.header.read;
   buffer->header.newest_epoch = finder.slots().newest_epoch().value();
   if (found != count) {
     buffer->header.flags = kReplyHasStatuses;
@@ -170,47 +202,91 @@ void GatherThread::Answer(Session& session, const GatherRequestHeader& request,
   const size_t body_bytes = ReplyBodyBytes(count, stride, found != count);
   counters_.bytes.fetch_add(sizeof(buffer->header) + body_bytes, std::memory_order_relaxed);
   SendReply(session, buffer, body_bytes);
-  const std::chrono::nanoseconds took = std::chrono::steady_clock::now() - came_at;
-  counters_.gather_times.Add(static_cast<uint64_t>(took.count()));
+  const MonotonicTime end = std::chrono::steady_clock::now();
+  counters_.gather_times.Add(static_cast<uint64_t>(Duration(end - read.came_at).count()));
+  const double row_ns = static_cast<double>(Duration(end - begin).count()) / count;
+  row_ns_ += (row_ns - row_ns_) / 64;
 }
 
-void GatherThread::AnswerStatus(Session& session, const GatherRequestHeader& request,
-                                StatusCode status) {
-  ReplyBuffer* const buffer = TakeBuffer(session);
-  // None left to refuse with: the reader does not take its replies, and its deadline ends the read.
-  if (buffer == nullptr) return;
-  ++session.reads_in_progress;
-  SendStatus(session, request, status, buffer);
+std::chrono::microseconds GatherThread::Backlog() const {
+  const auto us = static_cast<int64_t>(row_ns_ * static_cast<double>(queue_.rows_waiting()) / 1e3);
+  return std::chrono::microseconds(
+      std::clamp<int64_t>(us, kRetryAfterMin.count(), kRetryAfterMax.count()));
 }
 
-void GatherThread::SendStatus(Session& session, const GatherRequestHeader& request,
-                              StatusCode status, ReplyBuffer* buffer) {
+void GatherThread::RefuseRead(Session& session, const GatherRequestHeader& request,
+                              StatusCode status) {
+  if (session.refusals >= kReadsInFlightMax) return;  // it takes none
+  if (free_refusals_.empty()) {
+    refusals_.push_back(std::make_unique<RefusalBuffer>());
+    refusals_.back()->thread = this;
+    free_refusals_.push_back(refusals_.back().get());
+  }
+  RefusalBuffer* const buffer = free_refusals_.back();
   buffer->header = {};
   buffer->header.session = session.id;
   buffer->header.read = request.read;
   buffer->header.status = static_cast<uint32_t>(status);
+  if (status == StatusCode::kResourceExhausted) {
+    buffer->header.retry_after_us = static_cast<uint32_t>(Backlog().count());
+  }
   if (session.finder != nullptr) {
     buffer->header.newest_epoch = session.finder->slots().newest_epoch().value();
   }
-  SendReply(session, buffer, 0);
+  const UcxStarted started = session.endpoint->Send(
+      static_cast<uint32_t>(GatherMessageId::kReply),
+      EncodeGatherReply(&buffer->header, session.protocol), {}, /*eager=*/true, buffer);
+  if (started != UcxStarted::kPending) return;
+  free_refusals_.pop_back();
+  NoteSent(session, &session.refusals);
+}
+
+void GatherThread::RefusalBuffer::OnComplete(ucs_status_t /*status*/) {
+  if (Session* const session = thread->Find(header.session); session != nullptr) {
+    NoteLeft(*session, &session->refusals);
+  }
+  thread->free_refusals_.push_back(this);
 }
 
 void GatherThread::SendReply(Session& session, ReplyBuffer* buffer, size_t body_bytes) {
+  NoteSent(session, &session.replies);
   const UcxStarted started = session.endpoint->Send(
-      static_cast<uint32_t>(GatherMessageId::kReply), std::as_bytes(std::span(&buffer->header, 1)),
-      {buffer->body(), body_bytes}, body_bytes <= options_.eager_reply_bytes_max, buffer);
+      static_cast<uint32_t>(GatherMessageId::kReply),
+      EncodeGatherReply(&buffer->header, session.protocol), {buffer->body(), body_bytes},
+      body_bytes <= options_.eager_reply_bytes_max, buffer);
   if (started == UcxStarted::kDone) replies_.GiveBack(buffer, UCS_OK);
   if (started == UcxStarted::kFailed) replies_.GiveBack(buffer, UCS_ERR_IO_ERROR);
 }
 
-void GatherThread::OnReplySent(uint64_t id, ucs_status_t status) {
-  Session* const session = Find(id);
+void GatherThread::OnReplySent(const ReplyBuffer& buffer, ucs_status_t status) {
+  --buffer.client->replies;
+  queue_.BringBack();
+  ForgetIfUnused(buffer.client);
+  Session* const session = Find(buffer.header.session);
   if (session == nullptr) return;
   --session->reads_in_progress;
-  --session->buffers_in_use;
+  NoteLeft(*session, &session->replies);
   if (status != UCS_OK && session->end_with.ok()) {
     session->end_with = UcxStatus(status, "sending a reply");
     next_house_keeping_ = MonotonicTime::min();
+  }
+}
+
+void GatherThread::NoteSent(Session& session, uint32_t* count) {
+  if (session.replies + session.refusals + session.grants == 0) {
+    session.not_taken_since = std::chrono::steady_clock::now();
+  }
+  ++*count;
+}
+
+void GatherThread::NoteLeft(Session& session, uint32_t* count) {
+  --*count;
+  session.not_taken_since = std::chrono::steady_clock::now();
+}
+
+void GatherThread::ForgetIfUnused(ServedClient* client) {
+  if (client->sessions == 0 && client->replies == 0 && client->empty()) {
+    clients_.erase(client->name);
   }
 }
 
@@ -249,8 +325,8 @@ void GatherThread::OnLeaseRequest(const UcxMessage& message) {
 }
 
 void GatherThread::SendGrant(Session& session, const LeaseGrant& grant) {
-  constexpr uint32_t kGrantsInProgressMax = 8;
-  if (session.grants_in_progress >= kGrantsInProgressMax) return;  // it does not take them
+  constexpr uint32_t kGrantsMax = 8;
+  if (session.grants >= kGrantsMax) return;  // it does not take them
   if (free_grants_.empty()) {
     grants_.push_back(std::make_unique<GrantBuffer>());
     grants_.back()->thread = this;
@@ -263,7 +339,7 @@ void GatherThread::SendGrant(Session& session, const LeaseGrant& grant) {
       static_cast<uint32_t>(GatherMessageId::kLeaseGrant),
       std::as_bytes(std::span(&buffer->grant, 1)), {}, /*eager=*/true, buffer);
   if (started == UcxStarted::kPending) {
-    ++session.grants_in_progress;
+    NoteSent(session, &session.grants);
   } else {
     free_grants_.push_back(buffer);
   }
@@ -271,7 +347,7 @@ void GatherThread::SendGrant(Session& session, const LeaseGrant& grant) {
 
 void GatherThread::GrantBuffer::OnComplete(ucs_status_t /*status*/) {
   if (Session* const session = thread->Find(grant.session); session != nullptr) {
-    --session->grants_in_progress;
+    NoteLeft(*session, &session->grants);
   }
   thread->free_grants_.push_back(this);
 }

@@ -23,6 +23,7 @@ GatherThread::GatherThread(const Options& options, LeaseBook* leases, RowServerT
       hooks_(hooks),
       on_lost_(std::move(on_lost)),
       replies_(options.reply_buffers_max, this),
+      queue_(options.queue),
       spin_(options.spin_max) {}
 
 Result<std::unique_ptr<GatherThread>> GatherThread::Start(const UcxContext& context,
@@ -113,7 +114,7 @@ bool GatherThread::RunTasks() {
 bool GatherThread::ProgressAll() {
   bool any = worker_->Progress();
   if (one_sided_worker_ != nullptr) any |= one_sided_worker_->Progress();
-  if (any && !waiting_for_buffer_.empty()) AnswerWaiting();
+  any |= AnswerNext();
   return any;
 }
 
@@ -144,6 +145,15 @@ void GatherThread::KeepHouse(MonotonicTime now) {
           Status(StatusCode::kDeadlineExceeded,
                  "no sign of life for " + std::to_string(options_.silence_max.count()) + " ms");
     }
+    const bool takes_nothing = session->replies + session->refusals + session->grants > 0 &&
+                               now - session->not_taken_since > options_.slow_reader_max;
+    if (takes_nothing && session->end_with.ok()) {
+      counters_.slow_readers.fetch_add(1, std::memory_order_relaxed);
+      session->end_with = Status(
+          StatusCode::kResourceExhausted,
+          "it takes no replies: " + std::to_string(session->replies + session->refusals) +
+              " wait for it since " + std::to_string(options_.slow_reader_max.count()) + " ms");
+    }
     if (!session->end_with.ok()) ended.push_back(id);
   }
   for (const uint64_t id : ended) {
@@ -154,7 +164,12 @@ void GatherThread::KeepHouse(MonotonicTime now) {
 }
 
 void GatherThread::EndSession(uint64_t id) {
-  if (sessions_.erase(id) == 0) return;
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  ServedClient* const client = found->second->client;
+  sessions_.erase(found);
+  --client->sessions;
+  ForgetIfUnused(client);
   leases_->Close(id);
   --session_count_;
 }
@@ -190,6 +205,10 @@ void GatherThread::AddSession(ServedSession served, std::function<void(Status)> 
     }
     auto session = std::make_unique<Session>();
     session->id = served.id;
+    session->protocol = served.protocol;
+    session->client = &clients_[served.client];
+    session->client->name = served.client;
+    ++session->client->sessions;
     session->endpoint = *std::move(endpoint);
     session->finder = std::move(finder);
     session->version = served.version;
@@ -233,6 +252,10 @@ void GatherThread::AddTo(RowServerStats& stats) const {
   stats.rows_not_owned += counters_.rows_not_owned.load(std::memory_order_relaxed);
   stats.rows_out_of_range += counters_.rows_out_of_range.load(std::memory_order_relaxed);
   stats.refused_messages += counters_.refused.load(std::memory_order_relaxed);
+  stats.refused_busy += counters_.refused_busy.load(std::memory_order_relaxed);
+  stats.expired += counters_.expired.load(std::memory_order_relaxed);
+  stats.slow_readers += counters_.slow_readers.load(std::memory_order_relaxed);
+  stats.rows_waiting += counters_.rows_waiting.load(std::memory_order_relaxed);
 }
 
 }  // namespace engram

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -13,6 +14,7 @@
 #include "engram/base/clock.h"
 #include "engram/base/time_buckets.h"
 #include "engram/transport/lease.h"
+#include "engram/transport/read_queue.h"
 #include "engram/transport/row_server.h"
 #include "engram/transport/ucx/event_wait.h"
 #include "engram/transport/ucx/reply_pool.h"
@@ -32,11 +34,20 @@ struct RowServerTestHooks {
 // A session that a gather thread serves.
 struct ServedSession {
   uint64_t id = 0;
+  std::string client;     // sessions of one client share what a client may have
+  uint32_t protocol = 1;  // of its messages
   TableVersion version;
   std::string peer_worker_address;
   // What the session reads from, asked on the gather thread: whoever replaces it meanwhile tells
   // the thread afterwards. Null = dropped meanwhile.
   std::function<std::shared_ptr<const SlotFinder>()> finder;
+};
+
+// What the sessions of one client have together on one thread; gone with the last of it.
+struct ServedClient : QueuedClient {
+  std::string name;
+  uint32_t sessions = 0;
+  uint32_t replies = 0;  // on their way
 };
 
 class GatherThread final : private UcxMessageHandler, private ReplyOwner {
@@ -46,7 +57,9 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     std::chrono::milliseconds lease{2000};         // 0 = none are granted
     std::chrono::milliseconds silence_max{10000};  // a session without a sign of life is ended
     Duration spin_max{};
+    std::chrono::milliseconds slow_reader_max{3000};  // UcxRowServerOptions
     uint32_t reply_buffers_max = 32;
+    ReadQueue::Options queue;
     uint64_t eager_reply_bytes_max = 0;  // longer ones go as UCX likes
     uint32_t number = 0;                 // of the thread, for its name
   };
@@ -80,21 +93,34 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
  private:
   struct Session {
     uint64_t id = 0;
+    uint32_t protocol = 1;
+    ServedClient* client = nullptr;
     std::unique_ptr<UcxEndpoint> endpoint;
     std::shared_ptr<const SlotFinder> finder;  // null: dropped
     TableVersion version;
     uint32_t reads_in_progress = 0;
-    uint32_t buffers_in_use = 0;
-    uint32_t grants_in_progress = 0;
+    // Messages that the reader has not taken yet, and since when: the last one left, or the first
+    // of these was handed over.
+    uint32_t replies = 0;
+    uint32_t refusals = 0;
+    uint32_t grants = 0;
+    MonotonicTime not_taken_since;
     MonotonicTime last_sign_of_life;
     Status end_with;  // not ok: to be ended
   };
-  // A request whose body is on its way, or that waits for a reply buffer.
-  struct WaitingRead final : UcxCompletion {
+  // A request that waits for its turn, or whose body is on its way.
+  struct WaitingRead final : UcxCompletion, QueuedRead {
     GatherThread* thread = nullptr;
+    ServedClient* client = nullptr;
     GatherRequestHeader header;
     MonotonicTime came_at;
     std::vector<uint64_t> addresses;
+    void OnComplete(ucs_status_t status) override;
+  };
+  // A reply without rows on its way.
+  struct RefusalBuffer final : UcxCompletion {
+    GatherThread* thread = nullptr;
+    GatherReplyHeader header;
     void OnComplete(ucs_status_t status) override;
   };
   // A grant on its way.
@@ -105,7 +131,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   };
   struct Counters {
     std::atomic<uint64_t> reads{0}, rows{0}, bytes{0}, rows_not_owned{0}, rows_out_of_range{0},
-        refused{0};
+        refused{0}, refused_busy{0}, expired{0}, slow_readers{0}, rows_waiting{0};
     TimeRecorder gather_times;
   };
 
@@ -124,26 +150,32 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   bool OnMessage(uint32_t id, const UcxMessage& message) override;
   bool OnGatherRequest(const UcxMessage& message);
   void OnLeaseRequest(const UcxMessage& message);
-  // A session's share of the reply buffers, so that one that does not read starves no other.
-  [[nodiscard]] uint32_t buffers_per_session() const {
-    return std::max(1u, options_.reply_buffers_max / 4);
-  }
-  void OnReplySent(uint64_t session, ucs_status_t status) override;
+  void OnReplySent(const ReplyBuffer& buffer, ucs_status_t status) override;
   // kOk, or why this session cannot have the read.
   [[nodiscard]] StatusCode CheckRequest(const Session& session,
                                         const GatherRequestHeader& request) const;
-  void Answer(Session& session, const GatherRequestHeader& request, MonotonicTime came_at,
-              const std::byte* addresses, ReplyBuffer* buffer);
-  void AnswerStatus(Session& session, const GatherRequestHeader& request, StatusCode status);
-  void SendStatus(Session& session, const GatherRequestHeader& request, StatusCode status,
-                  ReplyBuffer* buffer);
-  void AnswerWaiting();
-  [[nodiscard]] ReplyBuffer* TakeBuffer(Session& session);
+  // Answers the reads whose turn it is, up to kTurnRows rows: what has come meanwhile may go before
+  // the rest. True if there was one.
+  bool AnswerNext();
+  // Returns the rows that it took.
+  uint32_t AnswerRead(WaitingRead* read);
+  void Answer(Session& session, const WaitingRead& read);
+  void RefuseRead(Session& session, const GatherRequestHeader& request, StatusCode status);
+  // How long it will take to answer what waits.
+  [[nodiscard]] std::chrono::microseconds Backlog() const;
+  // A client's share of the reply buffers: so that one that does not read starves no other.
+  [[nodiscard]] bool MayHaveBuffer(const ServedClient& client) const;
   void SendReply(Session& session, ReplyBuffer* buffer, size_t body_bytes);
+  // A message was handed to the session's endpoint, and left it; `count` is one of the session's.
+  static void NoteSent(Session& session, uint32_t* count);
+  static void NoteLeft(Session& session, uint32_t* count);
+  void FreeRead(WaitingRead* read);
+  void ForgetIfUnused(ServedClient* client);
   void SendGrant(Session& session, const LeaseGrant& grant);
   void Refuse(const char* fault);
   [[nodiscard]] Session* Find(uint64_t id);
-  [[nodiscard]] WaitingRead* TakeWaitingRead();
+  [[nodiscard]] WaitingRead* TakeWaitingRead(const Session& session,
+                                             const GatherRequestHeader& request);
 
   const Options options_;
   LeaseBook* const leases_;
@@ -163,7 +195,12 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   ReplyPool replies_;
   std::vector<std::unique_ptr<WaitingRead>> waiting_reads_;  // all there are
   std::vector<WaitingRead*> free_waiting_reads_;
-  std::vector<WaitingRead*> waiting_for_buffer_;  // oldest first
+  ReadQueue queue_;
+  std::map<std::string, ServedClient> clients_;
+  double row_ns_ = 100;          // that a row takes to be answered, on average
+  uint64_t addresses_held_ = 0;  // that all waiting reads have memory for
+  std::vector<std::unique_ptr<RefusalBuffer>> refusals_;
+  std::vector<RefusalBuffer*> free_refusals_;
   std::vector<std::unique_ptr<GrantBuffer>> grants_;
   std::vector<GrantBuffer*> free_grants_;
   std::unique_ptr<UcxWorker> worker_;

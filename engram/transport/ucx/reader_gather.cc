@@ -6,6 +6,17 @@
 #include "engram/transport/ucx/ucx_row_reader.h"
 
 namespace engram {
+namespace {
+
+// For GatherRequestHeader::wanted_within_us.
+uint32_t WantedWithin(MonotonicTime wanted_by) {
+  if (wanted_by == MonotonicTime::max()) return 0;
+  const auto left = std::chrono::duration_cast<std::chrono::microseconds>(
+      wanted_by - std::chrono::steady_clock::now());
+  return static_cast<uint32_t>(std::clamp<int64_t>(left.count(), 1, UINT32_MAX));
+}
+
+}  // namespace
 
 void PendingRead::RequestSent::OnComplete(ucs_status_t status) {
   read->reader->OnRequestSent(*read, status);
@@ -27,8 +38,10 @@ bool UcxRowReader::SendGather(PendingRead& read, uint32_t first) {
   read.request.incarnation = session.incarnation.value();
   read.request.epoch = session.acknowledged.value();
   read.request.read = read.id();
+  read.request.wanted_within_us = WantedWithin(read.wanted_by);
   const UcxStarted started = session.endpoint->Send(
-      static_cast<uint32_t>(GatherMessageId::kRequest), std::as_bytes(std::span(&read.request, 1)),
+      static_cast<uint32_t>(GatherMessageId::kRequest),
+      EncodeGatherRequest(&read.request, session.protocol),
       std::as_bytes(std::span(read.rows).subspan(first)), /*eager=*/true, &read.sent);
   if (started == UcxStarted::kPending) ++read.holds;
   if (started != UcxStarted::kFailed) return true;
@@ -78,6 +91,9 @@ bool UcxRowReader::OnReply(const UcxMessage& message) {
   if (status != StatusCode::kOk) {
     if (status == StatusCode::kWrongVersion || status == StatusCode::kWrongIncarnation) {
       EndLater(session, Status(status, "the node refuses this session's reads"));
+    }
+    if (status == StatusCode::kResourceExhausted && !read->trial) {
+      events_->OnBusy(session.id, std::chrono::microseconds(reply.retry_after_us));
     }
     FinishRead(*read, status);
     return false;

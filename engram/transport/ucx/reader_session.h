@@ -47,6 +47,7 @@ struct PendingRead {
   bool trial = false;  // the reader's own, to choose a way
   ReadWay way = ReadWay::kGather;
   std::vector<RowAddress> rows;
+  MonotonicTime wanted_by;
   uint32_t next = 0;          // mapped, one-sided: first row not asked yet
   uint32_t gather_first = 0;  // first row of the gather
   bool awaits_reply = false;
@@ -130,7 +131,8 @@ struct ReaderSession {
   const NodeTarget target;
   State state = State::kConnecting;
   std::shared_ptr<ControlLink> control;
-  uint64_t number = 0;  // the node's name for the session
+  uint64_t number = 0;    // the node's name for the session
+  uint32_t protocol = 1;  // of its data messages
   Incarnation incarnation;
   uint32_t lease_ms = 0;
   bool can_share_memory = true;  // the node is on this host

@@ -41,7 +41,7 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
     link.token_of = [token_of = options_.token_of, version = target.version,
                      address = target.address] { return token_of(version, address); };
   }
-  link.request.set_client_id(client_id_);
+  link.request.set_client_id(options_.client_id);
   link.request.set_version(target.version.value());
   link.request.set_model_identity(target.identity.data(), target.identity.size());
   link.request.set_incarnation(target.incarnation.value());
@@ -50,6 +50,7 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
   link.request.set_slot_count(target.slot_count);
   link.request.set_host_identity(HostIdentity());
   link.request.set_tcp_segment(tcp_segment_);
+  link.request.set_protocol(kDataProtocol);
   ReaderSession& opened = *session;
   sessions_.emplace(id, std::move(session));
   if (target.row_stride == 0 || target.slot_shift >= 32) {
@@ -112,6 +113,7 @@ Status UcxRowReader::Connect(ReaderSession& session, const ControlEvent& event) 
     return {StatusCode::kMalformed, "the node's reply to session.Open is out of range"};
   }
   session.number = opened.session();
+  session.protocol = std::clamp(opened.protocol(), kDataProtocolMin, kDataProtocol);
   session.lease_ms = opened.lease_ms();
   session.ways_off = opened.ways_off();
   auto endpoint = UcxEndpoint::Create(*worker_, opened.worker_address());

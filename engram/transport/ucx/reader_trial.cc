@@ -45,7 +45,7 @@ void UcxRowReader::ChooseWay(ReaderSession& session) {
     return;
   }
   auto trial = std::make_unique<WayTrial>();
-  trial->rows = memory.SampleRows(WayTrial::kRows, client_id_);
+  trial->rows = memory.SampleRows(WayTrial::kRows, options_.client_id);
   if (trial->rows.empty()) {
     if (forced != ReadWay::kAuto) session.way = forced;
     session.reason = "not measured: the node lists no slots yet";
@@ -68,7 +68,7 @@ void UcxRowReader::StartTrialRead(ReaderSession& session) {
   WayTrial& trial = *session.trial;
   const WayTrial::Candidate& candidate = trial.candidates[trial.current];
   trial.started = std::chrono::steady_clock::now();
-  PendingRead& read = TakeRead(session, 0, trial.rows);
+  PendingRead& read = TakeRead(session, 0, trial.rows, MonotonicTime::max());
   read.trial = true;
   read.way = candidate.way;
   if (!StartRead(read)) Release(read);

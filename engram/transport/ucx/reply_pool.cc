@@ -28,8 +28,8 @@ ReplyBuffer* ReplyPool::Take() {
 }
 
 void ReplyPool::GiveBack(ReplyBuffer* buffer, ucs_status_t status) {
+  owner_->OnReplySent(*buffer, status);
   free_.push_back(buffer);
-  owner_->OnReplySent(buffer->header.session, status);
 }
 
 }  // namespace engram

@@ -13,11 +13,13 @@
 namespace engram {
 
 class ReplyPool;
+struct ServedClient;
 
 // One reply on its way.
 class ReplyBuffer final : public UcxCompletion {
  public:
   GatherReplyHeader header;
+  ServedClient* client = nullptr;  // whose share of the buffers it is from
   StatusCode statuses[kReadRowsMax] = {};
 
   // At least `bytes`; what was there before may be lost.
@@ -35,8 +37,8 @@ class ReplyBuffer final : public UcxCompletion {
 
 class ReplyOwner {
  public:
-  // A reply to `session` has left or was dropped; its buffer is free again.
-  virtual void OnReplySent(uint64_t session, ucs_status_t status) = 0;
+  // A reply has left or was dropped; its buffer is free again after this.
+  virtual void OnReplySent(const ReplyBuffer& buffer, ucs_status_t status) = 0;
 
  protected:
   ~ReplyOwner() = default;
@@ -49,7 +51,8 @@ class ReplyPool {
   // Null when all are on their way.
   [[nodiscard]] ReplyBuffer* Take();
   void GiveBack(ReplyBuffer* buffer, ucs_status_t status);
-  [[nodiscard]] size_t in_use() const { return all_.size() - free_.size(); }
+  // Can be taken now.
+  [[nodiscard]] size_t free_count() const { return buffers_max_ - (all_.size() - free_.size()); }
 
  private:
   const uint32_t buffers_max_;

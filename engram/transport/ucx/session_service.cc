@@ -222,6 +222,11 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   const auto outcome = std::make_shared<Outcome>(io_);
   ServedSession served;
   served.id = session.id;
+  // Names are the coordinator's word, ids the client's own: no client takes another's share by
+  // taking its id unless both have one certificate.
+  served.client = (peer.identity == nullptr ? "" : peer.identity->name) + "/" +
+                  std::to_string(request.client_id());
+  served.protocol = std::clamp(request.protocol(), kDataProtocolMin, kDataProtocol);
   served.version = session.version;
   served.peer_worker_address = request.worker_address();
   served.finder = [state = state_, version = session.version] { return state->finder(version); };
@@ -243,6 +248,7 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   proto::OpenSessionReply reply;
   reply.set_incarnation(options_.incarnation.value());
   reply.set_session(session.id);
+  reply.set_protocol(std::clamp(request.protocol(), kDataProtocolMin, kDataProtocol));
   reply.set_worker_address(thread->worker_address());
   reply.set_lease_ms(static_cast<uint32_t>(options_.lease.count()));
   reply.set_host_identity(host_identity_);

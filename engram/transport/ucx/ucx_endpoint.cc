@@ -14,6 +14,14 @@ Result<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Create(UcxWorker& worker,
   if (peer_address.empty()) {
     return Error(StatusCode::kInvalidArgument, "the peer's UCX worker address is empty");
   }
+  // Its first byte: the format, and what it has. UCX ends the process at a format that it does not
+  // know (1.13.1, ucp_address_unpack).
+  ENGRAM_ASSIGN_OR_RETURN(const std::string own_address, worker.Address());
+  if (peer_address.front() != own_address.front()) {
+    return Error(StatusCode::kInvalidArgument,
+                 "the peer's UCX worker address is damaged, or of another UCX: run the same on "
+                 "both sides");
+  }
   const std::string padded = peer_address + std::string(kAddressPaddingBytes, '\0');
   std::unique_ptr<UcxEndpoint> endpoint(new UcxEndpoint(worker));
   ucp_ep_params_t params{};

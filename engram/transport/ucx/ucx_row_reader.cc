@@ -36,8 +36,6 @@ Status UcxRowReader::Prepare(const UcxContext& context) {
     one_sided_worker_ = *std::move(one_sided);
     ENGRAM_RETURN_IF_ERROR(wait_->Watch(one_sided_worker_->event_fd()));
   }
-  std::random_device device;
-  client_id_ = (uint64_t{device()} << 32) | device();
   tcp_segment_ = UcxTcpSegment();
   statuses_.resize(kReadRowsMax);
   return {};
@@ -66,7 +64,8 @@ void UcxRowReader::Close(SessionId session) {
   }
 }
 
-StatusCode UcxRowReader::Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows) {
+StatusCode UcxRowReader::Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows,
+                              MonotonicTime wanted_by) {
   ENGRAM_CHECK(!rows.empty() && rows.size() <= kReadRowsMax);
   ReaderSession* const found = Find(session);
   if (found == nullptr || found->state != ReaderSession::State::kOpen ||
@@ -74,7 +73,7 @@ StatusCode UcxRowReader::Post(SessionId session, uint64_t tag, std::span<const R
     return StatusCode::kPeerLost;
   }
   if (found->posted_reads >= kReadsInFlightMax) return StatusCode::kResourceExhausted;
-  PendingRead& read = TakeRead(*found, tag, rows);
+  PendingRead& read = TakeRead(*found, tag, rows, wanted_by);
   read.way = found->way;
   if (!StartRead(read)) {
     Release(read);
@@ -95,7 +94,7 @@ void UcxRowReader::AcknowledgeEpoch(SessionId session, Epoch epoch) {
 }
 
 PendingRead& UcxRowReader::TakeRead(ReaderSession& session, uint64_t tag,
-                                    std::span<const RowAddress> rows) {
+                                    std::span<const RowAddress> rows, MonotonicTime wanted_by) {
   if (free_reads_.empty()) {
     reads_.push_back(std::make_unique<PendingRead>(this));
     reads_.back()->index = static_cast<uint32_t>(reads_.size() - 1);
@@ -108,6 +107,7 @@ PendingRead& UcxRowReader::TakeRead(ReaderSession& session, uint64_t tag,
   read.tag = tag;
   read.trial = false;
   read.rows.assign(rows.begin(), rows.end());
+  read.wanted_by = wanted_by;
   read.next = 0;
   read.gather_first = 0;
   read.awaits_reply = false;

@@ -28,8 +28,8 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
 
   [[nodiscard]] SessionId Open(const NodeTarget& target) override;
   void Close(SessionId session) override;
-  [[nodiscard]] StatusCode Post(SessionId session, uint64_t tag,
-                                std::span<const RowAddress> rows) override;
+  [[nodiscard]] StatusCode Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows,
+                                MonotonicTime wanted_by) override;
   void AcknowledgeEpoch(SessionId session, Epoch epoch) override;
   bool Progress() override;
   void Wait(MonotonicTime until, std::unique_lock<std::mutex>* driving) override;
@@ -99,7 +99,7 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   // ucx_row_reader.cc
   [[nodiscard]] ReaderSession* Find(SessionId id);
   [[nodiscard]] PendingRead& TakeRead(ReaderSession& session, uint64_t tag,
-                                      std::span<const RowAddress> rows);
+                                      std::span<const RowAddress> rows, MonotonicTime wanted_by);
   // False: the connection does not take it; the session is about to end.
   [[nodiscard]] bool StartRead(PendingRead& read);
   void Deliver(PendingRead& read, const RowChunk& chunk);
@@ -130,7 +130,6 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   std::vector<std::byte> bounce_;     // [kBounceRows][row_stride]
   std::vector<StatusCode> statuses_;  // [kReadRowsMax]
   uint64_t last_session_ = 0;
-  uint64_t client_id_ = 0;
   std::string tcp_segment_;
   uint32_t reads_in_flight_ = 0;
   bool sessions_to_end_ = false;

@@ -23,6 +23,8 @@ namespace {
 
 constexpr uint32_t kGatherThreadsMax = 256;
 constexpr uint64_t kCheckBytes = 64 << 10;
+// What two clients may have in flight: one alone gets half of the room.
+constexpr uint64_t kWaitingRowsMin = 2 * (kReadRowsMax + ReadQueue::kReadCost);
 // Rows of a decode step go at once: a rendezvous is one more round trip between threads that sleep,
 // which took longer than the rows themselves. Longer ones a card may fetch by itself; no card has
 // been measured.
@@ -35,6 +37,12 @@ Status CheckOptions(const UcxRowServerOptions& options) {
   if (options.gather_threads == 0 || options.gather_threads > kGatherThreadsMax) {
     return {StatusCode::kInvalidArgument,
             "gather threads must be 1 to 256, not " + std::to_string(options.gather_threads)};
+  }
+  if (options.waiting_rows_max < uint64_t{options.gather_threads} * kWaitingRowsMin) {
+    return {StatusCode::kInvalidArgument, "room for waiting rows must be " +
+                                              std::to_string(kWaitingRowsMin) +
+                                              " at least for every gather thread, not " +
+                                              std::to_string(options.waiting_rows_max) + " in all"};
   }
   if (options.lease.count() < 0 || options.lease > std::chrono::minutes(1)) {
     return {StatusCode::kInvalidArgument,
@@ -182,6 +190,9 @@ Status UcxRowServerImpl::StartThreads() {
         std::max<std::chrono::milliseconds>(std::chrono::seconds(10), options_.lease * 5);
     options.spin_max = options_.spin_max;
     options.number = i;
+    options.queue.rows_max = options_.waiting_rows_max / options_.gather_threads;
+    options.queue.fair = options_.fair_reads;
+    options.slow_reader_max = options_.slow_reader_max;
     options.eager_reply_bytes_max =
         context_->has_network_cards() ? kEagerToCardsBytesMax : kTcpPieceBytes;
     auto thread = GatherThread::Start(

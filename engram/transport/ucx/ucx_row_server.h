@@ -32,6 +32,12 @@ struct UcxRowServerOptions {
   std::string one_sided = "off";
   std::chrono::microseconds spin_max{50};  // a thread looks for work this long before it sleeps
   uint32_t sessions_max = 4096;
+  // Rows of reads that may wait for their turn, over all threads (ReadQueue::Options::rows_max).
+  uint64_t waiting_rows_max = 1u << 20;
+  // A session that takes none of its answers for this long is ended. As long as a client waits for
+  // an answer before it gives the session up (SchedulerOptions::read_silence_max).
+  std::chrono::milliseconds slow_reader_max{3000};
+  bool fair_reads = true;           // false: answered in the order they came, to be compared with
   ChannelSecurity security;         // of the control connection; rows are not encrypted
   std::shared_ptr<AuditLog> audit;  // gets who was refused; null = nobody does
   // Readers must show a token that one of these signed; null = development mode, nobody must.

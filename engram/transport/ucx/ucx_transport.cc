@@ -1,5 +1,6 @@
 #include "engram/transport/ucx/ucx_transport.h"
 
+#include <random>
 #include <thread>
 #include <utility>
 
@@ -11,10 +12,16 @@
 namespace engram {
 namespace {
 
+UcxTransportOptions WithClientId(UcxTransportOptions options) {
+  std::random_device device;
+  while (options.client_id == 0) options.client_id = (uint64_t{device()} << 32) | device();
+  return options;
+}
+
 class UcxTransportImpl final : public Transport {
  public:
   explicit UcxTransportImpl(const UcxTransportOptions& options)
-      : options_(options), work_(boost::asio::make_work_guard(io_)) {}
+      : options_(WithClientId(options)), work_(boost::asio::make_work_guard(io_)) {}
   ~UcxTransportImpl() override {
     io_.stop();
     if (control_thread_.joinable()) control_thread_.join();

@@ -26,6 +26,8 @@ struct UcxTransportOptions {
   std::chrono::milliseconds keep_alive{2000};
   std::chrono::microseconds spin_max{50};  // a reader looks for work this long before it sleeps
   ChannelSecurity security;                // of the control connections; rows are not encrypted
+  // Sessions with the same number are one client to a node. 0 = a random one for all its readers.
+  uint64_t client_id = 0;
   // The newest session token for a node's data address; empty: none is known. Thread-safe, and
   // asked again before a session lapses. Null = development mode.
   std::function<std::string(TableVersion version, const std::string& address)> token_of = nullptr;

@@ -79,7 +79,7 @@ class NodeProcessTest : public ::testing::TestWithParam<Setting> {
   void ExpectReadsRight(SessionId session, uint64_t tag) {
     const auto rows = test::SomeRows(*layout_, 1000, tag);
     events_->Expect(tag, rows.size());
-    ASSERT_EQ(reader_->Post(session, tag, rows), StatusCode::kOk);
+    ASSERT_EQ(reader_->Post(session, tag, rows, MonotonicTime::max()), StatusCode::kOk);
     ASSERT_TRUE(Drive([&] { return events_->reads.at(tag).done.has_value(); }));
     ASSERT_EQ(events_->reads.at(tag).done, StatusCode::kOk);
     for (size_t i = 0; i < rows.size(); ++i) {
@@ -91,7 +91,7 @@ class NodeProcessTest : public ::testing::TestWithParam<Setting> {
     const auto rows = test::SomeRows(*layout_, 2000);
     for (uint64_t tag = 100; tag < 132; ++tag) {
       events_->Expect(tag, rows.size());
-      ASSERT_EQ(reader_->Post(session, tag, rows), StatusCode::kOk);
+      ASSERT_EQ(reader_->Post(session, tag, rows, MonotonicTime::max()), StatusCode::kOk);
     }
     node_.Signal(signal);
     ASSERT_TRUE(Drive([&] { return events_->closed.contains(session); }));

@@ -59,6 +59,7 @@ class RateEvents final : public ReaderEvents {
     failed += status != StatusCode::kOk;
   }
   void OnEpoch(SessionId, Epoch) override {}
+  void OnBusy(SessionId, Duration) override {}
 
  private:
   const TableLayout& layout_;
@@ -122,7 +123,9 @@ int Run(int argc, char** argv) {
     const uint64_t target = events.done + reads_per_batch;
     for (uint32_t first = 0; first < rows.size(); first += per_read) {
       const size_t count = std::min<size_t>(per_read, rows.size() - first);
-      if (reader->Post(session, first, {rows.data() + first, count}) != StatusCode::kOk) return 1;
+      if (reader->Post(session, first, {rows.data() + first, count}, MonotonicTime::max()) !=
+          StatusCode::kOk)
+        return 1;
     }
     drive([&] { return events.done >= target; });
     const Duration took = Clock::now() - start;

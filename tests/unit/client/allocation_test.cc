@@ -80,7 +80,8 @@ class MemoryReader final : public RowReader {
     return SessionId(last_session_);
   }
   void Close(SessionId /*session*/) override { std::abort(); }
-  StatusCode Post(SessionId /*session*/, uint64_t tag, std::span<const RowAddress> rows) override {
+  StatusCode Post(SessionId /*session*/, uint64_t tag, std::span<const RowAddress> rows,
+                  MonotonicTime /*wanted_by*/) override {
     for (Read& read : reads_) {
       if (!read.rows.empty()) continue;
       read.tag = tag;

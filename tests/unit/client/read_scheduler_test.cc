@@ -105,6 +105,58 @@ TEST_F(ReadSchedulerTest, ReaderThatIsFullIsAskedAgain) {
   ExpectAllTaken(0);
 }
 
+TEST_F(ReadSchedulerTest, ABusyNodeIsLeftAloneForAsLongAsItAsks) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {150, 0});
+  ASSERT_EQ(reader_.reads.size(), 2u);
+  const SessionId session = reader_.reads.begin()->second.session;
+  // Both of its reads are refused; the second says nothing new.
+  for (int i = 0; i < 2; ++i) {
+    const uint64_t tag = reader_.reads.begin()->first;
+    reader_.reads.erase(tag);
+    scheduler_->OnBusy(session, std::chrono::milliseconds(20), now_);
+    scheduler_->OnReadDone(tag, StatusCode::kResourceExhausted, now_);
+  }
+  const MonotonicTime refused_at = now_;
+  EXPECT_LE(scheduler_->NextTick(), refused_at + std::chrono::milliseconds(30));
+  int waited_ms = 0;
+  while (reader_.reads.empty() && waited_ms < 100) {
+    Advance(std::chrono::milliseconds(1));
+    ++waited_ms;
+  }
+  // Half to one and a half times what it said.
+  EXPECT_GE(waited_ms, 10);
+  EXPECT_LE(waited_ms, 31);
+  AnswerAll();
+  ExpectAllTaken(0);
+}
+
+TEST_F(ReadSchedulerTest, ANodeThatStaysBusyIsAskedLessAndLessAndNamedInTheEnd) {
+  Make();
+  SetMap(Map(1, 1));
+  OpenAll();
+  Begin(0, {100, 0}, std::chrono::milliseconds(1000));
+  std::vector<MonotonicTime> asked;
+  for (int ms = 0; ms < 1001; ++ms) {
+    while (!reader_.reads.empty()) {
+      const auto [tag, read] = *reader_.reads.begin();
+      asked.push_back(now_);
+      reader_.reads.erase(tag);
+      scheduler_->OnBusy(read.session, std::chrono::milliseconds(2), now_);
+      scheduler_->OnReadDone(tag, StatusCode::kResourceExhausted, now_);
+    }
+    Advance(std::chrono::milliseconds(1));
+  }
+  EXPECT_GE(asked.size(), 5u);
+  EXPECT_LE(asked.size(), 20u);
+  EXPECT_GT(asked.back() - asked[asked.size() - 2], 10 * (asked[1] - asked[0]));
+  const Status& status = rows_.tickets[0].layers_done.at(0);
+  EXPECT_EQ(status.code(), StatusCode::kResourceExhausted);
+  EXPECT_THAT(status.message(), ::testing::HasSubstr("m0 (h0:1) answered RESOURCE_EXHAUSTED"));
+}
+
 TEST_F(ReadSchedulerTest, NotOwnedRowsAreAskedAgainLaterAndAMapIsWanted) {
   Make();
   SetMap(Map(1, 1));

@@ -35,7 +35,8 @@ struct ScriptedReader final : RowReader {
     EXPECT_FALSE(sessions[session].closing) << "closed twice";
     sessions[session].closing = true;
   }
-  StatusCode Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows) override {
+  StatusCode Post(SessionId session, uint64_t tag, std::span<const RowAddress> rows,
+                  MonotonicTime /*wanted_by*/) override {
     EXPECT_TRUE(sessions.contains(session) && sessions[session].open);
     EXPECT_FALSE(reads.contains(tag));
     EXPECT_TRUE(!rows.empty() && rows.size() <= kReadRowsMax);

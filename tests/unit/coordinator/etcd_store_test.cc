@@ -226,8 +226,17 @@ TEST(EtcdClientTest, AddressesAreReadAndBadOnesShown) {
   EXPECT_THAT(address->endpoints, testing::ElementsAre("a:2379", "b:2379"));
   EXPECT_EQ(address->prefix, "one/two");
   EXPECT_EQ(ParseEtcdAddress("etcd://a:1")->prefix, "engram");
-  for (const char* bad :
-       {"a:1", "http://a:1", "etcd://", "etcd:///x", "etcd://a", "etcd://a:1/\x01"}) {
+  EXPECT_FALSE(address->tls);
+  EXPECT_FALSE(ParseEtcdAddress("http://a:1")->tls);
+  for (const char* text : {"https://a:1,b:2/p", "https://a:1,https://b:2/p"}) {
+    const auto with_tls = ParseEtcdAddress(text);
+    ASSERT_TRUE(with_tls.has_value()) << text;
+    EXPECT_TRUE(with_tls->tls);
+    EXPECT_THAT(with_tls->endpoints, testing::ElementsAre("a:1", "b:2"));
+    EXPECT_EQ(with_tls->prefix, "p");
+  }
+  for (const char* bad : {"a:1", "ftp://a:1", "https://a:1,http://b:1", "etcd://", "etcd:///x",
+                          "etcd://a", "etcd://a:1/\x01"}) {
     const auto refused = ParseEtcdAddress(bad);
     ASSERT_FALSE(refused.has_value()) << bad;
     EXPECT_THAT(refused.error().message(), HasSubstr("etcd://host:2379"));

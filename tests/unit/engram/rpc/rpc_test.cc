@@ -83,6 +83,52 @@ class RpcTest : public testing::Test {
   int disconnects_ = 0;
 };
 
+// A peer at 127.0.0.`host`; a connection that the server does not take is closed.
+class OpenedConnections {
+ public:
+  OpenedConnections(boost::asio::io_context& io, std::string server) : io_(io) {
+    port_ = static_cast<uint16_t>(std::stoi(server.substr(server.rfind(':') + 1)));
+  }
+  // How many of `count` more are still open a while later.
+  size_t Open(int host, size_t count) {
+    using boost::asio::ip::tcp;
+    std::vector<std::shared_ptr<tcp::socket>> opened;
+    const auto address = boost::asio::ip::make_address_v4("127.0.0." + std::to_string(host));
+    for (size_t i = 0; i < count; ++i) {
+      const auto socket = std::make_shared<tcp::socket>(io_, tcp::endpoint(address, 0));
+      socket->connect({boost::asio::ip::make_address_v4("127.0.0.1"), port_});
+      auto closed = std::make_shared<bool>(false);
+      socket->async_wait(tcp::socket::wait_read,
+                         [closed](boost::system::error_code) { *closed = true; });
+      sockets_.push_back(socket);
+      io_.run_for(milliseconds(50));
+      if (!*closed) opened.push_back(socket);
+    }
+    return opened.size();
+  }
+  void CloseAll() {
+    sockets_.clear();
+    io_.run_for(milliseconds(200));
+  }
+
+ private:
+  boost::asio::io_context& io_;
+  uint16_t port_;
+  std::vector<std::shared_ptr<boost::asio::ip::tcp::socket>> sockets_;
+};
+
+TEST_F(RpcTest, OneHostMayHaveAsManyConnectionsAsAreFree) {
+  RpcServer::Options options;
+  options.connections_max = 10;
+  StartServer(options);
+  OpenedConnections connections(io_, server_->address());
+  EXPECT_EQ(connections.Open(2, 8), 5u);
+  EXPECT_EQ(connections.Open(3, 8), 3u);  // two are left: two for others, or none for it
+  EXPECT_EQ(connections.Open(4, 8), 1u);
+  connections.CloseAll();
+  EXPECT_EQ(connections.Open(2, 8), 5u);
+}
+
 TEST_F(RpcTest, ReplyCarriesTheBodyBack) {
   StartServer();
   WithClient([](std::shared_ptr<RpcClient> client) -> awaitable<void> {

@@ -106,5 +106,47 @@ TEST(GatherMessageTest, StatusesFromOutsideAreChecked) {
   EXPECT_FALSE(AreStatusCodes(statuses));
 }
 
+TEST(GatherMessageTest, BothFormatsAreUnderstood) {
+  GatherRequestHeader request;
+  request.row_count = 3;
+  request.read = 77;
+  request.wanted_within_us = 5000;
+  for (const uint32_t protocol : {1u, 2u}) {
+    const auto bytes = EncodeGatherRequest(&request, protocol);
+    EXPECT_EQ(bytes.size(), protocol == 1 ? 48u : 56u);
+    const auto decoded = DecodeGatherRequest(bytes, 24);
+    ASSERT_EQ(decoded.status, StatusCode::kOk) << decoded.fault;
+    EXPECT_EQ(decoded.header.read, 77u);
+    EXPECT_EQ(decoded.header.wanted_within_us, protocol == 1 ? 0u : 5000u);
+  }
+  GatherReplyHeader reply;
+  reply.status = static_cast<uint32_t>(StatusCode::kResourceExhausted);
+  reply.read = 78;
+  reply.retry_after_us = 900;
+  for (const uint32_t protocol : {1u, 2u}) {
+    const auto bytes = EncodeGatherReply(&reply, protocol);
+    EXPECT_EQ(bytes.size(), protocol == 1 ? 40u : 48u);
+    const auto decoded = DecodeGatherReply(bytes, 0, 268);
+    ASSERT_EQ(decoded.status, StatusCode::kOk) << decoded.fault;
+    EXPECT_EQ(decoded.header.read, 78u);
+    EXPECT_EQ(decoded.header.retry_after_us, protocol == 1 ? 0u : 900u);
+  }
+  // The length of one with the first word of the other.
+  const auto mixed = std::as_bytes(std::span(&request, 1)).first(48);
+  EXPECT_EQ(DecodeGatherRequest(mixed, 24).status, StatusCode::kMalformed);
+}
+
+TEST(GatherMessageTest, ReservedWordsAreZero) {
+  GatherRequestHeader request;
+  request.row_count = 1;
+  request.reserved = 1;
+  EXPECT_EQ(DecodeGatherRequest(EncodeGatherRequest(&request, 2), 8).status,
+            StatusCode::kMalformed);
+  GatherReplyHeader reply;
+  reply.status = static_cast<uint32_t>(StatusCode::kIo);
+  reply.reserved = 1;
+  EXPECT_EQ(DecodeGatherReply(EncodeGatherReply(&reply, 2), 0, 268).status, StatusCode::kMalformed);
+}
+
 }  // namespace
 }  // namespace engram

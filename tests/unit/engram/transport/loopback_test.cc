@@ -30,7 +30,7 @@ class LoopbackTest : public ::testing::Test {
   }
   void Post(SessionId session, uint64_t tag, const std::vector<RowAddress>& rows) {
     events_->Expect(tag, rows.size());
-    ASSERT_EQ(reader_->Post(session, tag, rows), StatusCode::kOk);
+    ASSERT_EQ(reader_->Post(session, tag, rows, MonotonicTime::max()), StatusCode::kOk);
   }
 
   ManualClock clock_;
@@ -70,7 +70,8 @@ TEST_F(LoopbackTest, LostNodeEndsReadsThenSession) {
   reader_->Progress();
   EXPECT_EQ(events_->reads.at(1).done, StatusCode::kPeerLost);
   EXPECT_EQ(events_->closed.at(session).code(), StatusCode::kPeerLost);
-  EXPECT_EQ(reader_->Post(session, 2, test::SomeRows(*layout_, 1)), StatusCode::kPeerLost);
+  EXPECT_EQ(reader_->Post(session, 2, test::SomeRows(*layout_, 1), MonotonicTime::max()),
+            StatusCode::kPeerLost);
   const SessionId again = reader_->Open(test::TargetOf(kAddress, kVersion, *layout_));
   reader_->Progress();
   EXPECT_EQ(events_->closed.at(again).code(), StatusCode::kUnavailable);
@@ -157,10 +158,11 @@ TEST_F(LoopbackTest, WindowIsBounded) {
   const SessionId session = OpenSession();
   for (uint32_t i = 0; i < kReadsInFlightMax; ++i) Post(session, i, {RowAddress(0)});
   const std::vector<RowAddress> one = {RowAddress(0)};
-  EXPECT_EQ(reader_->Post(session, 1000, one), StatusCode::kResourceExhausted);
+  EXPECT_EQ(reader_->Post(session, 1000, one, MonotonicTime::max()),
+            StatusCode::kResourceExhausted);
   reader_->Progress();
   events_->Expect(1000, 1);
-  EXPECT_EQ(reader_->Post(session, 1000, one), StatusCode::kOk);
+  EXPECT_EQ(reader_->Post(session, 1000, one, MonotonicTime::max()), StatusCode::kOk);
 }
 
 TEST_F(LoopbackTest, ClosedSessionCancelsItsReads) {

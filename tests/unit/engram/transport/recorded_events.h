@@ -28,6 +28,7 @@ class RecordedEvents final : public ReaderEvents {
   std::map<SessionId, Status> closed;
   std::map<uint64_t, RecordedRead> reads;
   std::map<SessionId, Epoch> epochs;
+  std::map<SessionId, Duration> busy;
   uint32_t events_after_closed = 0;
 
   void Expect(uint64_t tag, size_t rows) {
@@ -62,6 +63,7 @@ class RecordedEvents final : public ReaderEvents {
     reads.at(tag).done = status;
   }
   void OnEpoch(SessionId session, Epoch newest) override { epochs[session] = newest; }
+  void OnBusy(SessionId session, Duration retry_after) override { busy[session] = retry_after; }
 
  private:
   const uint32_t row_stride_;

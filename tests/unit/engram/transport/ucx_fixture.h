@@ -101,7 +101,7 @@ class UcxFixture {
   }
   const RecordedRead& Read(SessionId session, uint64_t tag, const std::vector<RowAddress>& rows) {
     events_->Expect(tag, rows.size());
-    EXPECT_EQ(reader_->Post(session, tag, rows), StatusCode::kOk);
+    EXPECT_EQ(reader_->Post(session, tag, rows, MonotonicTime::max()), StatusCode::kOk);
     EXPECT_TRUE(Drive([&] { return events_->reads.at(tag).done.has_value(); }));
     return events_->reads.at(tag);
   }

@@ -151,7 +151,7 @@ TEST_P(UcxLeaseTest, PausedNodeIsReadNoLongerThanItsLease) {
   const auto lease_end = std::chrono::steady_clock::now() + std::chrono::milliseconds(700);
   f.Drive([&] { return std::chrono::steady_clock::now() > lease_end; });
   f.events_->Expect(1, rows.size());
-  ASSERT_EQ(f.reader_->Post(session, 1, rows), StatusCode::kOk);
+  ASSERT_EQ(f.reader_->Post(session, 1, rows, MonotonicTime::max()), StatusCode::kOk);
   const auto later = std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
   f.Drive([&] { return std::chrono::steady_clock::now() > later; });
   EXPECT_EQ(f.events_->reads.at(1).delivered, 0u);
@@ -170,7 +170,7 @@ TEST_F(UcxSessionTest, NodeThatAnswersNothingIsLost) {
   f.PauseServer();
   const auto rows = f.OwnedRows(10);
   f.events_->Expect(1, rows.size());
-  ASSERT_EQ(f.reader_->Post(session, 1, rows), StatusCode::kOk);
+  ASSERT_EQ(f.reader_->Post(session, 1, rows, MonotonicTime::max()), StatusCode::kOk);
   ASSERT_TRUE(f.Drive([&] { return f.events_->closed.contains(session); }));
   EXPECT_EQ(f.events_->closed.at(session).code(), StatusCode::kPeerLost);
   EXPECT_EQ(f.events_->reads.at(1).done, StatusCode::kPeerLost);

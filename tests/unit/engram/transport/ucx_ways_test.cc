@@ -94,7 +94,8 @@ TEST_P(UcxWaysTest, ManyReadsInFlightAllComeAndTheWindowIsBounded) {
   while (posted < kReads) {
     const size_t count = 1 + posted % rows.size();
     events_->Expect(posted, count);
-    const StatusCode status = reader_->Post(session, posted, {rows.data(), count});
+    const StatusCode status =
+        reader_->Post(session, posted, {rows.data(), count}, MonotonicTime::max());
     if (status == StatusCode::kResourceExhausted) {
       ++full;
       events_->reads.erase(posted);
@@ -133,7 +134,8 @@ TEST_P(UcxWaysTest, AnotherThreadDrivesWhileOneWaits) {
     std::unique_lock driving(mutex);
     reader_->Borrow();
     events_->Expect(tag, count);
-    ASSERT_EQ(reader_->Post(session, tag, {rows.data(), count}), StatusCode::kOk);
+    ASSERT_EQ(reader_->Post(session, tag, {rows.data(), count}, MonotonicTime::max()),
+              StatusCode::kOk);
     const bool whole = tag % 2 == 0;
     while (whole && !done(tag)) (void)reader_->Progress();
     if (!reader_->GiveBack(MonotonicTime::max())) reader_->Wake();
@@ -154,13 +156,13 @@ TEST_P(UcxWaysTest, ClosedSessionCancelsReadsAndAnotherOpens) {
   const auto rows = OwnedRows(64);
   for (uint64_t tag = 0; tag < 8; ++tag) {
     events_->Expect(tag, rows.size());
-    ASSERT_EQ(reader_->Post(session, tag, rows), StatusCode::kOk);
+    ASSERT_EQ(reader_->Post(session, tag, rows, MonotonicTime::max()), StatusCode::kOk);
   }
   reader_->Close(session);
   ASSERT_TRUE(Drive([&] { return events_->closed.contains(session); }));
   EXPECT_EQ(events_->closed.at(session).code(), StatusCode::kCancelled);
   for (uint64_t tag = 0; tag < 8; ++tag) EXPECT_TRUE(events_->reads.at(tag).done.has_value());
-  EXPECT_EQ(reader_->Post(session, 100, rows), StatusCode::kPeerLost);
+  EXPECT_EQ(reader_->Post(session, 100, rows, MonotonicTime::max()), StatusCode::kPeerLost);
   const SessionId again = OpenSession();
   ExpectStored(Read(again, 101, rows), rows);
   ASSERT_TRUE(Drive([&] { return server_->stats().sessions_open == 1; }));
@@ -173,14 +175,14 @@ TEST_P(UcxWaysTest, ServerThatGoesEndsReadsWithPeerLost) {
   server_.reset();
   ASSERT_TRUE(Drive([&] { return events_->closed.contains(session); }));
   EXPECT_EQ(events_->closed.at(session).code(), StatusCode::kPeerLost);
-  EXPECT_EQ(reader_->Post(session, 2, rows), StatusCode::kPeerLost);
+  EXPECT_EQ(reader_->Post(session, 2, rows, MonotonicTime::max()), StatusCode::kPeerLost);
 }
 
 TEST_P(UcxWaysTest, ReaderThatGoesEndsItsSession) {
   const SessionId session = OpenSession();
   const auto rows = OwnedRows(64);
   events_->Expect(1, rows.size());
-  ASSERT_EQ(reader_->Post(session, 1, rows), StatusCode::kOk);
+  ASSERT_EQ(reader_->Post(session, 1, rows, MonotonicTime::max()), StatusCode::kOk);
   reader_.reset();
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   while (server_->stats().sessions_open > 0 && std::chrono::steady_clock::now() < end) {

@@ -1,0 +1,108 @@
+#include "coordinator/store_flags.h"
+
+#include <chrono>
+#include <filesystem>
+#include <string_view>
+#include <utility>
+
+#include <spdlog/spdlog.h>
+
+#include "coordinator/etcd_store.h"
+#include "coordinator/sqlite_store.h"
+#include "engram/security/certificate_folder.h"
+
+namespace engram {
+namespace {
+
+Status Wrong(const std::string& what) { return {StatusCode::kInvalidArgument, what}; }
+
+Status CheckEtcdFlags(const StoreFlags& flags, const EtcdAddress& address, bool insecure) {
+  if (address.tls && flags.etcd_certs.empty()) {
+    return Wrong(
+        "--store https://... needs --etcd-certs FOLDER, with ca.crt (who signed etcd's "
+        "certificate), tls.crt and tls.key (what this coordinator shows to etcd)");
+  }
+  if (!address.tls && !flags.etcd_certs.empty()) {
+    return Wrong("--etcd-certs is for TLS, and --store " + flags.store +
+                 " is without: write https:// there, or leave --etcd-certs out");
+  }
+  if (address.tls || insecure) return Status();
+  for (const std::string& endpoint : address.endpoints) {
+    ENGRAM_RETURN_IF_ERROR(CheckPlainEtcd(endpoint));
+  }
+  return Status();
+}
+
+// An etcd that trusts the cluster's CA lets every reader and node write there.
+void WarnOfOneCa(const std::string& etcd_certs, const std::string& certs) {
+  if (certs.empty()) return;
+  const auto own = ReadCertificates(std::filesystem::path(etcd_certs) / kCertificateFile);
+  const auto cluster = ReadCertificates(std::filesystem::path(certs) / kCaFile);
+  if (!own.has_value() || !cluster.has_value()) return;
+  for (const Certificate& ca : *cluster) {
+    if (!own->front().IsSignedBy(ca)) continue;
+    spdlog::warn(
+        "the certificate in {} is of the CA of --certs: an etcd that trusts this CA lets whoever "
+        "has one of its certificates, each reader too, change the cluster's state. Give etcd a CA "
+        "of its own (engramctl certs init --dir etcd-certs)",
+        etcd_certs);
+    return;
+  }
+}
+
+}  // namespace
+
+void AddStoreFlags(CLI::App* app, StoreFlags* flags) {
+  CLI::Option* state = app->add_option("--state", flags->state,
+                                       "The SQLite file to keep state in; made when missing");
+  app->add_option("--store", flags->store,
+                  "Where to keep state: https://HOST:PORT,HOST:PORT/PREFIX, an etcd under mutual "
+                  "TLS with --etcd-certs; etcd://HOST:PORT,HOST:PORT/PREFIX, one without TLS, on "
+                  "loopback only; or sqlite:FILE, which is --state FILE")
+      ->excludes(state);
+  app->add_option("--etcd-certs", flags->etcd_certs,
+                  "Folder with ca.crt, tls.crt and tls.key for TLS to etcd: etcd's certificate "
+                  "must be of this CA and for the host in --store, and etcd is shown tls.crt. New "
+                  "files are taken without a restart. Use a CA that signs for etcd alone "
+                  "(engramctl certs init --dir etcd-certs): who has a certificate that etcd takes "
+                  "may change everything")
+      ->type_name("FOLDER")
+      ->group("Security");
+  app->add_option("--leader-lease-s", flags->leader_lease_s,
+                  "With etcd: so long after a leader is lost another may lead")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 60));
+}
+
+Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
+                                                 const SecurityFlags& security) {
+  constexpr std::string_view kSqlite = "sqlite:";
+  const std::string file =
+      flags.store.starts_with(kSqlite) ? flags.store.substr(kSqlite.size()) : flags.state;
+  if (!file.empty()) {
+    if (!flags.etcd_certs.empty()) {
+      return Error(Wrong("--etcd-certs is for --store https://..., and the state is in " + file));
+    }
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<MetadataStore> store, SqliteStore::Open(file));
+    return store;
+  }
+  if (flags.store.empty()) {
+    return Error(Wrong("give --state FILE, or --store https://HOST:PORT/PREFIX"));
+  }
+  EtcdStore::Options options;
+  auto address = ParseEtcdAddress(flags.store);
+  if (!address.has_value()) return Error(address.error().WithContext("--store"));
+  options.address = *std::move(address);
+  options.lease = std::chrono::seconds(flags.leader_lease_s);
+  options.insecure = security.insecure;
+  ENGRAM_TRY(CheckEtcdFlags(flags, options.address, security.insecure));
+  if (options.address.tls) {
+    auto identity = TlsIdentity::LoadWithoutRole(flags.etcd_certs);
+    if (!identity.has_value()) return Error(identity.error().WithContext("--etcd-certs"));
+    options.identity = *std::move(identity);
+    WarnOfOneCa(flags.etcd_certs, security.certs);
+  }
+  return std::make_unique<EtcdStore>(std::move(options));
+}
+
+}  // namespace engram

@@ -1,0 +1,154 @@
+// What a node does when readers ask for more than it can send, or do not take what they asked for.
+#include <chrono>
+#include <memory>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/engram/transport/ucx_fixture.h"
+
+namespace engram {
+namespace {
+
+constexpr auto kPatience = std::chrono::seconds(60);
+
+template <typename Done>
+bool Eventually(Done done) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (!done() && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  return done();
+}
+
+// Another client of the fixture's node.
+struct OtherReader {
+  explicit OtherReader(test::UcxFixture* fixture)
+      : transport(UcxTransport::Create(fixture->ReaderOptions()).value()),
+        events(fixture->layout_->row_stride()),
+        reader(transport->CreateReader(&events).value()),
+        session(reader->Open(fixture->Target())) {
+    EXPECT_TRUE(Drive([this] { return events.opened.contains(session); }));
+  }
+  void Post(uint64_t tag, const std::vector<RowAddress>& rows,
+            MonotonicTime wanted_by = MonotonicTime::max()) {
+    events.Expect(tag, rows.size());
+    ASSERT_EQ(reader->Post(session, tag, rows, wanted_by), StatusCode::kOk);
+  }
+  template <typename Done>
+  bool Drive(Done done) {
+    return test::DriveUntil(*reader, done, kPatience);
+  }
+  bool DriveAll() {
+    return Drive([this] {
+      for (const auto& [tag, read] : events.reads) {
+        if (!read.done.has_value()) return false;
+      }
+      return true;
+    });
+  }
+
+  std::unique_ptr<Transport> transport;
+  test::RecordedEvents events;
+  std::unique_ptr<RowReader> reader;
+  SessionId session;
+};
+
+class UcxLimitsTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  test::UcxFixture f_{{"", GetParam(), "off", ReadWay::kGather}};
+};
+INSTANTIATE_TEST_SUITE_P(Over, UcxLimitsTest, ::testing::Values("tcp", "shm"));
+
+// Many reads of a client that takes no replies for now: what does not fit is refused with a time to
+// come back after, by a message of its own; the rest is answered when it takes them.
+TEST_P(UcxLimitsTest, WhatDoesNotFitIsRefusedWithATime) {
+  UcxRowServerOptions options = f_.ServerOptions();
+  options.waiting_rows_max = 4 * kReadRowsMax;
+  f_.StartServer(options);
+  f_.StartReader(f_.ReaderOptions());
+  OtherReader greedy(&f_);
+  const auto rows = f_.OwnedRows(kReadRowsMax);
+  for (uint64_t tag = 0; tag < kReadsInFlightMax; ++tag) greedy.Post(tag, rows);
+  // It sends on by its own progress: requests leave, replies wait in the sockets.
+  uint64_t refused = 0;
+  ASSERT_TRUE(greedy.DriveAll());
+  for (const auto& [tag, read] : greedy.events.reads) {
+    if (read.done == StatusCode::kResourceExhausted) {
+      ++refused;
+      EXPECT_EQ(read.delivered, 0u);
+    } else {
+      f_.ExpectStored(read, rows);
+    }
+  }
+  const RowServerStats stats = f_.server_->stats();
+  EXPECT_EQ(stats.refused_busy, refused);
+  EXPECT_GT(refused, 0u);
+  EXPECT_LT(refused, uint64_t{kReadsInFlightMax});
+  EXPECT_GE(greedy.events.busy.at(greedy.session), std::chrono::microseconds(500));
+  EXPECT_EQ(stats.refused_messages, 0u);  // nothing was wrong with them
+  EXPECT_TRUE(Eventually([&] { return f_.server_->stats().rows_waiting == 0; }));
+  // The session is as good as before.
+  greedy.Post(1000, rows);
+  ASSERT_TRUE(greedy.DriveAll());
+  f_.ExpectStored(greedy.events.reads.at(1000), rows);
+}
+
+TEST_P(UcxLimitsTest, WhoTakesNoAnswersIsCutOffAndStarvesNoOther) {
+  UcxRowServerOptions options = f_.ServerOptions();
+  options.slow_reader_max = std::chrono::milliseconds(300);
+  f_.StartServer(options);
+  f_.StartReader(f_.ReaderOptions());
+  const auto rows = f_.OwnedRows(kReadRowsMax);
+  OtherReader stuck(&f_);
+  for (uint64_t tag = 0; tag < kReadsInFlightMax; ++tag) stuck.Post(tag, rows);
+  ASSERT_TRUE(stuck.Drive([&] { return stuck.events.reads.at(0).done.has_value(); }));
+  const SessionId session = f_.OpenSession();
+  uint64_t tag = 1;
+  ASSERT_TRUE(Eventually([&] {
+    f_.ExpectStored(f_.Read(session, tag, rows), rows);
+    ++tag;
+    return f_.server_->stats().slow_readers == 1;
+  }));
+  EXPECT_TRUE(Eventually([&] { return f_.server_->stats().sessions_open == 1; }));
+  // What it learns when it looks again.
+  ASSERT_TRUE(stuck.DriveAll());
+  EXPECT_TRUE(stuck.Drive([&] { return stuck.events.closed.contains(stuck.session); }));
+  f_.ExpectStored(f_.Read(session, tag, rows), rows);
+}
+
+// Reads of a client that comes back too late for some of its answers.
+TEST(UcxLimitsTcpTest, WhatIsWantedNoMoreIsNotSent) {
+  test::UcxFixture f({"", "tcp", "off", ReadWay::kGather});
+  f.Start();
+  OtherReader slow(&f);
+  const auto rows = f.OwnedRows(kReadRowsMax);
+  const auto wanted_by = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+  for (uint64_t tag = 0; tag < kReadsInFlightMax; ++tag) slow.Post(tag, rows, wanted_by);
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  ASSERT_TRUE(slow.DriveAll());
+  uint64_t expired = 0;
+  for (const auto& [tag, read] : slow.events.reads) {
+    if (read.done == StatusCode::kDeadlineExceeded) {
+      ++expired;
+      EXPECT_EQ(read.delivered, 0u);
+    } else {
+      f.ExpectStored(read, rows);
+    }
+  }
+  EXPECT_EQ(f.server_->stats().expired, expired);
+  EXPECT_GT(expired, 0u);
+}
+
+TEST(UcxLimitsOptionsTest, TooLittleRoomIsRefused) {
+  test::UcxFixture f({"", "tcp", "off", ReadWay::kGather});
+  UcxRowServerOptions options = f.ServerOptions();
+  options.waiting_rows_max = 100;
+  const auto server = UcxRowServer::Create(options);
+  ASSERT_FALSE(server.has_value());
+  EXPECT_EQ(server.error().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(server.error().message().find("waiting rows"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace engram
