@@ -29,6 +29,7 @@ struct Flags {
   std::string http = "127.0.0.1:7001";
   std::string state;
   std::string store;
+  bool restored = false;
   std::string advertise;
   int leader_lease_s = 3;
   std::string announce_file;
@@ -46,7 +47,8 @@ void Describe(CLI::App& app, Flags& flags) {
   app.description(
       "Knows the memory nodes, places the slots of every table version on them, and tells clients\n"
       "where they are. Reads go on while it is down; changes wait for it.\n"
-      "One coordinator keeps its state in one SQLite file: copy that file and you have a backup.\n"
+      "One coordinator keeps its state in one SQLite file: stop it and copy that file, and you "
+      "have a backup.\n"
       "Several keep it in etcd, which also decides which of them leads: the others answer what "
       "they\n"
       "can, name the leader, and one of them takes over when it is lost.");
@@ -77,6 +79,12 @@ void Describe(CLI::App& app, Flags& flags) {
       ->capture_default_str();
   CLI::Option* state =
       app.add_option("--state", flags.state, "The SQLite file to keep state in; made when missing");
+  app.add_flag(
+         "--restored", flags.restored,
+         "The file of --state is a copy from earlier that was put in place: give out no term, "
+         "version or epoch that may have been given since. At this start only: not in a "
+         "service's flags")
+      ->needs(state);
   app.add_option("--store", flags.store,
                  "Where to keep state: etcd://HOST:PORT,HOST:PORT/PREFIX (plain HTTP, no "
                  "authentication), or sqlite:FILE, which is --state FILE")
@@ -133,7 +141,12 @@ Result<std::unique_ptr<MetadataStore>> OpenStore(const Flags& flags) {
   const std::string file =
       flags.store.starts_with(kSqlite) ? flags.store.substr(kSqlite.size()) : flags.state;
   if (!file.empty()) {
-    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<MetadataStore> store, SqliteStore::Open(file));
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<SqliteStore> store, SqliteStore::Open(file));
+    if (flags.restored) {
+      const Status skipped = store->SkipGiven();
+      if (!skipped.ok()) return Error(skipped);
+      spdlog::info("{} is a copy: terms, versions and epochs go on far above it", file);
+    }
     return store;
   }
   if (flags.store.empty()) {
