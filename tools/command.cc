@@ -78,6 +78,7 @@ int RunEngramctl(std::vector<std::string> arguments) {
   AddEventsCommand(app, line);
   AddCertsCommand(app, line);
   AddAuditCommand(app, line);
+  AddProbeCommand(app, line);
   AddLookupCommand(app, line);
   AddVerifyCommand(app, line);
 

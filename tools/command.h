@@ -36,6 +36,7 @@ void AddPlanCommand(CLI::App& app, CommandLine& line);
 void AddSlotsCommand(CLI::App& app, CommandLine& line);
 void AddEventsCommand(CLI::App& app, CommandLine& line);
 void AddAuditCommand(CLI::App& app, CommandLine& line);
+void AddProbeCommand(CLI::App& app, CommandLine& line);
 void AddCertsCommand(CLI::App& app, CommandLine& line);  // certs init issue rotate show
 void AddLookupCommand(CLI::App& app, CommandLine& line);
 void AddVerifyCommand(CLI::App& app, CommandLine& line);
