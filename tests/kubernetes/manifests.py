@@ -57,8 +57,7 @@ def check_arguments(container, programs):
     if flags is None:
         return
     for word in words[1:]:
-        # --etcd-certs lands with TLS to etcd.
-        if word.startswith("--") and not word.startswith("--etcd-certs="):
+        if word.startswith("--"):
             assert word.split("=")[0] in flags, f"{name} {' '.join(subcommands)} has no {word.split('=')[0]}"
 
 
