@@ -219,8 +219,9 @@ awaitable<Status> EtcdConnection::Handshake() {
   if (IsTlsError(error) && verified != X509_V_OK) {
     co_return Status(StatusCode::kUnavailable, VerifyFailure(verified, address_.host, hosts));
   }
-  // What an etcd without TLS does.
-  if (error == boost::asio::ssl::error::stream_truncated || error == boost::asio::error::eof) {
+  // What an etcd without TLS does; a reset where it had not read all that came.
+  if (error == boost::asio::ssl::error::stream_truncated || error == boost::asio::error::eof ||
+      error == boost::asio::error::connection_reset) {
     co_return Status(StatusCode::kUnavailable, kNoTls);
   }
   co_return Failed(error);
