@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include <nlohmann/json.hpp>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -55,7 +56,14 @@ LoadPlan PlanOf(const nlohmann::json& json) {
 // The child's whole life: its parent is this program, so what it says is well formed.
 void Obey(const std::shared_ptr<const TableLayout>& layout, int channel) {
   std::unique_ptr<RawClients> clients;
-  for (std::string line = ReadLine(channel); !line.empty(); line = ReadLine(channel)) {
+  while (true) {
+    // Sessions are kept up between runs.
+    pollfd waiting{channel, POLLIN, 0};
+    while (poll(&waiting, 1, 50) == 0) {
+      if (clients != nullptr) clients->KeepUp();
+    }
+    const std::string line = ReadLine(channel);
+    if (line.empty()) return;
     const nlohmann::json json = nlohmann::json::parse(line);
     std::string answer;
     if (json.contains("address")) {

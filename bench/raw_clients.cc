@@ -153,6 +153,7 @@ Result<std::unique_ptr<RawClients>> RawClients::Connect(const NodeContact& node,
       }
       if (!client.Progress()) std::this_thread::sleep_for(std::chrono::microseconds(100));
     }
+    if (i % 64 == 0) made->KeepUp();
   }
   return made;
 }

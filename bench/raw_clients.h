@@ -53,6 +53,8 @@ class RawClients {
       const NodeContact& node, std::shared_ptr<const TableLayout> layout, uint32_t count);
   ~RawClients();
   [[nodiscard]] LoadOutcome Run(const LoadPlan& plan);
+  // Between runs, ten times a second at least: nodes end sessions that are silent.
+  void KeepUp() { (void)ProgressAll(); }
 
  private:
   class Client;

@@ -1,6 +1,7 @@
 // What happens to a cluster, and what comes of it: the inputs and outputs of ClusterState::Step.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -18,6 +19,11 @@ inline constexpr size_t kNodeIdBytesMax = 128;
 inline constexpr size_t kPathBytesMax = 4096;
 inline constexpr uint32_t kVersionsMax = 64;
 inline constexpr uint32_t kDigestsPerRecord = 4096;
+// What readers report is noted, and sends nodes to repair: once for a slot of a node within this
+// time, and so often for one reader and for all.
+inline constexpr std::chrono::seconds kSlotReportAgain{10};
+inline constexpr uint32_t kSlotReportsPerReader = 64;
+inline constexpr uint32_t kSlotReportsOfAll = 512;
 
 // A memory node's process has started, or was forgotten and introduces itself again.
 struct NodeRegistered {
@@ -62,6 +68,7 @@ struct SlotReported {
   SlotIndex slot;
   std::string node_id;
   Incarnation incarnation;
+  std::string reader = {};  // who says so, as its reports are counted
 };
 // Time passes.
 struct TimePassed {};

@@ -198,6 +198,7 @@ void ClusterState::ForgetHoldings(const std::string& node_id) {
     holding.error = Status();
     holding.bytes_loaded = 0;
     holding.damaged.clear();  // with its memory
+    holding.reported.clear();
     NewRevision(holding);
   }
 }

@@ -93,6 +93,7 @@ class ClusterState {
     uint64_t revision = 0;        // of the assignment that it should have; 0 = it has none
     std::set<uint32_t> incoming;  // slots that it copies now: not its own yet
     std::set<uint32_t> damaged;   // slots that it is told to repair
+    std::map<uint32_t, MonotonicTime> reported;  // when a reader's report of a slot was taken
     uint64_t ready_slots = 0;
     uint64_t bytes_loaded = 0;
     Status error;
@@ -130,6 +131,8 @@ class ClusterState {
   void On(const SlotReported& event, MonotonicTime now, ClusterEffects* effects);
   void On(const TimePassed& event, MonotonicTime now, ClusterEffects* effects);
 
+  // Whether another report of this reader is taken; it is counted then.
+  [[nodiscard]] Status CountReport(const std::string& reader, MonotonicTime now);
   void NoteFigures(Node& node, const proto::HeartbeatRequest& message);
   void ForgetHoldings(const std::string& node_id);
   static void ForgetReady(Version& version, NodeIndex node);
@@ -234,6 +237,10 @@ class ClusterState {
   uint64_t revisions_given_ = 0;
   std::map<std::string, Node> nodes_;
   std::map<TableVersion, Version> versions_;
+  // Reports taken since `reports_since_`, by reader and of all.
+  std::map<std::string, uint32_t> reports_;
+  uint32_t reports_of_all_ = 0;
+  MonotonicTime reports_since_;
 };
 
 }  // namespace engram

@@ -172,26 +172,64 @@ void ClusterState::On(const VersionDropped& event, MonotonicTime /*now*/, Cluste
   Replan(effects);  // where memory was short, it may be no longer
 }
 
-void ClusterState::On(const SlotReported& event, MonotonicTime /*now*/, ClusterEffects* effects) {
+Status ClusterState::CountReport(const std::string& reader, MonotonicTime now) {
+  if (now - reports_since_ >= kSlotReportAgain) {
+    reports_.clear();
+    reports_of_all_ = 0;
+    reports_since_ = now;
+  }
+  uint32_t& count = reports_[reader.substr(0, kNodeIdBytesMax)];
+  if (count >= kSlotReportsPerReader || reports_of_all_ >= kSlotReportsOfAll) {
+    // Names of readers that were refused would be kept otherwise, as many as they like.
+    if (count == 0) reports_.erase(reader.substr(0, kNodeIdBytesMax));
+    return Status(StatusCode::kResourceExhausted,
+                  "more slots were reported within " + std::to_string(kSlotReportAgain.count()) +
+                      " s than are taken (" + std::to_string(kSlotReportsPerReader) +
+                      " of a reader, " + std::to_string(kSlotReportsOfAll) +
+                      " of all): report it again later, or leave it to the node's scrubbing");
+  }
+  ++count;
+  ++reports_of_all_;
+  return Status();
+}
+
+// Nothing is noted, counted or repaired but what a reader can have found: rows that this node's
+// process serves now.
+void ClusterState::On(const SlotReported& event, MonotonicTime now, ClusterEffects* effects) {
   const auto found = versions_.find(event.version);
   if (found == versions_.end() || event.slot.value() >= found->second.layout->slot_count()) {
     effects->status = Status(StatusCode::kNotFound, "no such slot");
     return;
   }
   Version& version = found->second;
-  ++version.damaged_slot_reports;
-  effects->notes.push_back("a reader found damaged rows in slot " +
-                           std::to_string(event.slot.value()) + " of version " +
-                           std::to_string(event.version.value()) + " on node " +
-                           event.node_id.substr(0, kNodeIdBytesMax));
   const auto node = nodes_.find(event.node_id);
   const NodeIndex index = IndexOf(version, event.node_id);
+  const std::span<const NodeIndex> owners = version.map->Replicas(event.slot);
   if (node == nodes_.end() || index == kNoNode ||
-      node->second.description.incarnation() != event.incarnation.value()) {
-    return;  // that memory is gone
+      std::find(owners.begin(), owners.end(), index) == owners.end()) {
+    effects->status =
+        Status(StatusCode::kNotFound,
+               "slot " + std::to_string(event.slot.value()) + " of version " +
+                   std::to_string(event.version.value()) + " is not on node '" +
+                   event.node_id.substr(0, kNodeIdBytesMax) + "': ask for the shard map again");
+    return;
+  }
+  if (node->second.description.incarnation() != event.incarnation.value()) {
+    return;  // that memory is gone, and its damage with it
   }
   Holding& holding = version.holdings[index.value()];
-  if (!holding.damaged.insert(event.slot.value()).second) return;
+  const uint32_t slot = event.slot.value();
+  const auto before = holding.reported.find(slot);
+  const bool known = before != holding.reported.end() && now - before->second < kSlotReportAgain;
+  if (known || holding.damaged.contains(slot)) return;  // somebody else saw it too
+  effects->status = CountReport(event.reader, now);
+  if (!effects->status.ok()) return;
+  holding.reported[slot] = now;
+  ++version.damaged_slot_reports;
+  effects->notes.push_back("a reader found damaged rows in slot " + std::to_string(slot) +
+                           " of version " + std::to_string(event.version.value()) + " on node " +
+                           event.node_id);
+  holding.damaged.insert(slot);
   NewRevision(holding);
   effects->wake = true;
 }

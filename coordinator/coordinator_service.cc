@@ -208,7 +208,7 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& peer,
   } else if (method == "directory.GetTokens") {
     reply = GetTokens(peer.identity.get(), body);
   } else if (method == "directory.ReportSlot") {
-    reply = co_await ReportSlot(std::move(body));
+    reply = ReportSlot(peer, body);
   } else if (method == "admin.CreateVersion") {
     reply = co_await CreateVersion(std::move(body));
   } else if (method == "admin.GetStatus") {
@@ -342,14 +342,18 @@ awaitable<Result<std::string>> CoordinatorService::GetShardMap(std::string body)
   }
 }
 
-awaitable<Result<std::string>> CoordinatorService::ReportSlot(std::string body) {
-  const auto request = ParseMessage<proto::ReportSlotRequest>(body);
-  if (!request.has_value()) co_return Error(request.error());
-  Status status = Apply(SlotReported{TableVersion(request->version()), SlotIndex(request->slot()),
-                                     request->node_id(), Incarnation(request->incarnation())});
-  if (!status.ok()) co_return Error(std::move(status));
-  metrics_->CountDamageReport();
-  co_return proto::ReportSlotReply().SerializeAsString();
+Result<std::string> CoordinatorService::ReportSlot(const RpcPeer& peer, const std::string& body) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::ReportSlotRequest>(body));
+  ENGRAM_TRY(CheckLeads());
+  SlotReported event{TableVersion(request.version()), SlotIndex(request.slot()), request.node_id(),
+                     Incarnation(request.incarnation())};
+  // In development mode nobody has a name: by host, whatever port it calls from.
+  event.reader = peer.identity != nullptr ? peer.identity->name
+                                          : peer.address.substr(0, peer.address.rfind(':'));
+  const ClusterEffects effects = state_->Step(event, SteadyClock().Now());
+  ENGRAM_TRY(Settle(effects));
+  if (!effects.notes.empty()) metrics_->CountDamageReport();  // others have told it already
+  return proto::ReportSlotReply().SerializeAsString();
 }
 
 awaitable<Result<std::string>> CoordinatorService::CreateVersion(std::string body) {

@@ -108,7 +108,7 @@ class CoordinatorService {
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> Heartbeat(
       std::shared_ptr<const PeerIdentity> peer, std::string body);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetShardMap(std::string body);
-  [[nodiscard]] boost::asio::awaitable<Result<std::string>> ReportSlot(std::string body);
+  [[nodiscard]] Result<std::string> ReportSlot(const RpcPeer& peer, const std::string& body);
   // token_calls.cc
   void RotateTokenKeys();
   [[nodiscard]] Result<std::string> GetTokens(const PeerIdentity* peer, const std::string& body);

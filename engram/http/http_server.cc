@@ -37,7 +37,7 @@ using boost::asio::use_awaitable;
 using boost::asio::ip::tcp;
 using boost::system::error_code;
 
-constexpr std::chrono::seconds kIoTimeout{30};
+constexpr std::chrono::seconds kIoTimeout{30};  // for a peer to take a part of an answer
 constexpr uint32_t kHeaderBytesMax = 16u << 10;
 // In the logs, as RpcServer does.
 constexpr uint32_t kRefusalsToldPerSecond = 20;
@@ -242,7 +242,7 @@ awaitable<void> ServerState::StartTls(tcp::socket socket, const std::string& pee
   if (greeting.size() >= options.connections_max) greeting.begin()->second->close();
   const uint64_t number = next_greeting++;
   greeting.emplace(number, &TcpOf(stream));
-  TcpOf(stream).expires_after(kIoTimeout);
+  TcpOf(stream).expires_after(options.request_timeout);
   error_code error;
   co_await stream.async_handshake(boost::asio::ssl::stream_base::server,
                                   redirect_error(use_awaitable, error));
@@ -267,7 +267,7 @@ awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer
   http::request_parser<http::string_body> parser;
   parser.header_limit(kHeaderBytesMax);
   parser.body_limit(options.body_bytes_max);
-  TcpOf(stream).expires_after(kIoTimeout);
+  TcpOf(stream).expires_after(options.request_timeout);
   error_code error;
   co_await http::async_read(stream, buffer, parser, redirect_error(use_awaitable, error));
   if (error == http::error::body_limit) {

@@ -1,6 +1,7 @@
 // A small HTTP/1.1 server on Boost.Beast: health, metrics, admin pages, and the model worker's API.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -52,6 +53,8 @@ class HttpServer {
     std::string listen_address;           // "host:port"; port 0 = any free one
     uint32_t connections_max = 1024;      // one more gets 503
     uint32_t body_bytes_max = 16u << 20;  // a longer body gets 413
+    // For a handshake, and for a request to come; then the connection closes.
+    std::chrono::milliseconds request_timeout{30'000};
     // With an identity: HTTPS, and a request without a certificate of our CA gets 403 except where
     // PathIsOpen says so (probes have none).
     ChannelSecurity security = {};

@@ -29,7 +29,6 @@ using boost::asio::use_awaitable;
 using boost::asio::ip::tcp;
 using boost::system::error_code;
 
-constexpr std::chrono::seconds kHandshakeTimeout{10};
 // Of replies that a peer does not take.
 constexpr uint64_t kPauseReadingBytes = 1u << 20;
 // Refusals and faults of peers in the logs: peers must not fill a disk, nor push out of the audit
@@ -138,7 +137,7 @@ awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
   const auto stream = std::make_shared<ByteStream>(std::move(socket), options.security.identity);
   const uint64_t number = next_greeting++;
   greeting.emplace(number, stream);
-  Status status = co_await stream->Handshake(ByteStream::Side::kServer, kHandshakeTimeout);
+  Status status = co_await stream->Handshake(ByteStream::Side::kServer, options.handshake_timeout);
   greeting.erase(number);
   if (stopped) co_return;
   RpcPeer peer;
@@ -150,6 +149,7 @@ awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
   FrameLimits limits;
   limits.frame_bytes_max = options.frame_bytes_max;
   limits.expect_first_frame = true;
+  limits.frame_timeout = options.frame_timeout;
   limits.pause_reading_bytes = kPauseReadingBytes;
   auto connection = std::make_shared<FrameConnection>(std::move(*stream), limits);
   peer.address = connection->peer_address();
@@ -211,19 +211,21 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   Result<std::string> body = Error(StatusCode::kInternal, "no reply");
   const bool change = options.audit != nullptr && IsChange(request.method());
   bool told = true;
+  bool allowed = false;
   std::string about;
   if (change && options.describe) about = options.describe(request.method(), request.body());
   try {
-    const Status allowed =
+    const Status may =
         peer.identity == nullptr ? Status() : CheckCall(*peer.identity, request.method());
-    if (allowed.ok()) {
+    allowed = may.ok();
+    if (allowed) {
       body = co_await handler(peer, request.method(), std::move(*request.mutable_body()));
     } else {
       told = IsTold();
       if (told) {
-        spdlog::warn("refused {} to {}: {}", request.method(), peer.address, allowed.message());
+        spdlog::warn("refused {} to {}: {}", request.method(), peer.address, may.message());
       }
-      body = Error(allowed);
+      body = Error(may);
     }
   } catch (const std::exception& error) {
     spdlog::error("{} from {} threw: {}", request.method(), peer.address, error.what());
@@ -231,6 +233,8 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   }
   if (options.audit != nullptr) {
     const Status outcome = body.has_value() ? Status() : body.error();
+    // Changes that were refused for what they ask are as cheap to the caller as any refusal.
+    if (allowed && change && !outcome.ok()) told = IsTold();
     if (told && (change || outcome.code() == StatusCode::kPermissionDenied)) {
       options.audit->Write({peer.identity.get(), peer.address, request.method(), about, outcome});
     }

@@ -1,6 +1,7 @@
 // The listening side of rpc_client.h.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -35,6 +36,9 @@ class RpcServer {
     uint32_t handshakes_max = 256;         // beside those; one more ends the oldest
     uint32_t calls_in_flight_max = 256;    // per connection; one more gets kResourceExhausted
     uint32_t frame_bytes_max = 64u << 20;  // a longer frame closes the connection
+    std::chrono::milliseconds handshake_timeout{10'000};
+    // For the first frame, and for the rest of a frame that has begun; then the connection closes.
+    std::chrono::milliseconds frame_timeout{30'000};
     // Asked as each reply leaves, on the executor: "host:port" of who leads, sent with the reply;
     // empty = this process does, or nobody knows. Null where nobody leads anybody.
     std::function<std::string()> leader = nullptr;

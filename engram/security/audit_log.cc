@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <ctime>
 #include <exception>
-#include <mutex>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 #include <spdlog/sinks/rotating_file_sink.h>
@@ -41,29 +41,62 @@ std::string Line(const AuditEntry& entry) {
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
+// Whether nothing was changed, as far as is known here. A caller can be told these as often as it
+// likes; the others only as often as something happens, or fails in us.
+bool ChangedNothing(StatusCode outcome) {
+  switch (outcome) {
+    case StatusCode::kOk:
+    case StatusCode::kDeadlineExceeded:
+    case StatusCode::kInternal:
+    case StatusCode::kIo:
+      return false;
+    default:
+      return true;
+  }
+}
+
 class RotatingAuditLog final : public AuditLog {
  public:
   explicit RotatingAuditLog(const Options& options)
-      : file_(options.file), sink_(options.file.string(), options.bytes_max, options.files_max) {
-    sink_.set_pattern("%v");
-  }
+      : changes_(options.file, options), refusals_(RefusalsBeside(options.file), options) {}
 
   void Write(const AuditEntry& entry) override {
-    const std::string line = Line(entry);
-    try {
-      sink_.log(spdlog::details::log_msg("audit", spdlog::level::info, line));
-      sink_.flush();
-    } catch (const std::exception& error) {
-      spdlog::error("cannot write the audit log {} ({}): {}", file_.string(), error.what(), line);
-    }
+    (ChangedNothing(entry.outcome.code()) ? refusals_ : changes_).Write(Line(entry));
   }
 
  private:
-  const std::filesystem::path file_;
-  spdlog::sinks::rotating_file_sink_mt sink_;  // has its own lock
+  class File {
+   public:
+    File(std::filesystem::path file, const Options& options)
+        : file_(std::move(file)), sink_(file_.string(), options.bytes_max, options.files_max) {
+      sink_.set_pattern("%v");
+    }
+    void Write(const std::string& line) {
+      try {
+        sink_.log(spdlog::details::log_msg("audit", spdlog::level::info, line));
+        sink_.flush();
+      } catch (const std::exception& error) {
+        spdlog::error("cannot write the audit log {} ({}): {}", file_.string(), error.what(), line);
+      }
+    }
+
+   private:
+    const std::filesystem::path file_;
+    spdlog::sinks::rotating_file_sink_mt sink_;  // has its own lock
+  };
+  File changes_;
+  File refusals_;
 };
 
 }  // namespace
+
+std::filesystem::path RefusalsBeside(const std::filesystem::path& file) {
+  std::filesystem::path beside = file;
+  beside.replace_extension();
+  beside += ".refused";
+  beside += file.extension();
+  return beside;
+}
 
 Result<std::shared_ptr<AuditLog>> AuditLog::Open(const Options& options) {
   try {

@@ -1,4 +1,5 @@
-// Who changed what, and who was refused: one line of JSON each, in a file that rotates.
+// Who changed what, and who was refused: one line of JSON each, in two files that rotate. Refusals
+// have one of their own: whoever is refused often pushes out refusals, never a change.
 #pragma once
 
 #include <cstdint>
@@ -20,13 +21,16 @@ struct AuditEntry {
   Status outcome;
 };
 
+// Where the refusals are that belong to a file of changes: audit.log, audit.refused.log.
+[[nodiscard]] std::filesystem::path RefusalsBeside(const std::filesystem::path& file);
+
 // Thread-safe.
 class AuditLog {
  public:
   struct Options {
-    std::filesystem::path file;
-    uint64_t bytes_max = 16u << 20;  // then audit.log becomes audit.1.log, and so on
-    uint32_t files_max = 8;          // older ones than these are removed
+    std::filesystem::path file;      // changes; refusals go to RefusalsBeside(file)
+    uint64_t bytes_max = 16u << 20;  // of each; then audit.log becomes audit.1.log, and so on
+    uint32_t files_max = 8;          // of each; older ones than these are removed
   };
   // Appends to what is there. ERRORS: kIo naming the file.
   [[nodiscard]] static Result<std::shared_ptr<AuditLog>> Open(const Options& options);
@@ -34,8 +38,9 @@ class AuditLog {
 
   // {"time":"2026-11-28T04:40:00.123Z","who":"ann","role":"operator","from":"10.0.0.7:51022",
   //  "what":"admin.DrainNode","about":"m0","outcome":"OK","message":""}
-  // Written to the file before it returns. Where the file cannot be written (a full disk) the
-  // process's log has the entry, and the next one is tried again.
+  // What was done, or may have been, goes among the changes; what surely was not among the
+  // refusals. Written to the file before it returns. Where the file cannot be written (a full disk)
+  // the process's log has the entry, and the next one is tried again.
   virtual void Write(const AuditEntry& entry) = 0;
 };
 

@@ -18,7 +18,8 @@ const ChannelSecurity& Victim::holder(const std::string& name) const {
   return found == holders.end() ? kNobody : found->second;
 }
 
-Result<std::string> Victim::Token(const std::string& name) const {
+Result<std::string> Victim::Token(const std::string& name,
+                                  std::chrono::milliseconds* lifetime) const {
   if (!tls()) return std::string();
   proto::GetTokensRequest request;
   request.set_version(target.version.value());
@@ -30,6 +31,7 @@ Result<std::string> Victim::Token(const std::string& name) const {
   if (!reply.ParseFromString(body) || reply.tokens_size() != 1) {
     return Error(StatusCode::kMalformed, "the coordinator gave no token");
   }
+  if (lifetime != nullptr) *lifetime = std::chrono::milliseconds(reply.lifetime_ms());
   return reply.tokens(0);
 }
 

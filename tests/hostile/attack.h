@@ -37,8 +37,9 @@ struct Victim {
   [[nodiscard]] bool tls() const { return !holders.empty(); }
   // Development mode: nobody.
   [[nodiscard]] const ChannelSecurity& holder(const std::string& name) const;
-  // As the coordinator gives it to `holder`; empty in development mode.
-  [[nodiscard]] Result<std::string> Token(const std::string& holder) const;
+  // As the coordinator gives it to `holder`, and for how long; empty in development mode.
+  [[nodiscard]] Result<std::string> Token(const std::string& holder,
+                                          std::chrono::milliseconds* lifetime = nullptr) const;
 };
 
 // Asks the coordinator what is served, as `security` allows. `node` etc. are left as they are.

@@ -66,7 +66,7 @@ bool TakeAnswers(Wire& wire, uint64_t calls, Tally& tally, const Judge& judge) {
 
 // A request that would be good, for some method.
 std::string GoodBody(const Victim& victim, Dice& dice) {
-  switch (dice.Below(6)) {
+  switch (dice.Below(7)) {
     case 0:
       return OpenRequest(victim.target, dice.Bytes(100), dice.Bytes(120)).SerializeAsString();
     case 1: {
@@ -97,6 +97,14 @@ std::string GoodBody(const Victim& victim, Dice& dice) {
       proto::RenewSessionRequest request;
       request.set_session(dice.Edge());
       request.set_token(dice.Bytes(dice.Below(200)));
+      return request.SerializeAsString();
+    }
+    case 5: {  // of what is there, but for the node or its process
+      proto::ReportSlotRequest request;
+      request.set_version(dice.OneIn(4) ? dice.Edge() : victim.target.version.value());
+      request.set_slot(static_cast<uint32_t>(dice.Below(victim.target.slot_count)));
+      request.set_node_id(dice.OneIn(2) ? "m0" : "m" + std::to_string(dice.Below(9) + 1));
+      request.set_incarnation(dice.Edge());
       return request.SerializeAsString();
     }
     default:
@@ -130,8 +138,6 @@ void RandomCalls(const Victim& victim, const Order& order, Dice& dice, Tally& ta
         if (changes && !victim.tls()) method = "session.Open";
         // A map that does not change is waited for.
         if (method == "directory.GetShardMap") method = "directory.GetTokens";
-        // A reader may report a slot, and the coordinator writes it down.
-        if (method == "directory.ReportSlot") method = "session.Renew";
         frame.set_method(dice.OneIn(20) ? dice.Bytes(1 + dice.Below(60)) : method);
         frame.set_body(dice.OneIn(4) ? dice.Bytes(dice.Below(300))
                                      : dice.Damaged(GoodBody(victim, dice)));
@@ -289,6 +295,47 @@ void BadTokens(const Victim& victim, const Order& order, Dice& dice, Tally& tall
   }
 }
 
+// A good token, shown by those who are not its holder, and by its holder after its end.
+void OldTokens(const Victim& victim, const Order& order, Dice& dice, Tally& tally) {
+  if (!victim.tls()) return;
+  auto lifetime = std::chrono::milliseconds(0);
+  const auto token = victim.Token("reader", &lifetime);
+  if (!token.has_value()) return tally.Violation("the coordinator gives a reader no token");
+  // Clocks may differ by 5 s.
+  const auto over = std::chrono::steady_clock::now() + lifetime + std::chrono::seconds(7);
+  const auto show = [&](const char* holder) -> std::string {
+    const auto wire = Wire::Connect(victim.node, As(victim, holder));
+    ++tally.messages;
+    if (wire == nullptr) return "not let in";
+    proto::Frame frame;
+    frame.set_call_id(1 + dice.Below(1000));
+    frame.set_method("session.Open");
+    // No worker's address: a good token is refused for that.
+    frame.set_body(OpenRequest(victim.target, "x", *token).SerializeAsString());
+    const auto reply = wire->SendFrame(frame) ? wire->ReceiveFrame() : std::nullopt;
+    const std::string answer = reply.has_value() ? CodeName(*reply) : "connection closed";
+    tally.Answer(answer);
+    return answer;
+  };
+  const std::string denied(StatusCodeName(StatusCode::kPermissionDenied));
+  if (show("reader") == denied) return tally.Violation("a good token is refused to its holder");
+  constexpr std::array kOthers = {"other", "impostor", "operator", "coordinator", "foreign"};
+  for (size_t i = 0; i < 50; ++i) {
+    const char* const holder = kOthers[i % kOthers.size()];
+    const std::string answer = show(holder);
+    if (answer == denied || answer == "not let in" || answer == "connection closed") continue;
+    tally.Violation(std::string("a reader's token shown by ") + holder + ": " + answer);
+  }
+  if (over > order.until) return tally.Answer("lives longer than this attack");
+  std::this_thread::sleep_until(over);
+  for (int i = 0; i < 50; ++i) {
+    const std::string answer = show("reader");
+    // Or its key is over too.
+    const bool refused = answer == denied || answer == StatusCodeName(StatusCode::kUnavailable);
+    if (!refused) tally.Violation("a token that is over: " + answer);
+  }
+}
+
 // The keys of regions, and longer life, for sessions that another connection opened.
 void OthersSessions(const Victim& victim, const Order& order, Dice& dice, Tally& tally) {
   auto peer = RudePeer::Create(victim.target, {.security = victim.holder("reader"),
@@ -363,6 +410,8 @@ std::vector<Attack> CallAttacks() {
       {"wrong-roles", "every role calls what only others may", 3, WrongRoles},
       {"bad-tokens", "tokens forged, another's, for another node or version, cut off", 3,
        BadTokens},
+      {"old-tokens", "a good token shown by others, and after its end if that is soon", 0,
+       OldTokens},
       {"others-sessions", "region keys and renewals for sessions of others", 5, OthersSessions},
       {"unread-answers", "calls whose answers are never read", 5, UnreadAnswers},
   };

@@ -52,6 +52,22 @@ StatusCode GatherThread::CheckRequest(const Session& session,
   return StatusCode::kOk;
 }
 
+// At the first message, so that UCX finds the connection that it came over and makes none (but for
+// a port that another reader had before). UCX 1.13 ends the process when a connection it makes
+// fails at a certain moment, as that to a reader that has just ended does, and any reader could
+// name an address that fails so.
+bool GatherThread::Connect(Session& session) {
+  if (session.endpoint != nullptr) return true;
+  auto endpoint = UcxEndpoint::Create(*worker_, session.peer_worker_address);
+  if (endpoint.has_value()) {
+    session.endpoint = *std::move(endpoint);
+    return true;
+  }
+  if (session.end_with.ok()) session.end_with = endpoint.error();
+  next_house_keeping_ = MonotonicTime::min();
+  return false;
+}
+
 bool GatherThread::OnGatherRequest(const UcxMessage& message) {
   const auto decoded = DecodeGatherRequest(message.header, message.body_bytes);
   const GatherRequestHeader& request = decoded.header;
@@ -61,6 +77,7 @@ bool GatherThread::OnGatherRequest(const UcxMessage& message) {
     return false;
   }
   session->last_sign_of_life = std::chrono::steady_clock::now();
+  if (!Connect(*session)) return false;
   StatusCode status = decoded.status;
   if (status == StatusCode::kOk) status = CheckRequest(*session, request);
   if (status != StatusCode::kOk) {
@@ -299,6 +316,7 @@ void GatherThread::OnLeaseRequest(const UcxMessage& message) {
                                              : decoded.fault);
     return;
   }
+  if (!Connect(*session)) return;
   const LeaseRequest& request = decoded.header;
   const MonotonicTime now = std::chrono::steady_clock::now();
   session->last_sign_of_life = now;
@@ -326,6 +344,7 @@ void GatherThread::OnLeaseRequest(const UcxMessage& message) {
 
 void GatherThread::SendGrant(Session& session, const LeaseGrant& grant) {
   constexpr uint32_t kGrantsMax = 8;
+  if (session.endpoint == nullptr) return;   // it has asked for nothing yet
   if (session.grants >= kGrantsMax) return;  // it does not take them
   if (free_grants_.empty()) {
     grants_.push_back(std::make_unique<GrantBuffer>());

@@ -64,6 +64,7 @@ Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_si
   auto address = worker_->Address();
   if (!address.has_value()) return address.error();
   worker_address_ = *std::move(address);
+  ENGRAM_RETURN_IF_ERROR(port_guard_.Guard(worker_address_));
   ENGRAM_RETURN_IF_ERROR(worker_->Handle(static_cast<uint32_t>(GatherMessageId::kRequest),
                                          static_cast<uint32_t>(GatherMessageId::kLeaseGrant),
                                          this));
@@ -137,7 +138,8 @@ void GatherThread::KeepHouse(MonotonicTime now) {
   next_house_keeping_ = now + kHouseKeepingPeriod;
   std::vector<uint64_t> ended;
   for (const auto& [id, session] : sessions_) {
-    if (session->endpoint->failure() != UCS_OK && session->end_with.ok()) {
+    if (session->endpoint != nullptr && session->endpoint->failure() != UCS_OK &&
+        session->end_with.ok()) {
       session->end_with = UcxStatus(session->endpoint->failure(), "the reader's connection");
     }
     if (now - session->last_sign_of_life > options_.silence_max && session->end_with.ok()) {
@@ -198,18 +200,13 @@ void GatherThread::AddSession(ServedSession served, std::function<void(Status)> 
       done({StatusCode::kWrongVersion, "the version was dropped"});
       return;
     }
-    auto endpoint = UcxEndpoint::Create(*worker_, served.peer_worker_address);
-    if (!endpoint.has_value()) {
-      done(endpoint.error());
-      return;
-    }
     auto session = std::make_unique<Session>();
     session->id = served.id;
     session->protocol = served.protocol;
     session->client = &clients_[served.client];
     session->client->name = served.client;
     ++session->client->sessions;
-    session->endpoint = *std::move(endpoint);
+    session->peer_worker_address = served.peer_worker_address;
     session->finder = std::move(finder);
     session->version = served.version;
     session->last_sign_of_life = std::chrono::steady_clock::now();

@@ -17,6 +17,7 @@
 #include "engram/transport/read_queue.h"
 #include "engram/transport/row_server.h"
 #include "engram/transport/ucx/event_wait.h"
+#include "engram/transport/ucx/port_guard.h"
 #include "engram/transport/ucx/reply_pool.h"
 #include "engram/transport/ucx/slot_finder.h"
 #include "engram/transport/ucx/ucx_endpoint.h"
@@ -75,6 +76,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   ~GatherThread();
 
   [[nodiscard]] const std::string& worker_address() const { return worker_address_; }
+  // Of its worker's ports.
+  [[nodiscard]] PortGuard& port_guard() { return port_guard_; }
   // Empty without a one-sided worker.
   [[nodiscard]] const std::string& one_sided_address() const { return one_sided_address_; }
 
@@ -95,7 +98,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     uint64_t id = 0;
     uint32_t protocol = 1;
     ServedClient* client = nullptr;
-    std::unique_ptr<UcxEndpoint> endpoint;
+    std::string peer_worker_address;
+    std::unique_ptr<UcxEndpoint> endpoint;     // null until the reader's first message
     std::shared_ptr<const SlotFinder> finder;  // null: dropped
     TableVersion version;
     uint32_t reads_in_progress = 0;
@@ -148,6 +152,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   void ShutDown();
 
   bool OnMessage(uint32_t id, const UcxMessage& message) override;
+  // A message of the session came: from now on it can be answered. False: it cannot be.
+  bool Connect(Session& session);
   bool OnGatherRequest(const UcxMessage& message);
   void OnLeaseRequest(const UcxMessage& message);
   void OnReplySent(const ReplyBuffer& buffer, ucs_status_t status) override;
@@ -183,6 +189,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   const OnLost on_lost_;
   std::string worker_address_;
   std::string one_sided_address_;
+  PortGuard port_guard_;
   std::unique_ptr<EventWait> wait_;
 
   std::mutex tasks_mutex_;

@@ -137,6 +137,7 @@ struct ReaderSession {
   uint32_t lease_ms = 0;
   bool can_share_memory = true;  // the node is on this host
   std::string ways_off;
+  std::vector<std::string> hosts;  // that the reader's ports are open to for it
   ReadWay way = ReadWay::kGather;
   std::string reason;
   std::unique_ptr<UcxEndpoint> endpoint;

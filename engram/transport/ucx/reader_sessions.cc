@@ -51,6 +51,7 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
   link.request.set_host_identity(HostIdentity());
   link.request.set_tcp_segment(tcp_segment_);
   link.request.set_protocol(kDataProtocol);
+  for (std::string& host : OwnHosts()) link.request.add_data_hosts(std::move(host));
   ReaderSession& opened = *session;
   sessions_.emplace(id, std::move(session));
   if (target.row_stride == 0 || target.slot_shift >= 32) {
@@ -116,6 +117,7 @@ Status UcxRowReader::Connect(ReaderSession& session, const ControlEvent& event) 
   session.protocol = std::clamp(opened.protocol(), kDataProtocolMin, kDataProtocol);
   session.lease_ms = opened.lease_ms();
   session.ways_off = opened.ways_off();
+  ENGRAM_RETURN_IF_ERROR(Admit(session, opened));
   auto endpoint = UcxEndpoint::Create(*worker_, opened.worker_address());
   if (!endpoint.has_value()) return endpoint.error();
   session.endpoint = *std::move(endpoint);
@@ -136,6 +138,19 @@ Status UcxRowReader::Connect(ReaderSession& session, const ControlEvent& event) 
   }
   bounce_.resize(std::max(bounce_.size(), size_t{kBounceRows} * session.target.row_stride));
   if (event.directory.has_value()) return TakeDirectory(session, *event.directory);
+  return {};
+}
+
+// UCX mostly answers over the connection that a request came over, but not always: where a port of
+// a reader that has gone is another's now, the node connects.
+Status UcxRowReader::Admit(ReaderSession& session, const proto::OpenSessionReply& opened) {
+  if (opened.data_hosts_size() > kDataHostsMax) {
+    return {StatusCode::kMalformed, "the node names too many hosts of its own"};
+  }
+  for (const std::string& host : opened.data_hosts()) {
+    ENGRAM_RETURN_IF_ERROR(port_guard_.Admit(host));
+    session.hosts.push_back(host);
+  }
   return {};
 }
 
@@ -296,6 +311,7 @@ void UcxRowReader::EndSession(SessionId id) {
     Release(read);
     if (!trial) events_->OnReadDone(tag, why.code());
   }
+  for (const std::string& host : session->hosts) port_guard_.Expel(host);
   if (session->control != nullptr) session->control->Close();
   if (session->window != nullptr) ended_windows_.push_back(std::move(session->window));
   events_->OnClosed(id, why);

@@ -14,6 +14,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <spdlog/spdlog.h>
 
+#include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/host_identity.h"
 #include "engram/transport/ucx/ucx_context.h"
 
@@ -215,8 +216,9 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   GatherThread* const thread = *std::min_element(
       threads_.begin(), threads_.end(),
       [](GatherThread* a, GatherThread* b) { return a->session_count() < b->session_count(); });
-  const Session session{RandomSessionId(), TableVersion(request.version()), thread, peer.address,
-                        *lapses};
+  Session session{
+      RandomSessionId(), TableVersion(request.version()), thread, peer.address, {}, *lapses};
+  if (Status status = Admit(request, &session); !status.ok()) co_return Error(std::move(status));
   // Taken before the wait, so that a connection that ends meanwhile takes the session with it.
   sessions_[peer.connection_id] = session;
   const auto outcome = std::make_shared<Outcome>(io_);
@@ -242,7 +244,7 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
         boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
   }
   if (!outcome->status->ok()) {
-    sessions_.erase(peer.connection_id);
+    if (sessions_.erase(peer.connection_id) > 0) Expel(session);
     co_return Error(outcome->status->WithContext("serving the reader"));
   }
   proto::OpenSessionReply reply;
@@ -255,7 +257,30 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   reply.set_one_sided_address(threads_.front()->one_sided_address());
   reply.set_ways_off(options_.ways_off);
   reply.set_lapses_in_ms(MillisecondsLeft(*lapses));
+  for (std::string& host : OwnHosts()) reply.add_data_hosts(std::move(host));
   co_return reply.SerializeAsString();
+}
+
+Status SessionService::Admit(const proto::OpenSessionRequest& request, Session* session) {
+  if (request.data_hosts_size() > kDataHostsMax) {
+    return {StatusCode::kMalformed, "more than " + std::to_string(kDataHostsMax) + " data_hosts"};
+  }
+  std::vector<std::string> hosts(request.data_hosts().begin(), request.data_hosts().end());
+  if (const auto peer = ParseHostPort(session->peer); peer.has_value()) {
+    hosts.push_back(peer->host);
+  }
+  for (const std::string& host : hosts) {
+    if (Status status = session->thread->port_guard().Admit(host); !status.ok()) {
+      Expel(*session);
+      return status;
+    }
+    session->hosts.push_back(host);
+  }
+  return {};
+}
+
+void SessionService::Expel(const Session& session) {
+  for (const std::string& host : session.hosts) session.thread->port_guard().Expel(host);
 }
 
 Result<SessionService::Session*> SessionService::FindSession(const RpcPeer& peer, uint64_t id) {
@@ -313,6 +338,7 @@ void SessionService::OnDisconnect(const RpcPeer& peer) {
   const auto found = sessions_.find(peer.connection_id);
   if (found == sessions_.end()) return;
   found->second.thread->RemoveSession(found->second.id);
+  Expel(found->second);
   sessions_.erase(found);
 }
 

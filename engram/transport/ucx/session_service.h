@@ -73,6 +73,7 @@ class SessionService {
     TableVersion version;
     GatherThread* thread = nullptr;
     std::string peer;
+    std::vector<std::string> hosts = {};  // that the thread's ports are open to for it
     MonotonicTime lapses = MonotonicTime::max();
   };
 
@@ -90,6 +91,9 @@ class SessionService {
   [[nodiscard]] boost::asio::awaitable<void> EndLapsedSessions();
   [[nodiscard]] Result<std::shared_ptr<const SlotFinder>> CheckOpen(
       const proto::OpenSessionRequest& request) const;
+  // Lets the reader's hosts connect to its thread's ports, until Expel.
+  [[nodiscard]] Status Admit(const proto::OpenSessionRequest& request, Session* session);
+  static void Expel(const Session& session);
   void OnDisconnect(const RpcPeer& peer);
 
   boost::asio::io_context& io_;

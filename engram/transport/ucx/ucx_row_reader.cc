@@ -26,6 +26,9 @@ Status UcxRowReader::Prepare(const UcxContext& context) {
   auto worker = UcxWorker::Create(context);
   if (!worker.has_value()) return worker.error();
   worker_ = *std::move(worker);
+  auto address = worker_->Address();
+  if (!address.has_value()) return address.error();
+  ENGRAM_RETURN_IF_ERROR(port_guard_.Guard(*address));
   ENGRAM_RETURN_IF_ERROR(worker_->Handle(static_cast<uint32_t>(GatherMessageId::kRequest),
                                          static_cast<uint32_t>(GatherMessageId::kLeaseGrant),
                                          this));

@@ -11,6 +11,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "engram/transport/ucx/event_wait.h"
+#include "engram/transport/ucx/port_guard.h"
 #include "engram/transport/ucx/reader_session.h"
 #include "engram/transport/ucx/ucx_transport.h"
 #include "engram/transport/ucx/ucx_worker.h"
@@ -59,6 +60,8 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   void OnControl(ControlEvent& event);
   void OnOpened(ReaderSession& session, ControlEvent& event);
   [[nodiscard]] Status Connect(ReaderSession& session, const ControlEvent& event);
+  // Lets the node connect to the worker's ports, until EndSession.
+  [[nodiscard]] Status Admit(ReaderSession& session, const proto::OpenSessionReply& opened);
   [[nodiscard]] Status TakeDirectory(ReaderSession& session,
                                      const proto::GetDirectoryReply& directory);
   void OnGrant(const UcxMessage& message);
@@ -121,6 +124,7 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   std::vector<PendingRead*> free_reads_;
   std::vector<std::unique_ptr<LeaseSend>> lease_sends_;
   std::vector<std::unique_ptr<OneSidedWindow>> ended_windows_;  // until their reads completed
+  PortGuard port_guard_;
   std::unique_ptr<UcxWorker> worker_;
   std::unique_ptr<UcxWorker> one_sided_worker_;
 

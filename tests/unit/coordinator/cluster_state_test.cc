@@ -235,6 +235,101 @@ TEST_F(ClusterStory, AReportOfDamageIsCounted) {
   EXPECT_EQ(state_->ClusterStatus(now_).versions(0).damaged_slot_reports(), 1u);
 }
 
+TEST_F(ClusterStory, AReportOfWhatNoNodeServesIsNotNoted) {
+  NodeStarts("a", 11);
+  NodeStarts("b", 22);
+  const TableVersion version = VersionIsCreated();
+  NodeStarts("c", 33);  // holds nothing of it
+  const auto owner = state_->Map(version)->Replicas(SlotIndex(0))[0];
+  const bool on_a = state_->Map(version)->nodes[owner.value()].id == "a";
+  const std::string holder = on_a ? "a" : "b";
+  const std::string other = on_a ? "b" : "a";
+  const uint64_t incarnation = on_a ? 11 : 22;
+  const auto report = [&](const std::string& node, uint64_t of, TableVersion in) {
+    const ClusterEffects effects = Step(SlotReported{in, SlotIndex(0), node, Incarnation(of)});
+    EXPECT_TRUE(effects.notes.empty()) << node;
+    EXPECT_FALSE(effects.wake) << node;
+    EXPECT_TRUE(effects.records.empty()) << node;
+    return effects.status.code();
+  };
+  EXPECT_EQ(report("", 0, version), StatusCode::kNotFound);
+  EXPECT_EQ(report("ghost\nnode a is lost", 11, version), StatusCode::kNotFound);
+  EXPECT_EQ(report(std::string(100'000, 'a'), 11, version), StatusCode::kNotFound);
+  EXPECT_EQ(report("c", 33, version), StatusCode::kNotFound);
+  EXPECT_EQ(report(other, on_a ? 22 : 11, version), StatusCode::kNotFound);
+  EXPECT_EQ(report(holder, incarnation, TableVersion(9)), StatusCode::kNotFound);
+  // Its process is another now: as good as repaired.
+  EXPECT_EQ(report(holder, incarnation + 1, version), StatusCode::kOk);
+  EXPECT_EQ(state_->ClusterStatus(now_).versions(0).damaged_slot_reports(), 0u);
+  EXPECT_EQ(
+      Step(SlotReported{version, SlotIndex(0), holder, Incarnation(incarnation)}).notes.size(), 1u);
+}
+
+TEST_F(ClusterStory, TheSameSlotIsNoEventAgainForAWhileWhoeverReportsIt) {
+  NodeStarts("a", 11);
+  const TableVersion version = VersionIsCreated();
+  ASSERT_TRUE(NodeLoads("a", 11).ok());
+  const auto report = [&](const std::string& reader) {
+    const ClusterEffects effects =
+        Step(SlotReported{version, SlotIndex(5), "a", Incarnation(11), reader});
+    EXPECT_TRUE(effects.status.ok()) << effects.status.ToString();
+    return effects.notes.size();
+  };
+  EXPECT_EQ(report("w0"), 1u);
+  EXPECT_EQ(report("w0"), 0u);
+  EXPECT_EQ(report("w1"), 0u);
+  // The node was told and repaired it; reads that were under way are still reported.
+  ASSERT_TRUE(NodeLoads("a", 11).ok());
+  const uint64_t revision = state_->Changes(Alive("a", 11)).changed(0).revision();
+  EXPECT_EQ(report("w2"), 0u);
+  EXPECT_EQ(state_->Changes(Alive("a", 11)).changed(0).revision(), revision);
+  now_ += kSlotReportAgain;
+  EXPECT_EQ(report("w0"), 1u);  // damaged again
+  EXPECT_EQ(state_->ClusterStatus(now_).versions(0).damaged_slot_reports(), 2u);
+}
+
+TEST_F(ClusterStory, OneReaderReportsSoManySlotsAndLeavesRoomForOthers) {
+  NodeStarts("a", 11);
+  VersionRequested request = SmallVersion(1);
+  request.spec.hash.base_sizes = {300'000, 300'000};  // some hundred slots and more
+  const TableVersion version = Step(request).created;
+  const uint32_t slots = state_->ClusterStatus(now_).versions(0).slot_count();
+  ASSERT_GT(slots, kSlotReportsPerReader + 10);
+  const auto report = [&](uint32_t slot, const std::string& reader) {
+    return Step(SlotReported{version, SlotIndex(slot), "a", Incarnation(11), reader});
+  };
+  size_t notes = 0;
+  for (uint32_t slot = 0; slot < slots; ++slot) notes += report(slot, "eve").notes.size();
+  EXPECT_EQ(notes, kSlotReportsPerReader);
+  const Status refused = report(slots - 1, "eve").status;
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(refused.message().find("later"), std::string::npos);
+  EXPECT_EQ(report(slots - 1, "ann").notes.size(), 1u);
+  now_ += kSlotReportAgain;
+  EXPECT_EQ(report(slots - 2, "eve").notes.size(), 1u);
+}
+
+TEST_F(ClusterStory, ManyReadersTogetherReportSoManySlots) {
+  NodeStarts("a", 11);
+  NodeStarts("b", 22);
+  VersionRequested request = SmallVersion(2);
+  request.spec.hash.base_sizes = {3'000'000, 3'000'000};
+  const TableVersion version = Step(request).created;
+  const uint32_t slots = state_->ClusterStatus(now_).versions(0).slot_count();
+  ASSERT_GT(2 * slots, kSlotReportsOfAll + 10);
+  size_t notes = 0;
+  for (uint32_t slot = 0; slot < slots; ++slot) {
+    const std::string reader = "eve" + std::to_string(slot);
+    for (const auto& [node, incarnation] : {std::pair("a", 11), {"b", 22}}) {
+      notes += Step(SlotReported{version, SlotIndex(slot), node,
+                                 Incarnation(static_cast<uint64_t>(incarnation)), reader})
+                   .notes.size();
+    }
+  }
+  EXPECT_EQ(notes, kSlotReportsOfAll);
+  EXPECT_EQ(state_->ClusterStatus(now_).versions(0).damaged_slot_reports(), kSlotReportsOfAll);
+}
+
 // A coordinator that follows makes its maps from the records alone. Were one other than the map
 // that was published at its epoch, clients that have it would never be corrected.
 TEST_F(ClusterStory, AFollowersMapsAreTheVeryOnesThatWerePublished) {

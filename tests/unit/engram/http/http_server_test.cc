@@ -100,6 +100,12 @@ TEST_F(HttpServerTest, RubbishIs400) {
   EXPECT_NE(Exchange("\x01\x02\x03 rubbish\r\n\r\n").find("400"), std::string::npos);
 }
 
+TEST_F(HttpServerTest, WhoSaysNothingOrHalfARequestIsClosed) {
+  Start(Echo(), {.request_timeout = std::chrono::milliseconds(300)});
+  EXPECT_EQ(Exchange("").find("200"), std::string::npos);  // returns when the server has closed
+  EXPECT_EQ(Exchange("GET /a HTTP/1.1\r\nHost: ").find("200"), std::string::npos);
+}
+
 TEST_F(HttpServerTest, OneConnectionTooManyIs503) {
   Start(Echo(), {.connections_max = 1});
   tcp::socket first = Connect();

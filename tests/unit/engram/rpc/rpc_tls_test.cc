@@ -62,16 +62,18 @@ class RpcTlsTest : public testing::Test {
   void StartCoordinator() { StartServer(Security(Role::kCoordinator, "c0")); }
 
   [[nodiscard]] std::filesystem::path audit_file() const { return scratch_.path() / "audit.log"; }
-  // "who what about outcome" of each entry.
+  // "who what about outcome" of each entry: of changes, then of refusals.
   [[nodiscard]] std::vector<std::string> Audited() const {
     std::vector<std::string> entries;
-    std::ifstream in(audit_file());
-    for (std::string line; std::getline(in, line);) {
-      const auto entry = nlohmann::json::parse(line);
-      entries.push_back(
-          entry.at("who").get<std::string>() + " " + entry.at("what").get<std::string>() + " " +
-          entry.at("about").get<std::string>() + " " + entry.at("outcome").get<std::string>());
-      EXPECT_THAT(entry.at("from").get<std::string>(), HasSubstr("127.0.0.1:"));
+    for (const auto& file : {audit_file(), RefusalsBeside(audit_file())}) {
+      std::ifstream in(file);
+      for (std::string line; std::getline(in, line);) {
+        const auto entry = nlohmann::json::parse(line);
+        entries.push_back(
+            entry.at("who").get<std::string>() + " " + entry.at("what").get<std::string>() + " " +
+            entry.at("about").get<std::string>() + " " + entry.at("outcome").get<std::string>());
+        EXPECT_THAT(entry.at("from").get<std::string>(), HasSubstr("127.0.0.1:"));
+      }
     }
     return entries;
   }
@@ -122,8 +124,8 @@ TEST_F(RpcTlsTest, ChangesAndRefusalsAreInTheAuditLogAndNothingElse) {
   for (int i = 0; Audited().size() < 4 && i < 500; ++i) {
     std::this_thread::sleep_for(milliseconds(10));
   }
-  EXPECT_THAT(Audited(), testing::ElementsAre("gpu-1 admin.DrainNode m1 PERMISSION_DENIED",
-                                              "ann admin.DrainNode m0 OK",
+  EXPECT_THAT(Audited(), testing::ElementsAre("ann admin.DrainNode m0 OK",
+                                              "gpu-1 admin.DrainNode m1 PERMISSION_DENIED",
                                               "ann node.Heartbeat  PERMISSION_DENIED",
                                               " connect  PERMISSION_DENIED"));
 }

@@ -36,8 +36,9 @@ TEST(AuditLogTest, AnEntryHasWhoWhatWhenWhereAndTheOutcome) {
   const auto log = AuditLog::Open({.file = file}).value();
   log->Write(
       {nullptr, "10.0.0.8:1", "connect", {}, {StatusCode::kPermissionDenied, "not of our CA"}});
-  const auto entries = Entries(file);
-  ASSERT_EQ(entries.size(), 2u);
+  auto entries = Entries(file);
+  ASSERT_EQ(entries.size(), 1u);
+  entries.push_back(Entries(scratch.path() / "audit.refused.log").at(0));
   EXPECT_EQ(entries[0].at("who"), "ann");
   EXPECT_EQ(entries[0].at("role"), "operator");
   EXPECT_EQ(entries[0].at("from"), "10.0.0.7:51022");
@@ -83,8 +84,46 @@ TEST(AuditLogTest, AFullFileIsKeptUnderAnotherNameAndTheOldestGoes) {
       highest = std::max(highest, std::stoi(line.at("about").get<std::string>()));
     }
   }
-  EXPECT_EQ(files, 3u);
+  EXPECT_EQ(files, 4u);  // and one of refusals, which is empty
   EXPECT_EQ(highest, 99);
+}
+
+TEST(AuditLogTest, AFloodOfRefusalsLeavesEveryChangeInPlace) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "audit.log";
+  const auto log = AuditLog::Open({.file = file, .bytes_max = 4000, .files_max = 1}).value();
+  const PeerIdentity ann{Role::kOperator, "ann"};
+  constexpr StatusCode kRefusals[] = {StatusCode::kPermissionDenied,   StatusCode::kMalformed,
+                                      StatusCode::kInvalidArgument,    StatusCode::kNotFound,
+                                      StatusCode::kFailedPrecondition, StatusCode::kUnavailable,
+                                      StatusCode::kResourceExhausted};
+  for (int i = 0; i < 10; ++i) {
+    log->Write({&ann, "x", "admin.DrainNode", "m" + std::to_string(i), Status()});
+    for (int j = 0; j < 200; ++j) {
+      log->Write({nullptr, "x", "node.Register", "eve", {kRefusals[j % std::size(kRefusals)], ""}});
+    }
+  }
+  // What may have been done is a change too.
+  log->Write({&ann, "x", "admin.DropVersion", "7", {StatusCode::kDeadlineExceeded, "no answer"}});
+  const auto changes = Entries(file);
+  ASSERT_EQ(changes.size(), 11u);
+  for (size_t i = 0; i < 10; ++i) EXPECT_EQ(changes[i].at("about"), "m" + std::to_string(i));
+  EXPECT_EQ(changes[10].at("about"), "7");
+  uint64_t refused_bytes = 0;
+  for (const char* const name : {"audit.refused.log", "audit.refused.1.log"}) {
+    const auto refusals = Entries(scratch.path() / name);
+    EXPECT_FALSE(refusals.empty()) << name;
+    for (const json& entry : refusals) EXPECT_EQ(entry.at("about"), "eve");
+    refused_bytes += std::filesystem::file_size(scratch.path() / name);
+  }
+  EXPECT_LE(refused_bytes, 8000u);
+  EXPECT_FALSE(std::filesystem::exists(scratch.path() / "audit.refused.2.log"));
+}
+
+TEST(AuditLogTest, RefusalsAreBesideTheChangesWhateverTheFileIsCalled) {
+  EXPECT_EQ(RefusalsBeside("/var/log/audit.log"), "/var/log/audit.refused.log");
+  EXPECT_EQ(RefusalsBeside("c0"), "c0.refused");
+  EXPECT_EQ(RefusalsBeside("logs.d/c0"), "logs.d/c0.refused");
 }
 
 TEST(AuditLogTest, LinesOfManyThreadsStayWhole) {
@@ -106,9 +145,16 @@ TEST(AuditLogTest, LinesOfManyThreadsStayWhole) {
 TEST(AuditLogTest, AFileThatCannotBeOpenedIsNamedAndAFullDiskEndsNothing) {
   EXPECT_THAT(AuditLog::Open({.file = "/proc/no/audit.log"}).error().message(),
               testing::HasSubstr("/proc/no/audit.log"));
-  const auto full = AuditLog::Open({.file = "/dev/full"});
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "audit.log";
+  std::filesystem::create_symlink("/dev/full", file);
+  std::filesystem::create_symlink("/dev/full", RefusalsBeside(file));
+  const auto full = AuditLog::Open({.file = file});
   ASSERT_TRUE(full.has_value());
-  for (int i = 0; i < 3; ++i) (*full)->Write({nullptr, "x", "connect", {}, Status()});
+  for (int i = 0; i < 3; ++i) {
+    (*full)->Write({nullptr, "x", "node.Register", {}, Status()});
+    (*full)->Write({nullptr, "x", "connect", {}, Status(StatusCode::kPermissionDenied, "no")});
+  }
 }
 
 }  // namespace

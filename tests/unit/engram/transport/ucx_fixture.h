@@ -1,10 +1,13 @@
 // A UCX row server and a reader in this process.
 #pragma once
 
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <ostream>
+#include <sstream>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
@@ -32,6 +35,24 @@ struct UcxSetting {
     return out << setting.name;
   }
 };
+
+// Every port on which something listens.
+inline std::vector<uint16_t> ListeningPorts() {
+  std::vector<uint16_t> ports;
+  for (const char* const table : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
+    std::ifstream file(table);
+    std::string line;
+    while (std::getline(file, line)) {
+      std::istringstream words(line);
+      std::string entry, local, remote, state;
+      words >> entry >> local >> remote >> state;
+      if (state != "0A") continue;
+      ports.push_back(
+          static_cast<uint16_t>(std::stoul(local.substr(local.rfind(':') + 1), nullptr, 16)));
+    }
+  }
+  return ports;
+}
 
 class UcxFixture {
  public:

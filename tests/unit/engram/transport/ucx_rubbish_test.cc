@@ -119,22 +119,17 @@ TEST_P(UcxRubbishTest, PeerThatTakesNoRepliesStarvesNoOther) {
   for (uint64_t tag = 1; tag < 20; ++tag) f.ExpectStored(f.Read(session, tag, rows), rows);
 }
 
-// Every port on which something listens, as UCX writes it into an address: big-endian.
-std::vector<std::string> ListeningPorts() {
-  std::vector<std::string> ports;
-  for (const char* const table : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
-    std::ifstream file(table);
-    std::string line;
-    while (std::getline(file, line)) {
-      std::istringstream words(line);
-      std::string entry, local, remote, state;
-      words >> entry >> local >> remote >> state;
-      if (state != "0A") continue;
-      const auto port = std::stoul(local.substr(local.rfind(':') + 1), nullptr, 16);
-      ports.push_back({static_cast<char>(port >> 8), static_cast<char>(port & 0xff)});
-    }
+// Replaces the ports of the peer's own listeners in its worker address; counts them.
+std::string WithPort(std::string address, uint16_t number, int* replaced) {
+  for (const uint16_t port : test::ListeningPorts()) {
+    const std::string bytes = {static_cast<char>(port >> 8), static_cast<char>(port & 0xff)};
+    const size_t at = address.find(bytes);  // big-endian, as UCX writes it
+    if (at == std::string::npos) continue;
+    address[at] = static_cast<char>(number >> 8);
+    address[at + 1] = static_cast<char>(number & 0xff);
+    ++*replaced;
   }
-  return ports;
+  return address;
 }
 
 // Its host was cut off as it opened the session, or it lies.
@@ -144,14 +139,7 @@ TEST(UcxRubbishTcpTest, PeerWhoseAddressAnswersNobodyHoldsUpNoOther) {
   const test::SilentPort silent;
   int replaced = 0;
   const auto peer = Rude("tcp", f.Target(), [&](std::string address) {
-    for (const std::string& port : ListeningPorts()) {
-      const size_t at = address.find(port);
-      if (at == std::string::npos) continue;
-      address[at] = static_cast<char>(silent.number() >> 8);
-      address[at + 1] = static_cast<char>(silent.number() & 0xff);
-      ++replaced;
-    }
-    return address;
+    return WithPort(std::move(address), silent.number(), &replaced);
   });
   ASSERT_GE(replaced, 1);
   const SessionId session = f.OpenSession();
@@ -173,14 +161,7 @@ TEST(UcxRubbishTcpTest, PeerThatIsGoneAlreadyEndsNoNode) {
     }
     int replaced = 0;
     const auto peer = Rude("tcp", f.Target(), [&](std::string address) {
-      for (const std::string& port : ListeningPorts()) {
-        const size_t at = address.find(port);
-        if (at == std::string::npos) continue;
-        address[at] = static_cast<char>(closed >> 8);
-        address[at + 1] = static_cast<char>(closed & 0xff);
-        ++replaced;
-      }
-      return address;
+      return WithPort(std::move(address), closed, &replaced);
     });
     ASSERT_GE(replaced, 1);
     const SessionId session = f.OpenSession();
