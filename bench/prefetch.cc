@@ -299,9 +299,9 @@ Result<Subject> PrepareOwn(const PrefetchOptions& options, uint32_t tokens_max) 
 }
 
 Result<Subject> PrepareCluster(const PrefetchOptions& options, uint32_t tokens_max) {
-  ENGRAM_ASSIGN_OR_RETURN(const ChannelSecurity security, OpenSecurity(options.cluster.security));
-  ENGRAM_ASSIGN_OR_RETURN(const auto directory,
-                          FindCluster(options.cluster.coordinators, security));
+  ReaderOptions reader = ReaderOf(options, tokens_max);
+  ENGRAM_ASSIGN_OR_RETURN(reader.security, OpenSecurity(options.cluster.security));
+  ENGRAM_ASSIGN_OR_RETURN(const auto directory, FindCluster(options.cluster.coordinators, reader));
   ENGRAM_ASSIGN_OR_RETURN(
       TokensOfModel made,
       MakeTokens(options.tokens,
@@ -312,8 +312,6 @@ Result<Subject> PrepareCluster(const PrefetchOptions& options, uint32_t tokens_m
                   .network = nullptr,
                   .nodes = {},
                   .rows = nullptr};
-  ReaderOptions reader = ReaderOf(options, tokens_max);
-  reader.security = security;
   ENGRAM_ASSIGN_OR_RETURN(subject.rows, ConnectToCluster(directory, reader, made.compression));
   return subject;
 }

@@ -167,9 +167,9 @@ Result<Subject> PrepareOwn(const ReadOptions& options) {
 }
 
 Result<Subject> PrepareCluster(const ReadOptions& options) {
-  ENGRAM_ASSIGN_OR_RETURN(const ChannelSecurity security, OpenSecurity(options.cluster.security));
-  ENGRAM_ASSIGN_OR_RETURN(const auto directory,
-                          FindCluster(options.cluster.coordinators, security));
+  ReaderOptions reader = ReaderOf(options, 0);
+  ENGRAM_ASSIGN_OR_RETURN(reader.security, OpenSecurity(options.cluster.security));
+  ENGRAM_ASSIGN_OR_RETURN(const auto directory, FindCluster(options.cluster.coordinators, reader));
   const std::shared_ptr<const TableLayout>& layout = directory->layout();
   const auto rows_per_token = static_cast<uint32_t>(layout->column_count() * layout->layer_count());
   for (const uint32_t rows : options.rows) {
@@ -190,8 +190,7 @@ Result<Subject> PrepareCluster(const ReadOptions& options) {
                static_cast<unsigned long long>(directory->version().value()),
                static_cast<double>(subject.layout->total_bytes()) / (1 << 30),
                directory->Current()->nodes.size());
-  ReaderOptions reader = ReaderOf(options, tokens_max);
-  reader.security = security;
+  reader.batch_tokens_max = tokens_max;
   subject.connect = [directory, reader, compression = std::move(tokens.compression)] {
     return ConnectToCluster(directory, reader, compression);
   };

@@ -22,6 +22,12 @@ Result<std::unique_ptr<RowSource>> Connect(const ReaderOptions& options, RemoteR
   transport_options.tls = options.transport;
   transport_options.one_sided = options.one_sided;
   transport_options.security = options.security;
+  if (options.session_tokens != nullptr) {
+    transport_options.token_of = [tokens = options.session_tokens](TableVersion version,
+                                                                   const std::string& address) {
+      return tokens->Get(version, address);
+    };
+  }
   ENGRAM_ASSIGN_OR_RETURN(transport_options.way, ParseReadWay(options.way));
   ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<Transport> transport,
                           UcxTransport::Create(transport_options));
@@ -62,10 +68,12 @@ Result<std::unique_ptr<RowSource>> ConnectTo(const std::vector<NodeContact>& nod
 }
 
 Result<std::shared_ptr<ShardDirectory>> FindCluster(const std::vector<std::string>& coordinators,
-                                                    const ChannelSecurity& security) {
+                                                    ReaderOptions& reader) {
+  if (reader.security.identity != nullptr) reader.session_tokens = std::make_shared<TokenBook>();
   ShardDirectoryOptions options;
   options.coordinators = coordinators;
-  options.security = security;
+  options.security = reader.security;
+  options.tokens = reader.session_tokens;
   return ShardDirectory::Connect(options);
 }
 

@@ -12,6 +12,7 @@
 #include "bench/token_source.h"
 #include "client/row_source.h"
 #include "client/shard_directory.h"
+#include "client/token_book.h"
 #include "engram/base/status.h"
 #include "engram/table/table_layout.h"
 
@@ -29,6 +30,8 @@ struct ReaderOptions {
   std::string zone;  // of this host, where a cluster is read
   // Own nodes may be on networks that are this machine's alone.
   ChannelSecurity security{.identity = nullptr, .insecure = true};
+  // Where a cluster under TLS is read: what its memory nodes are shown. FindCluster fills it.
+  std::shared_ptr<TokenBook> session_tokens = nullptr;
 };
 // A client of `nodes`, which own the slots in turn; each slot has its further replicas on the next
 // nodes. The first node is the nearest, where a row has a choice.
@@ -38,9 +41,10 @@ struct ReaderOptions {
     const std::vector<NodeContact>& nodes, const ReaderOptions& options,
     const std::shared_ptr<const TableLayout>& layout, const std::vector<int32_t>& compression);
 
-// The cluster of these coordinators, whatever model it serves. ERRORS: those of ShardDirectory.
+// The cluster of these coordinators, whatever model it serves; `reader` has its security and gets
+// its session tokens. ERRORS: those of ShardDirectory.
 [[nodiscard]] Result<std::shared_ptr<ShardDirectory>> FindCluster(
-    const std::vector<std::string>& coordinators, const ChannelSecurity& security);
+    const std::vector<std::string>& coordinators, ReaderOptions& reader);
 // A client of a cluster. `compression` as above; kInvalidArgument if its ids are not the model's.
 [[nodiscard]] Result<std::unique_ptr<RowSource>> ConnectToCluster(
     const std::shared_ptr<ShardDirectory>& directory, const ReaderOptions& options,

@@ -21,6 +21,7 @@ function(engram_program name)
   target_link_libraries(${name} PRIVATE engram_options ${ARG_DEPS})
 endfunction()
 
+if(ENGRAM_TESTS)
 include(GoogleTest)
 # What nearly every test includes, parsed once: half of a test's compile time.
 # (A program, as tests are: a library's code is compiled for another kind of position.)
@@ -33,6 +34,7 @@ target_compile_options(engram_test_precompiled PRIVATE ${engram_test_options})
 target_precompile_headers(engram_test_precompiled PRIVATE
   <algorithm> <chrono> <filesystem> <fstream> <functional> <map> <memory> <mutex> <optional> <random>
   <span> <string> <thread> <vector> <gmock/gmock.h> <gtest/gtest.h>)
+endif()
 
 # engram_test(NAME SOURCES ... [DEPS ...] [LABELS ...]): a GoogleTest program, one CTest test each
 # case; LABELS out of unit property sim fuzz integration security gpu rdma kubernetes (default unit).

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "coordinator/desired_nodes.h"
 #include "engram/metrics/family_writer.h"
 
 namespace engram {
@@ -21,6 +22,9 @@ void WriteNodes(const proto::GetStatusReply& status, FamilyWriter* out) {
         [](const Node& node) { return node.lost(); });
   gauge("engram_coordinator_nodes_draining", "Memory nodes that an operator empties, or emptied.",
         [](const Node& node) { return node.draining(); });
+  out->Gauge("engram_coordinator_desired_memory_nodes",
+             "Memory nodes recommended for what there is to hold; 0 = nothing is known.",
+             DesiredMemoryNodes(status));
 }
 
 void WriteVersions(const proto::GetStatusReply& status, FamilyWriter* out) {

@@ -15,6 +15,7 @@
 #include <openssl/x509_vfy.h>
 #include <openssl/x509v3.h>
 
+#include "engram/rpc/host_lookup.h"
 #include "engram/security/certificates.h"
 
 namespace engram {
@@ -163,7 +164,7 @@ awaitable<void> EtcdConnection::Exchange(std::string_view path, const std::strin
                                          MonotonicTime until, Reply* reply) {
   tcp().expires_at(until);
   if (!connected_) {
-    reply->failure = co_await Connect();
+    reply->failure = co_await Connect(until);
     if (!reply->failure.ok()) co_return;
     connected_ = true;
   }
@@ -174,17 +175,18 @@ awaitable<void> EtcdConnection::Exchange(std::string_view path, const std::strin
   }
 }
 
-awaitable<Status> EtcdConnection::Connect() {
-  tcp::resolver resolver(io_);
-  error_code error;
-  const auto found = co_await resolver.async_resolve(address_.host, std::to_string(address_.port),
-                                                     redirect_error(use_awaitable, error));
-  if (error) co_return Failed(error);
+awaitable<Status> EtcdConnection::Connect(MonotonicTime until) {
+  const auto found = co_await LookUpHost(io_.get_executor(), address_, until);
+  if (!found.has_value()) {
+    timed_out_ = found.error().code() == StatusCode::kDeadlineExceeded;
+    co_return Status(StatusCode::kUnavailable, found.error().message());
+  }
   if (options_.identity == nullptr && !options_.insecure) {
-    const Status refused = PlainRefused(options_.endpoint, found);
+    const Status refused = PlainRefused(options_.endpoint, *found);
     if (!refused.ok()) co_return refused;
   }
-  co_await tcp().async_connect(found, redirect_error(use_awaitable, error));
+  error_code error;
+  co_await tcp().async_connect(*found, redirect_error(use_awaitable, error));
   if (error) co_return Failed(error);
   SetConnectionOptions(tcp().socket());
   const Status shaken = co_await Handshake();
@@ -217,8 +219,9 @@ awaitable<Status> EtcdConnection::Handshake() {
   if (IsTlsError(error) && verified != X509_V_OK) {
     co_return Status(StatusCode::kUnavailable, VerifyFailure(verified, address_.host, hosts));
   }
-  // What an etcd without TLS does.
-  if (error == boost::asio::ssl::error::stream_truncated || error == boost::asio::error::eof) {
+  // What an etcd without TLS does; a reset where it had not read all that came.
+  if (error == boost::asio::ssl::error::stream_truncated || error == boost::asio::error::eof ||
+      error == boost::asio::error::connection_reset) {
     co_return Status(StatusCode::kUnavailable, kNoTls);
   }
   co_return Failed(error);

@@ -61,7 +61,7 @@ class EtcdConnection {
 
   boost::asio::awaitable<void> Exchange(std::string_view path, const std::string& body,
                                         MonotonicTime until, Reply* reply);
-  boost::asio::awaitable<Status> Connect();
+  boost::asio::awaitable<Status> Connect(MonotonicTime until);
   boost::asio::awaitable<Status> Handshake();
   template <typename Stream>
   boost::asio::awaitable<Status> Ask(Stream& stream, std::string_view path, const std::string& body,

@@ -45,7 +45,8 @@ void Describe(CLI::App& app, Flags& flags) {
   app.description(
       "Knows the memory nodes, places the slots of every table version on them, and tells clients\n"
       "where they are. Reads go on while it is down; changes wait for it.\n"
-      "One coordinator keeps its state in one SQLite file: copy that file and you have a backup.\n"
+      "One coordinator keeps its state in one SQLite file: stop it and copy that file, and you "
+      "have a backup.\n"
       "Several keep it in etcd, which also decides which of them leads: the others answer what "
       "they\n"
       "can, name the leader, and one of them takes over when it is lost.");

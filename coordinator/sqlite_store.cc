@@ -5,6 +5,8 @@
 
 #include <sqlite3.h>
 
+#include "coordinator/restored_state.h"
+
 namespace engram {
 namespace {
 
@@ -104,6 +106,25 @@ Result<uint64_t> SqliteStore::ReadTerm() {
   Statement read(db_, "SELECT term FROM term WHERE one = 1");
   if (!read.ok() || read.Step() != SQLITE_ROW) return Error(Failure("reading"));
   return read.Int(0);
+}
+
+Status SqliteStore::SkipGiven() {
+  const auto records = ReadAll();
+  if (!records.has_value()) return records.error();
+  const auto changed = SkipGivenNumbers(*records);
+  if (!changed.has_value()) return changed.error();
+  const Result<uint64_t> term = ReadTerm();
+  if (!term.has_value()) return term.error();
+  ENGRAM_RETURN_IF_ERROR(Execute("BEGIN IMMEDIATE"));
+  Status status = Write(*term, *changed);
+  if (status.ok()) {
+    Statement update(db_, "UPDATE term SET term = ?1 WHERE one = 1");
+    if (update.ok()) update.BindInt(1, *term + kRestoredTermsSkipped);
+    if (!update.ok() || update.Step() != SQLITE_DONE) status = Failure("writing");
+  }
+  if (status.ok()) status = Execute("COMMIT");
+  if (!status.ok()) sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);
+  return status;
 }
 
 Status SqliteStore::Campaign(std::string address, std::function<void()> on_change) {

@@ -19,6 +19,11 @@ class SqliteStore final : public MetadataStore {
   [[nodiscard]] static Result<std::unique_ptr<SqliteStore>> Open(const std::filesystem::path& file);
   ~SqliteStore() override;
 
+  // The file is a copy from earlier that was put in place: moves the term and the numbers in the
+  // records (coordinator/restored_state.h) past what may have been given since. Before Campaign.
+  // ERRORS: kIo, kCorrupt; nothing is changed then.
+  [[nodiscard]] Status SkipGiven();
+
   // The file is this process's alone: it leads at once, and again as soon as it has resigned.
   [[nodiscard]] Status Campaign(std::string address, std::function<void()> on_change) override;
   [[nodiscard]] Leadership leadership() const override;

@@ -55,6 +55,12 @@ void WarnOfOneCa(const std::string& etcd_certs, const std::string& certs) {
 void AddStoreFlags(CLI::App* app, StoreFlags* flags) {
   CLI::Option* state = app->add_option("--state", flags->state,
                                        "The SQLite file to keep state in; made when missing");
+  app->add_flag(
+         "--restored", flags->restored,
+         "The file of --state is a copy from earlier that was put in place: give out no term, "
+         "version or epoch that may have been given since. At this start only: not in a "
+         "service's flags")
+      ->needs(state);
   app->add_option("--store", flags->store,
                   "Where to keep state: https://HOST:PORT,HOST:PORT/PREFIX, an etcd under mutual "
                   "TLS with --etcd-certs; etcd://HOST:PORT,HOST:PORT/PREFIX, one without TLS, on "
@@ -83,7 +89,11 @@ Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
     if (!flags.etcd_certs.empty()) {
       return Error(Wrong("--etcd-certs is for --store https://..., and the state is in " + file));
     }
-    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<MetadataStore> store, SqliteStore::Open(file));
+    ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<SqliteStore> store, SqliteStore::Open(file));
+    if (flags.restored) {
+      ENGRAM_TRY(store->SkipGiven());
+      spdlog::info("{} is a copy: terms, versions and epochs go on far above it", file);
+    }
     return store;
   }
   if (flags.store.empty()) {

@@ -1,5 +1,5 @@
-// The flags that say where the coordinator keeps its state: --state, --store, --etcd-certs,
-// --leader-lease-s.
+// The flags that say where the coordinator keeps its state: --state, --restored, --store,
+// --etcd-certs, --leader-lease-s.
 #pragma once
 
 #include <memory>
@@ -15,6 +15,7 @@ namespace engram {
 
 struct StoreFlags {
   std::string state;       // SQLite file
+  bool restored = false;   // it is a copy from earlier: see SqliteStore::SkipGiven
   std::string store;       // see ParseEtcdAddress, or sqlite:FILE
   std::string etcd_certs;  // folder; empty: etcd is spoken to without TLS
   int leader_lease_s = 3;

@@ -8,6 +8,7 @@
 
 #include "engram/security/certificate_folder.h"
 #include "tools/certificates_text.h"
+#include "tools/certs_secrets_command.h"
 #include "tools/command.h"
 
 namespace engram {
@@ -342,7 +343,9 @@ void AddIssue(CLI::App& certs, CommandLine& line) {
       ->type_name("ROLE")
       ->required();
   command
-      ->add_option("--name", options->request.name, "The process's own; of a memory node, its --id")
+      ->add_option("--name", options->request.name,
+                   "The process's own; of a memory node, its --id, or a prefix of "
+                   "several and '*'")
       ->type_name("NAME")
       ->required();
   command
@@ -413,6 +416,7 @@ void AddCertsCommand(CLI::App& app, CommandLine& line) {
   AddIssue(*certs, line);
   AddRotate(*certs, line);
   AddShow(*certs, line);
+  AddCertsSecretsCommand(*certs, line);
 }
 
 }  // namespace engram

@@ -71,12 +71,14 @@ int RunEngramctl(std::vector<std::string> arguments) {
   AddCreateVersionCommand(app, line);
   AddStatusCommand(app, line);
   AddNodeCommands(app, line);
+  AddScaleInCommand(app, line);
   AddSlotsCommand(app, line);
   AddPlanCommand(app, line);
   AddVersionCommands(app, line);
   AddEventsCommand(app, line);
   AddCertsCommand(app, line);
   AddAuditCommand(app, line);
+  AddProbeCommand(app, line);
   AddLookupCommand(app, line);
   AddVerifyCommand(app, line);
 

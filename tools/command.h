@@ -29,12 +29,14 @@ void AddHashCommand(CLI::App& app, CommandLine& line);
 void AddTokenizeCommand(CLI::App& app, CommandLine& line);
 void AddStatusCommand(CLI::App& app, CommandLine& line);
 void AddCreateVersionCommand(CLI::App& app, CommandLine& line);
-void AddNodeCommands(CLI::App& app, CommandLine& line);     // nodes drain undrain remove-node
+void AddNodeCommands(CLI::App& app, CommandLine& line);  // nodes drain undrain remove-node
+void AddScaleInCommand(CLI::App& app, CommandLine& line);
 void AddVersionCommands(CLI::App& app, CommandLine& line);  // switch rollback drop-version
 void AddPlanCommand(CLI::App& app, CommandLine& line);
 void AddSlotsCommand(CLI::App& app, CommandLine& line);
 void AddEventsCommand(CLI::App& app, CommandLine& line);
 void AddAuditCommand(CLI::App& app, CommandLine& line);
+void AddProbeCommand(CLI::App& app, CommandLine& line);
 void AddCertsCommand(CLI::App& app, CommandLine& line);  // certs init issue rotate show
 void AddLookupCommand(CLI::App& app, CommandLine& line);
 void AddVerifyCommand(CLI::App& app, CommandLine& line);

@@ -27,6 +27,8 @@ struct Options {
   bool yes = false;
   bool wait = false;
   double wait_timeout_s = 3600;
+  bool first = false;
+  double register_timeout_s = 10;
 };
 
 const proto::VersionStatus* FindVersion(const proto::GetStatusReply& status, uint64_t version) {
@@ -126,6 +128,36 @@ Status Confirm(const CoordinatorOptions& coordinator, proto::CreateVersionReques
   return {StatusCode::kCancelled, "nothing was changed"};
 }
 
+// Nodes that have just started may not be registered yet, nor with --first a coordinator be there.
+// Version 0: --first, and there is one already.
+Result<proto::CreateVersionReply> CreateWhenRegistered(const Options& options,
+                                                       const CoordinatorOptions& coordinator,
+                                                       const proto::CreateVersionRequest& request) {
+  using Clock = std::chrono::steady_clock;
+  const auto registered_by =
+      Clock::now() +
+      std::chrono::milliseconds(static_cast<int64_t>(options.register_timeout_s * 1000));
+  const bool patient = (options.wait && options.expect_nodes > 0) || options.first;
+  while (true) {
+    Result<proto::CreateVersionReply> created = proto::CreateVersionReply();
+    if (options.first) {
+      // Asked again each time: an answer may have been lost.
+      const auto status = CallGetStatus(coordinator);
+      if (status.has_value() && !status->versions().empty()) return created;
+      created = status.has_value() ? CallCreateVersion(coordinator, request)
+                                   : Result<proto::CreateVersionReply>(Error(status.error()));
+    } else {
+      created = CallCreateVersion(coordinator, request);
+    }
+    if (created.has_value()) return created;
+    const StatusCode code = created.error().code();
+    const bool later = code == StatusCode::kFailedPrecondition ||
+                       (options.first && code == StatusCode::kUnavailable);
+    if (!patient || !later || Clock::now() >= registered_by) return created;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
 Status Run(const Options& options, bool json) {
   std::error_code error;
   const auto model_dir = std::filesystem::absolute(options.model_dir, error).lexically_normal();
@@ -138,16 +170,12 @@ Status Run(const Options& options, bool json) {
   coordinator.timeout_s = std::max(coordinator.timeout_s, kCreateTimeoutS);
   request.set_take_replica(options.take_replica);
   if (options.take_replica) ENGRAM_RETURN_IF_ERROR(Confirm(coordinator, request, options.yes));
-  auto created = CallCreateVersion(coordinator, request);
-  // Nodes that have just started may not be registered yet.
-  const auto registered_by = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (options.wait && options.expect_nodes > 0 && !created.has_value() &&
-         created.error().code() == StatusCode::kFailedPrecondition &&
-         std::chrono::steady_clock::now() < registered_by) {
-    std::this_thread::sleep_for(kPollInterval);
-    created = CallCreateVersion(coordinator, request);
-  }
+  auto created = CreateWhenRegistered(options, coordinator, request);
   if (!created.has_value()) return created.error();
+  if (created->version() == 0) {
+    if (json) return PrintJson({{"version", nullptr}});
+    return Print("there is a version already: nothing was made (--first)\n");
+  }
   if (!options.wait) {
     if (json) return PrintJson({{"version", created->version()}, {"ready", false}});
     return Print("version " + std::to_string(created->version()) +
@@ -186,9 +214,17 @@ void AddCreateVersionCommand(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
   command
       ->add_option("--expect-nodes", options->expect_nodes,
-                   "Fail if fewer memory nodes are registered (0 = any number); with --wait, if so "
-                   "after 10 s")
+                   "Fail if fewer memory nodes are registered (0 = any number); with --wait or "
+                   "--first, if so after --register-timeout-s")
       ->capture_default_str();
+  command
+      ->add_option("--register-timeout-s", options->register_timeout_s,
+                   "How long memory nodes may take to register")
+      ->check(CLI::Range(0.0, 1e7))
+      ->capture_default_str();
+  command->add_flag("--first", options->first,
+                    "Only if there is no version yet; waits for the coordinator too. For set-up "
+                    "that runs again");
   command->add_flag("--not-current", options->not_current,
                     "Do not serve it to clients that name no version");
   command->add_flag("--take-replica", options->take_replica,

@@ -13,6 +13,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "engram/rpc/frame_connection.h"
+#include "engram/rpc/host_lookup.h"
 #include "engram/rpc/host_port.h"
 
 namespace engram {
@@ -142,10 +143,9 @@ class RpcConnection final : public RpcClient {
 // life.
 class StepDeadline {
  public:
-  StepDeadline(const boost::asio::any_io_executor& executor, milliseconds timeout,
+  StepDeadline(const boost::asio::any_io_executor& executor, MonotonicTime until,
                std::function<void()> on_late)
-      : timer_(executor), step_(std::make_shared<Step>()) {
-    timer_.expires_after(timeout);
+      : timer_(executor, until), step_(std::make_shared<Step>()) {
     timer_.async_wait([step = step_, on_late = std::move(on_late)](const error_code& error) {
       if (error || step->ended) return;
       step->late = true;
@@ -192,20 +192,21 @@ awaitable<Result<std::shared_ptr<RpcClient>>> RpcClient::Connect(
     ChannelSecurity security, Role server_role) {
   const Result<HostPort> target = ParseHostPort(address);
   if (!target.has_value()) co_return Error(target.error());
+  const MonotonicTime until = SteadyClock().Now() + timeout;
+  const auto found = co_await LookUpHost(executor, *target, until);
+  if (!found.has_value()) {
+    co_return Error(found.error().WithContext("no connection to " + address));
+  }
   const auto socket = std::make_shared<tcp::socket>(executor);
-  const auto resolver = std::make_shared<tcp::resolver>(executor);
-  const auto stop = [socket, resolver] {
-    resolver->cancel();
+  const auto stop = [socket] {
     error_code ignored;
     socket->close(ignored);
   };
-  const StepDeadline deadline(executor, timeout, stop);
+  const StepDeadline deadline(executor, until, stop);
   error_code error;
-  const auto endpoints = co_await resolver->async_resolve(
-      target->host, std::to_string(target->port), redirect_error(use_awaitable, error));
-  for (bool again = !error; again;) {
-    const StepDeadline attempt(executor, kConnectAttempt, stop);
-    co_await boost::asio::async_connect(*socket, endpoints, redirect_error(use_awaitable, error));
+  for (bool again = true; again;) {
+    const StepDeadline attempt(executor, SteadyClock().Now() + kConnectAttempt, stop);
+    co_await boost::asio::async_connect(*socket, *found, redirect_error(use_awaitable, error));
     again = attempt.late() && !deadline.late();
   }
   if (deadline.late()) {

@@ -22,7 +22,7 @@ inline constexpr uint32_t kRpcFrameBytesMax = 64u << 20;
 // strand or a single-threaded io_context. Destroying the last reference closes the connection.
 class RpcClient : public std::enable_shared_from_this<RpcClient> {
  public:
-  // Resolves and connects, with a new attempt every 250 ms; `timeout` is for all of it.
+  // Looks the name up and connects, with a new attempt every 250 ms; `timeout` is for all of it.
   //   server_role  what the peer's certificate must say it is; its name is not looked at: pods and
   //                hosts come and go, and only the CA's owner makes certificates of that role
   // ERRORS: kUnavailable with address and reason, kDeadlineExceeded, kInvalidArgument (`address` is

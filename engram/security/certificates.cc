@@ -289,6 +289,10 @@ std::string RandomDigits() {
 
 Status CheckRequest(const CertificateRequest& request) {
   ENGRAM_RETURN_IF_ERROR(CheckCertificateName(request.name));
+  if (request.name.ends_with('*') && request.role != Role::kNode) {
+    return Status(StatusCode::kInvalidArgument,
+                  "'" + request.name + "' is a prefix, which only memory nodes have (role node)");
+  }
   ENGRAM_RETURN_IF_ERROR(CheckDays(request.days));
   if (request.hosts.size() > kCertificateHostsMax) {
     return Status(StatusCode::kInvalidArgument, "a certificate has at most " +
@@ -317,10 +321,11 @@ Status CheckIssuer(const Certificate& ca, const PrivateKey& ca_key, UnixTime now
 }  // namespace
 
 Status CheckCertificateName(std::string_view name) {
-  const bool allowed = std::all_of(name.begin(), name.end(), [](char c) {
+  const std::string_view letters = name.substr(0, name.size() - (name.ends_with('*') ? 1 : 0));
+  const bool allowed = std::all_of(letters.begin(), letters.end(), [](char c) {
     return IsLetterOrDigit(c) || c == '.' || c == '-' || c == '_';
   });
-  if (allowed && !name.empty() && name.size() <= kCertificateNameBytesMax && name[0] != '.' &&
+  if (allowed && !letters.empty() && name.size() <= kCertificateNameBytesMax && name[0] != '.' &&
       name[0] != '-' && name != "ca.crt" && name != "ca.key") {
     return Status();
   }
@@ -328,7 +333,7 @@ Status CheckCertificateName(std::string_view name) {
                 "'" + Printable(std::string(name)) + "' cannot be a certificate's name: 1 to " +
                     std::to_string(kCertificateNameBytesMax) +
                     " letters, digits, '.', '-' and '_', the first no '.' or '-', and not ca.crt "
-                    "or ca.key");
+                    "or ca.key; '*' only at the end, of memory nodes with one prefix");
 }
 
 Status CheckCertificateHost(std::string_view host) {

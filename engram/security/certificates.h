@@ -27,7 +27,8 @@ inline constexpr int kCertificateDaysMax = 36500;
 inline constexpr size_t kCertificateNameBytesMax = 64;
 inline constexpr size_t kCertificateHostsMax = 64;
 
-// A name is also a folder's: letters, digits, '.', '-' and '_', the first a letter, a digit or '_'.
+// A name is also a folder's: letters, digits, '.', '-' and '_', the first a letter, a digit or '_';
+// then '*' where it is a prefix of several memory nodes' names.
 // ERRORS: kInvalidArgument.
 [[nodiscard]] Status CheckCertificateName(std::string_view name);
 // An IP address, or a host name, whose first label may be "*". ERRORS: kInvalidArgument.
@@ -109,8 +110,8 @@ struct CertificateRequest {
   int days = kCertificateDays;
 };
 // For both ends of mutual TLS. It ends with the CA at the latest.
-// ERRORS: kInvalidArgument (name, hosts, days), kFailedPrecondition (the CA is not valid now, or
-// `ca_key` is not its key), kInternal.
+// ERRORS: kInvalidArgument (name, hosts, days; a prefix of another role than node),
+// kFailedPrecondition (the CA is not valid now, or `ca_key` is not its key), kInternal.
 [[nodiscard]] Result<Certificate> MakeCertificate(const Certificate& ca, const PrivateKey& ca_key,
                                                   const PrivateKey& key,
                                                   const CertificateRequest& request, UnixTime now);

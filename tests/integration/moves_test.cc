@@ -108,6 +108,36 @@ TEST_P(MovesTest, WithTwoReplicasAKilledNodeCostsNoReadAndIsReplaced) {
   EXPECT_EQ(removed.exit_status, 0) << removed.out << removed.err;
 }
 
+TEST_P(MovesTest, ScaleInDrainsTheLastNodesAndForgetsThem) {
+  StartCluster({.nodes = 4, .replicas = 2}, GetParam());
+  ASSERT_NE(client_, nullptr);
+  const CommandOutput refused = cluster_->Ctl({"scale-in", "--keep", "m=1", "--wait"});
+  EXPECT_EQ(refused.exit_status, 1);
+  EXPECT_NE(refused.err.find("nothing was drained"), std::string::npos) << refused.err;
+  EXPECT_FALSE(NodeStatus(3).value("draining", true));
+  // Cut short, then run again: as a hook that is.
+  const CommandOutput early =
+      cluster_->Ctl({"scale-in", "--keep", "m=3", "--wait", "--wait-timeout-s", "0.001"});
+  EXPECT_EQ(early.exit_status, 1);
+  EXPECT_NE(early.err.find("run this again"), std::string::npos) << early.err;
+  const CommandOutput drained =
+      cluster_->Ctl({"scale-in", "--keep", "m=3", "--wait", "--wait-timeout-s", "60", "--json"});
+  ASSERT_EQ(drained.exit_status, 0) << drained.err;
+  EXPECT_EQ(nlohmann::json::parse(drained.out)["drained"], nlohmann::json({"m3"}));
+  EXPECT_EQ(NodeStatus(3)["assigned_slots"], 0);
+  cluster_->node(3).Stop(SIGTERM);
+  const CommandOutput forgotten =
+      cluster_->Ctl({"scale-in", "--keep", "m=3", "--forget", "--wait-timeout-s", "30"});
+  EXPECT_EQ(forgotten.exit_status, 0) << forgotten.err;
+  EXPECT_EQ(cluster_->Ctl({"nodes"}).out.find("m3"), std::string::npos);
+  // One that was drained and stays takes slots again.
+  EXPECT_EQ(cluster_->Ctl({"drain", "m2"}).exit_status, 0);
+  const CommandOutput same = cluster_->Ctl({"scale-in", "--keep", "m=3", "--wait"});
+  EXPECT_EQ(same.exit_status, 0) << same.err;
+  EXPECT_FALSE(NodeStatus(2).value("draining", true));
+  ExpectNoFailedAndNoWrongRow();
+}
+
 TEST_P(MovesTest, ACoordinatorKilledWhileSlotsMoveGoesOnWithThem) {
   StartCluster({}, GetParam());
   ASSERT_NE(client_, nullptr);
@@ -148,6 +178,10 @@ TEST(EngramctlMovesTest, PlanSlotsVersionsAndEvents) {
   const CommandOutput created = cluster.Ctl(
       {"create-version", "--model", cluster.model_dir().string(), "--not-current", "--wait"});
   ASSERT_EQ(created.exit_status, 0) << created.err;
+  const CommandOutput first =
+      cluster.Ctl({"create-version", "--model", cluster.model_dir().string(), "--first", "--json"});
+  EXPECT_EQ(first.exit_status, 0) << first.err;
+  EXPECT_TRUE(nlohmann::json::parse(first.out)["version"].is_null()) << first.out;
   EXPECT_EQ(cluster.Ctl({"switch", "2"}).exit_status, 0);
   EXPECT_EQ(cluster.Ctl({"drop-version", "2"}).exit_status, 1);  // it is current
   EXPECT_EQ(cluster.Ctl({"rollback"}).exit_status, 0);

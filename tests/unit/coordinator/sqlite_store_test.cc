@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "coordinator/restored_state.h"
+#include "proto/state.pb.h"
 #include "tests/support/child_process.h"
 
 namespace engram {
@@ -28,6 +30,60 @@ TEST(SqliteStoreTest, RubbishAndMissingFoldersAreNamed) {
   auto missing = SqliteStore::Open(scratch.path() / "no" / "folder");
   ASSERT_FALSE(missing.has_value());
   EXPECT_NE(missing.error().message().find("--state"), std::string::npos);
+}
+
+TEST(SqliteStoreTest, ARestoredCopyGivesNoNumberAgain) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "state.sqlite";
+  proto::ClusterRecord cluster;
+  cluster.set_next_version(3);
+  cluster.set_current_version(2);
+  proto::VersionRecord version;
+  version.set_version(2);
+  version.set_epoch(7);
+  version.set_checkpoint_path("/models/v41");
+  {
+    auto store = SqliteStore::Open(file);
+    ASSERT_TRUE(store.has_value()) << store.error().ToString();
+    ASSERT_TRUE((*store)->Campaign("here", [] {}).ok());
+    ASSERT_TRUE((*store)
+                    ->Commit(1, {{"cluster", cluster.SerializeAsString()},
+                                 {"version/2", version.SerializeAsString()},
+                                 {"version/2/owners", std::string("as it was")}})
+                    .ok());
+  }
+  auto store = SqliteStore::Open(file);
+  ASSERT_TRUE(store.has_value()) << store.error().ToString();
+  ASSERT_TRUE((*store)->SkipGiven().ok());
+  ASSERT_TRUE((*store)->Campaign("here", [] {}).ok());
+  EXPECT_EQ((*store)->leadership().term, 1 + kRestoredTermsSkipped + 1);
+  const auto records = (*store)->ReadAll();
+  ASSERT_TRUE(records.has_value());
+  ASSERT_EQ(records->size(), 3u);
+  proto::ClusterRecord cluster_after;
+  ASSERT_TRUE(cluster_after.ParseFromString(*(*records)[0].value));
+  EXPECT_EQ(cluster_after.next_version(), 3 + kRestoredVersionsSkipped);
+  EXPECT_EQ(cluster_after.current_version(), 2u);
+  proto::VersionRecord version_after;
+  ASSERT_TRUE(version_after.ParseFromString(*(*records)[1].value));
+  EXPECT_EQ(version_after.epoch(), 7 + kRestoredEpochsSkipped);
+  EXPECT_EQ(version_after.version(), 2u);
+  EXPECT_EQ(version_after.checkpoint_path(), "/models/v41");
+  EXPECT_EQ((*records)[2].value, "as it was");
+}
+
+TEST(SqliteStoreTest, ARestoredCopyThatIsDamagedIsNamedAndLeftAsItIs) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "state.sqlite";
+  auto store = SqliteStore::Open(file);
+  ASSERT_TRUE(store.has_value()) << store.error().ToString();
+  ASSERT_TRUE((*store)->Campaign("here", [] {}).ok());
+  ASSERT_TRUE((*store)->Commit(1, {{"version/2", std::string("\xff\xff")}}).ok());
+  const Status damaged = (*store)->SkipGiven();
+  EXPECT_EQ(damaged.code(), StatusCode::kCorrupt);
+  EXPECT_NE(damaged.message().find("version/2"), std::string::npos);
+  ASSERT_TRUE((*store)->Campaign("here", [] {}).ok());
+  EXPECT_EQ((*store)->leadership().term, 2u);
 }
 
 }  // namespace

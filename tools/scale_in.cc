@@ -1,0 +1,86 @@
+#include "tools/scale_in.h"
+
+#include <algorithm>
+#include <charconv>
+#include <optional>
+
+namespace engram {
+namespace {
+
+bool Contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// All of `text`, which has no sign and no leading zero.
+std::optional<uint64_t> ParseNumber(std::string_view text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (text.empty() || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  if (text.size() > 1 && text[0] == '0') return std::nullopt;
+  return value;
+}
+
+std::optional<uint64_t> NumberOf(std::string_view id, std::string_view prefix) {
+  if (!id.starts_with(prefix)) return std::nullopt;
+  return ParseNumber(id.substr(prefix.size()));
+}
+
+}  // namespace
+
+Result<KeptNodes> ParseKeptNodes(std::string_view text) {
+  const size_t equals = text.rfind('=');
+  const auto count =
+      equals == std::string_view::npos ? std::nullopt : ParseNumber(text.substr(equals + 1));
+  if (!count.has_value() || equals == 0) {
+    return Error(StatusCode::kInvalidArgument, "--keep " + std::string(text) +
+                                                   ": give PREFIX=COUNT, such as "
+                                                   "engram-memory-=3");
+  }
+  return KeptNodes{std::string(text.substr(0, equals)), *count};
+}
+
+ScaleIn PlanScaleIn(const proto::GetStatusReply& status, const std::vector<KeptNodes>& kept,
+                    const std::vector<std::string>& keep_drained) {
+  ScaleIn result;
+  for (const auto& node : status.nodes()) {
+    for (const KeptNodes& nodes : kept) {
+      const auto number = NumberOf(node.id(), nodes.prefix);
+      if (!number.has_value()) continue;
+      if (*number >= nodes.count) {
+        result.leaving.push_back(node.id());
+      } else if (node.draining() && !Contains(keep_drained, node.id())) {
+        result.undrained.push_back(node.id());
+      }
+      break;
+    }
+  }
+  return result;
+}
+
+Status CheckScaleIn(const proto::GetStatusReply& status, const ScaleIn& scale_in,
+                    const proto::GetPlanReply& plan) {
+  if (scale_in.leaving.empty()) return {};
+  const auto stays = std::count_if(status.nodes().begin(), status.nodes().end(), [&](auto& node) {
+    const bool drained = node.draining() && !Contains(scale_in.undrained, node.id());
+    return node.up() && !drained && !Contains(scale_in.leaving, node.id());
+  });
+  for (const auto& version : status.versions()) {
+    if (stays >= version.replica_count()) continue;
+    return {StatusCode::kFailedPrecondition,
+            "version " + std::to_string(version.version()) + " has " +
+                std::to_string(version.replica_count()) +
+                " replicas of each slot, each on a node of its own, and " + std::to_string(stays) +
+                " nodes that take slots would be left: keep more nodes, or make a version with "
+                "fewer replicas first"};
+  }
+  for (const auto& version : plan.versions()) {
+    if (version.problem().empty()) continue;
+    return {StatusCode::kFailedPrecondition,
+            "without these nodes version " + std::to_string(version.version()) +
+                " has no place: " + version.problem() +
+                ". Keep more nodes, give them more memory, or drop a version first"};
+  }
+  return {};
+}
+
+}  // namespace engram
