@@ -12,7 +12,7 @@ namespace engram::bench {
 namespace {
 constexpr std::chrono::seconds kOpenPatience{60};
 // After a run, for what is in flight.
-constexpr std::chrono::seconds kDrainPatience{5};
+constexpr std::chrono::seconds kDrainPatience{30};
 constexpr size_t kRowLists = 1000;
 }  // namespace
 
