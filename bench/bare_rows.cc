@@ -81,7 +81,7 @@ class BareServerImpl final : public BareServer, private UcxMessageHandler {
     auto address = worker_->Address();
     if (!address.has_value()) return address.error();
     address_ = *std::move(address);
-    return worker_->Handle(kHello, kRequest, this);
+    return worker_->Handle(this);
   }
 
   void Loop() {
@@ -159,7 +159,7 @@ class BareGatherImpl final : public BareGather, private UcxMessageHandler {
     auto worker = UcxWorker::Create(*context_);
     if (!worker.has_value()) return worker.error();
     worker_ = *std::move(worker);
-    ENGRAM_RETURN_IF_ERROR(worker_->Handle(kReply, kReply, this));
+    ENGRAM_RETURN_IF_ERROR(worker_->Handle(this));
     auto endpoint = UcxEndpoint::Create(*worker_, worker_address);
     if (!endpoint.has_value()) return endpoint.error();
     endpoint_ = *std::move(endpoint);

@@ -104,7 +104,8 @@ void SendBadRequest(const Victim& victim, Dice& dice, RudePeer& peer) {
       return peer.Send(kRequest, BytesOf(dice.Bytes(dice.Below(200))), dice.Below(100));
     case 1:
       return peer.Send(
-          static_cast<GatherMessageId>(dice.OneIn(2) ? 2 + dice.Below(3) : dice.Below(32)),
+          static_cast<GatherMessageId>(dice.OneIn(2) ? 2 + dice.Below(3)
+                                                     : dice.Below(dice.OneIn(2) ? 32 : 1u << 16)),
           BytesOf(dice.Damaged(std::string(48, 'x'))), dice.Below(2000));
     case 2:
       header.session = dice.OneIn(2) ? header.session ^ (1ull << dice.Below(64)) : dice.Edge();

@@ -1,4 +1,5 @@
-// Bytes at the port that UCX listens on, which asks nobody who they are.
+// Bytes at the port that UCX listens on, which asks nobody who they are. From a host that has a
+// session (this one), or, "from elsewhere", from one that has none.
 #include <cstring>
 #include <thread>
 #include <utility>
@@ -12,6 +13,9 @@ namespace engram::test {
 namespace {
 
 using std::chrono::milliseconds;
+
+// Of loopback, and no interface's: nobody has a session from there.
+constexpr const char* kElsewhere = "127.0.0.2";
 
 std::vector<std::string> PortsOf(const Victim& victim) {
   std::vector<std::string> addresses;
@@ -28,6 +32,7 @@ void PortRubbish(const Victim& victim, const Order& order, Dice& dice, Tally& ta
   while (order.Goes(tally)) {
     Wire::Options options;
     options.patience = milliseconds(100);
+    options.source = dice.OneIn(2) ? kElsewhere : "";
     options.reset = dice.OneIn(2);
     const auto wire = Wire::Connect(ports[dice.Below(ports.size())], options);
     ++tally.messages;
@@ -44,6 +49,7 @@ void PortConnects(const Victim& victim, const Order& order, Dice& dice, Tally& t
   std::vector<std::unique_ptr<Wire>> held;
   while (order.Goes(tally)) {
     Wire::Options options;
+    options.source = dice.OneIn(2) ? kElsewhere : "";
     options.reset = dice.OneIn(2);
     held.push_back(Wire::Connect(ports[dice.Below(ports.size())], options));
     ++tally.messages;
@@ -80,7 +86,7 @@ std::vector<std::string> Recording(const Victim& victim, Tally& tally) {
       (*peer)->Send(GatherMessageId::kLeaseRequest,
                     (*peer)->GoodLease(static_cast<uint64_t>(i) + 1), 0);
     }
-    (void)(*peer)->Drive([&] { return (*peer)->statuses.size() >= 8; }, milliseconds(2000));
+    (void)(*peer)->Drive([] { return false; }, milliseconds(200));
     peer->reset();
     for (std::string& one : relay.said()) {
       if (!one.empty()) said.push_back(std::move(one));
@@ -90,7 +96,8 @@ std::vector<std::string> Recording(const Victim& victim, Tally& tally) {
 }
 
 // A right beginning, with any kind of rubbish after it.
-void PortReplay(const Victim& victim, const Order& order, Dice& dice, Tally& tally) {
+void Replay(const Victim& victim, const Order& order, Dice& dice, Tally& tally,
+            const std::string& source) {
   const auto ports = PortsOf(victim);
   if (ports.empty()) return tally.Answer("no such port");
   const auto recordings = Recording(victim, tally);
@@ -99,6 +106,7 @@ void PortReplay(const Victim& victim, const Order& order, Dice& dice, Tally& tal
   while (order.Goes(tally)) {
     Wire::Options options;
     options.patience = milliseconds(50);
+    options.source = source;
     options.reset = dice.OneIn(2);
     const auto wire = Wire::Connect(ports[dice.Below(ports.size())], options);
     ++tally.messages;
@@ -115,14 +123,23 @@ void PortReplay(const Victim& victim, const Order& order, Dice& dice, Tally& tal
   }
 }
 
+void PortReplay(const Victim& victim, const Order& order, Dice& dice, Tally& tally) {
+  Replay(victim, order, dice, tally, kElsewhere);
+}
+
+void PortReplayInside(const Victim& victim, const Order& order, Dice& dice, Tally& tally) {
+  Replay(victim, order, dice, tally, "");
+}
+
 }  // namespace
 
 std::vector<Attack> PortAttacks() {
   return {
       {"port-rubbish", "random bytes at UCX's own TCP port", 1, PortRubbish},
       {"port-connects", "connections to UCX's own TCP port that say nothing", 0.5, PortConnects},
-      {"port-replay", "what a reader's UCX said, cut off and damaged, at UCX's own TCP port", 1,
+      {"port-replay", "from elsewhere, what a reader's UCX said, cut off and damaged", 1,
        PortReplay},
+      {"inside-replay", "the same from a host that has a session", 1, PortReplayInside},
   };
 }
 

@@ -88,19 +88,21 @@ void RecordingRelay::Run() {
     int caller;
     int callee;
     size_t number;
+    bool answered = false;
   };
   std::vector<Pair> pairs;
   std::vector<char> bytes(64 << 10);
   // False: one side has gone.
-  const auto pass = [&](int from, int to, std::string* kept) {
+  const auto pass = [&](int from, int to, std::string* kept, bool* spoke) {
     const ssize_t came = ::recv(from, bytes.data(), bytes.size(), MSG_DONTWAIT);
     if (came < 0) return true;
     if (came == 0) return false;
+    if (spoke != nullptr) *spoke = true;
     if (kept != nullptr) {
       const std::lock_guard lock(mutex_);
       kept->append(bytes.data(), static_cast<size_t>(came));
     }
-    return ::send(to, bytes.data(), static_cast<size_t>(came), MSG_NOSIGNAL) == came;
+    return to < 0 || ::send(to, bytes.data(), static_cast<size_t>(came), MSG_NOSIGNAL) == came;
   };
   while (!stop_) {
     std::vector<pollfd> polls = {{listener_, POLLIN, 0}};
@@ -110,9 +112,9 @@ void RecordingRelay::Run() {
     }
     (void)::poll(polls.data(), polls.size(), 20);
     for (size_t i = pairs.size(); i-- > 0;) {
-      const Pair pair = pairs[i];
-      if (pass(pair.caller, pair.callee, &said_[pair.number]) &&
-          pass(pair.callee, pair.caller, nullptr)) {
+      Pair& pair = pairs[i];
+      if (pass(pair.caller, pair.answered ? -1 : pair.callee, &said_[pair.number], nullptr) &&
+          pass(pair.callee, pair.caller, nullptr, &pair.answered)) {
         continue;
       }
       ::close(pair.caller);

@@ -16,8 +16,9 @@ namespace engram::test {
 [[nodiscard]] std::vector<uint16_t> ListeningPorts(pid_t pid,
                                                    const std::vector<std::string>& known);
 
-// Takes connections at a port of its own, hands what comes to `port` of loopback and back, and
-// keeps what the callers said.
+// Takes connections at a port of its own and keeps what the callers say. What they say first goes
+// on to `port` of loopback, and the answer back: the rest goes nowhere. (UCX's endpoints tell each
+// other their addresses next, find that they have a relay between them, and end both processes.)
 class RecordingRelay {
  public:
   explicit RecordingRelay(uint16_t port);

@@ -35,6 +35,12 @@ std::unique_ptr<Wire> Wire::Connect(const std::string& address, const Options& o
     (void)::setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &options.receive_buffer_bytes,
                        sizeof(options.receive_buffer_bytes));
   }
+  if (!options.source.empty()) {
+    sockaddr_in from{};
+    from.sin_family = AF_INET;
+    if (::inet_pton(AF_INET, options.source.c_str(), &from.sin_addr) != 1) return nullptr;
+    if (::bind(fd, reinterpret_cast<const sockaddr*>(&from), sizeof(from)) != 0) return nullptr;
+  }
   if (::connect(fd, reinterpret_cast<const sockaddr*>(&where), sizeof(where)) != 0) return nullptr;
   if (options.tls && !wire->StartTls(options)) return nullptr;
   return wire;

@@ -19,6 +19,7 @@ class Wire {
  public:
   struct Options {
     std::chrono::milliseconds patience{5000};
+    std::string source;  // "127.0.0.2": the address it comes from; empty: as the system likes
     bool tls = false;
     // Shown and checked; null with tls: no certificate, and any is taken.
     std::shared_ptr<TlsIdentity> identity;

@@ -25,7 +25,7 @@ bool GatherThread::OnMessage(uint32_t id, const UcxMessage& message) {
       OnLeaseRequest(message);
       return false;
     default:
-      Refuse("a message that only nodes send");
+      Refuse("a message that readers do not send");
       return false;
   }
 }

@@ -2,29 +2,29 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <utility>
 
 #include <arpa/inet.h>
+#include <dlfcn.h>
 #include <fcntl.h>
-#include <ifaddrs.h>
-#include <linux/filter.h>
-#include <net/if.h>
 #include <netinet/in.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engram/base/tell_rate.h"
+#include "engram/transport/ucx/port_filter.h"
+
 namespace engram {
 namespace {
 
-// Offsets in the IP header, which a filter of a TCP socket reaches below its own data.
-constexpr uint32_t kNet = static_cast<uint32_t>(SKF_NET_OFF);
-constexpr uint32_t kSource4 = kNet + 12;
-constexpr uint32_t kSource6 = kNet + 8;
-constexpr uint32_t kAccept = 0xffffffff;
+// Connections turned away at one call: UCX makes no progress meanwhile, and comes back for more.
+constexpr int kTurnedAwayMax = 64;
+constexpr uint32_t kTurnedAwayToldPerSecond = 1;
 
 struct Listening {
   int fd = -1;
@@ -58,101 +58,142 @@ std::vector<Listening> ListeningSockets() {
   return found;
 }
 
-// Four words for an IPv6 address, one for IPv4; empty for anything else.
-std::vector<uint32_t> WordsOf(const std::string& host) {
-  in_addr v4{};
-  in6_addr v6{};
-  if (inet_pton(AF_INET, host.c_str(), &v4) == 1) return {ntohl(v4.s_addr)};
-  if (inet_pton(AF_INET6, host.c_str(), &v6) != 1) return {};
-  std::vector<uint32_t> words(4);
-  std::memcpy(words.data(), v6.s6_addr, 16);
-  for (uint32_t& word : words) word = ntohl(word);
-  return words;
+uint64_t InodeOf(int fd) {
+  struct stat status {};
+  return fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
-// An IPv4 peer of a socket for both reads as ::ffff:a.b.c.d; its packets are IPv4.
+std::string HostOf(const sockaddr_storage& address) {
+  char text[INET6_ADDRSTRLEN] = {};
+  if (address.ss_family == AF_INET) {
+    inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in&>(address).sin_addr, text, sizeof(text));
+  } else if (address.ss_family == AF_INET6) {
+    inet_ntop(AF_INET6, &reinterpret_cast<const sockaddr_in6&>(address).sin6_addr, text,
+              sizeof(text));
+  }
+  return text;
+}
+
+// As HostOf writes it; empty for what is no address. An IPv4 peer of a socket for both reads as
+// ::ffff:a.b.c.d; its packets are IPv4.
 std::string Plain(const std::string& host) {
   constexpr std::string_view kMapped = "::ffff:";
   const bool mapped = host.starts_with(kMapped) && host.find('.') != std::string::npos;
-  return mapped ? host.substr(kMapped.size()) : host.substr(0, host.find('%'));
-}
-
-sock_filter Load(uint16_t size, uint32_t at) {
-  return BPF_STMT(static_cast<uint16_t>(BPF_LD | size | BPF_ABS), at);
-}
-// Skips `unequal` instructions unless the last word loaded is `value`.
-sock_filter SkipUnless(uint32_t value, uint8_t unequal) {
-  return BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, unequal);
-}
-
-// Lets in what comes from these hosts. 2 instructions for an IPv4 host, 9 for an IPv6 one.
-std::vector<sock_filter> FilterOf(const std::map<std::string, uint32_t>& hosts) {
-  std::vector<sock_filter> v4;
-  std::vector<sock_filter> v6;
-  for (const auto& [host, times] : hosts) {
-    const std::vector<uint32_t> words = WordsOf(host);
-    if (words.size() == 1) {
-      v4.push_back(SkipUnless(words[0], 1));
-      v4.push_back(BPF_STMT(BPF_RET | BPF_K, kAccept));
-      continue;
-    }
-    for (uint32_t i = 0; i < 4; ++i) {
-      v6.push_back(Load(BPF_W, kSource6 + 4 * i));
-      v6.push_back(SkipUnless(words[i], static_cast<uint8_t>(2 * (3 - i) + 1)));
-    }
-    v6.push_back(BPF_STMT(BPF_RET | BPF_K, kAccept));
+  const std::string text = mapped ? host.substr(kMapped.size()) : host.substr(0, host.find('%'));
+  sockaddr_storage address{};
+  if (inet_pton(AF_INET, text.c_str(), &reinterpret_cast<sockaddr_in&>(address).sin_addr) == 1) {
+    address.ss_family = AF_INET;
+  } else if (inet_pton(AF_INET6, text.c_str(),
+                       &reinterpret_cast<sockaddr_in6&>(address).sin6_addr) == 1) {
+    address.ss_family = AF_INET6;
   }
-  std::vector<sock_filter> filter = {
-      Load(BPF_B, kNet),
-      BPF_STMT(BPF_ALU | BPF_RSH | BPF_K, 4),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 4, 0, 1),
-      // The other version's part may be longer than a conditional jump reaches.
-      BPF_STMT(BPF_JMP | BPF_JA, static_cast<uint32_t>(v6.size()) + 1),
+  return HostOf(address);
+}
+
+// Which of this process's listening sockets have a guard. Thread-safe.
+class GuardedSockets {
+ public:
+  static GuardedSockets& All() {
+    static auto* const all = new GuardedSockets;  // threads of UCX may outlive static objects
+    return *all;
+  }
+
+  void Add(int fd, uint64_t inode, PortGuard* guard) {
+    const std::lock_guard lock(mutex_);
+    guards_[fd] = {inode, guard};
+  }
+  void Remove(const PortGuard* guard) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(guards_, [guard](const auto& each) { return each.second.guard == guard; });
+  }
+  bool Has(int fd) {
+    const std::lock_guard lock(mutex_);
+    return Find(fd) != nullptr;
+  }
+  bool LetsIn(int fd, const std::string& host) {
+    const std::lock_guard lock(mutex_);
+    const PortGuard* const guard = Find(fd);
+    if (guard == nullptr || guard->LetsIn(host)) return true;
+    if (const auto left_out = rate_.Tell(std::chrono::steady_clock::now())) {
+      spdlog::warn(
+          "a connection from {} to UCX's own port was turned away: no session is of that "
+          "host ({} more were not told)",
+          host, *left_out);
+    }
+    return false;
+  }
+
+ private:
+  struct Guarded {
+    uint64_t inode = 0;  // the descriptor may be another socket's by now
+    PortGuard* guard = nullptr;
   };
-  filter.insert(filter.end(), v6.begin(), v6.end());
-  filter.push_back(BPF_STMT(BPF_RET | BPF_K, 0));
-  filter.push_back(Load(BPF_W, kSource4));
-  filter.insert(filter.end(), v4.begin(), v4.end());
-  filter.push_back(BPF_STMT(BPF_RET | BPF_K, 0));
-  return filter;
+
+  PortGuard* Find(int fd) {
+    const auto found = guards_.find(fd);
+    if (found == guards_.end() || InodeOf(fd) != found->second.inode) return nullptr;
+    return found->second.guard;
+  }
+
+  std::mutex mutex_;
+  std::map<int, Guarded> guards_;            // guarded by mutex_
+  TellRate rate_{kTurnedAwayToldPerSecond};  // guarded by mutex_
+};
+
+}  // namespace
+}  // namespace engram
+
+// In front of the C library's, for this whole process: the dynamic linker gives UCX the program's
+// own. (Not where this is part of a library that another program loads.)
+extern "C" int accept(int fd, sockaddr* address, socklen_t* size) {
+  using engram::GuardedSockets;
+  if (!GuardedSockets::All().Has(fd)) return accept4(fd, address, size, 0);
+  for (int i = 0; i < engram::kTurnedAwayMax; ++i) {
+    sockaddr_storage peer{};
+    socklen_t peer_size = sizeof(peer);
+    const int connection = accept4(fd, reinterpret_cast<sockaddr*>(&peer), &peer_size, 0);
+    // UCX stops listening for good at any error but this one, even if it has only run out of
+    // descriptors, or the peer has gone again.
+    if (connection < 0) break;
+    if (GuardedSockets::All().LetsIn(fd, engram::HostOf(peer))) {
+      if (address != nullptr && size != nullptr) {
+        std::memcpy(address, &peer, std::min(*size, peer_size));
+        *size = peer_size;
+      }
+      return connection;
+    }
+    const linger at_once{1, 0};
+    (void)setsockopt(connection, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    close(connection);
+  }
+  errno = EAGAIN;
+  return -1;
+}
+
+namespace engram {
+namespace {
+
+// Whether UCX's connections come through the function above.
+bool AcceptIsOurs() {
+  static const bool ours = dlsym(RTLD_DEFAULT, "accept") == reinterpret_cast<void*>(&::accept);
+  return ours;
 }
 
 }  // namespace
-
-std::vector<std::string> OwnHosts() {
-  std::vector<std::string> hosts;
-  ifaddrs* list = nullptr;
-  if (getifaddrs(&list) != 0) return hosts;
-  for (const ifaddrs* each = list; each != nullptr; each = each->ifa_next) {
-    if (each->ifa_addr == nullptr || (each->ifa_flags & IFF_UP) == 0) continue;
-    char text[INET6_ADDRSTRLEN] = {};
-    if (each->ifa_addr->sa_family == AF_INET) {
-      const auto* const address = reinterpret_cast<const sockaddr_in*>(each->ifa_addr);
-      inet_ntop(AF_INET, &address->sin_addr, text, sizeof(text));
-    } else if (each->ifa_addr->sa_family == AF_INET6) {
-      const auto* const address = reinterpret_cast<const sockaddr_in6*>(each->ifa_addr);
-      if (IN6_IS_ADDR_LINKLOCAL(&address->sin6_addr)) continue;
-      inet_ntop(AF_INET6, &address->sin6_addr, text, sizeof(text));
-    }
-    if (text[0] != '\0') hosts.emplace_back(text);
-  }
-  freeifaddrs(list);
-  std::sort(hosts.begin(), hosts.end());
-  hosts.erase(std::unique(hosts.begin(), hosts.end()), hosts.end());
-  return hosts;
-}
 
 PortGuard::PortGuard() {
   for (const Listening& socket : ListeningSockets()) listening_before_.insert(socket.inode);
 }
 
 PortGuard::~PortGuard() {
-  for (const int socket : sockets_) close(socket);
+  GuardedSockets::All().Remove(this);
+  for (const int socket : filtered_) close(socket);
 }
 
 void PortGuard::GiveUp(const Status& why) {
-  for (const int socket : sockets_) close(socket);
-  sockets_.clear();
+  for (const int socket : filtered_) close(socket);
+  filtered_.clear();
+  port_count_ = 0;
   static std::atomic<bool> told{false};
   if (told.exchange(true)) return;
   spdlog::warn(
@@ -169,18 +210,28 @@ void PortGuard::Guard(const std::string& worker_address) {
     std::memcpy(port.data(), &socket.port, sizeof(socket.port));
     if (listening_before_.contains(socket.inode)) continue;
     if (worker_address.find(port) == std::string::npos) continue;
+    ++port_count_;
+    if (AcceptIsOurs()) {
+      GuardedSockets::All().Add(socket.fd, socket.inode, this);
+      continue;
+    }
     const int own = fcntl(socket.fd, F_DUPFD_CLOEXEC, 0);
     if (own < 0) return GiveUp({StatusCode::kIo, "out of file descriptors"});
-    sockets_.push_back(own);
+    filtered_.push_back(own);
   }
   listening_before_.clear();
   const std::lock_guard lock(mutex_);
   if (Status status = Update(); !status.ok()) GiveUp(status);
 }
 
+bool PortGuard::LetsIn(const std::string& host) const {
+  const std::lock_guard lock(mutex_);
+  return admitted_.contains(Plain(host));
+}
+
 Status PortGuard::Admit(const std::string& host) {
   const std::string plain = Plain(host);
-  if (WordsOf(plain).empty()) {
+  if (plain.empty()) {
     return {StatusCode::kInvalidArgument, "'" + host + "' is not the address of a host"};
   }
   const std::lock_guard lock(mutex_);
@@ -206,18 +257,10 @@ void PortGuard::Expel(const std::string& host) {
 }
 
 Status PortGuard::Update() {
-  if (sockets_.empty()) return {};
-  std::vector<sock_filter> filter = FilterOf(admitted_);
-  if (filter.size() > BPF_MAXINSNS) {
-    return {StatusCode::kResourceExhausted, "the data port is open to too many hosts already"};
-  }
-  const sock_fprog program{static_cast<uint16_t>(filter.size()), filter.data()};
-  for (const int socket : sockets_) {
-    if (setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) != 0) {
-      return {StatusCode::kIo, std::string("SO_ATTACH_FILTER: ") + std::strerror(errno)};
-    }
-  }
-  return {};
+  if (filtered_.empty()) return {};
+  std::vector<std::string> hosts;
+  for (const auto& [host, times] : admitted_) hosts.push_back(host);
+  return AttachFilter(filtered_, hosts);
 }
 
 }  // namespace engram

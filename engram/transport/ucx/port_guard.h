@@ -1,9 +1,10 @@
 // Who may connect to the TCP ports that UCX opens by itself.
 //
 // UCX trusts whoever connects: it asks nobody who they are, and ends the process when what comes is
-// damaged in certain ways (docs/SECURITY.md). So the kernel is told to drop what comes to those
-// ports from other hosts than those of sessions (a classic BPF filter on the listening sockets).
-// Linux lets every process do that; a kernel that wants CAP_NET_ADMIN for it leaves the ports open.
+// damaged in certain ways (docs/SECURITY.md). So connections to those ports from other hosts than
+// those of sessions are turned away before UCX sees them: by an accept(2) of ours in our programs.
+// In libengram_client.so, which cannot put its accept before that of the program that loads it, by
+// a filter in the kernel, where that takes one (port_filter.h).
 #pragma once
 
 #include <cstdint>
@@ -20,14 +21,10 @@ namespace engram {
 // Of one peer; a host has a few interfaces.
 inline constexpr int kDataHostsMax = 32;
 
-// The addresses of this host's interfaces that are up, as text; without link-local ones.
-[[nodiscard]] std::vector<std::string> OwnHosts();
-
 // Thread-safe from Guard on.
 class PortGuard {
  public:
-  // Hosts at once; of IPv6, where a filter holds fewer, some 400.
-  static constexpr size_t kHostsMax = 1000;
+  static constexpr size_t kHostsMax = 1u << 16;  // at once; a filter holds fewer
 
   // Before the worker is made: remembers who listens in this process already.
   PortGuard();
@@ -37,22 +34,24 @@ class PortGuard {
 
   // The worker is made, and this is its address: from now on nobody may connect to its ports.
   // Connections that are there stay. A worker without TCP has no port to guard.
-  // Where the kernel does not take the filter the ports stay open to everybody, with a warning.
+  // Where only the kernel could and does not, the ports stay open to everybody, with a warning.
   void Guard(const std::string& worker_address);
-  [[nodiscard]] size_t port_count() const { return sockets_.size(); }  // guarded ones
+  [[nodiscard]] size_t port_count() const { return port_count_; }  // guarded ones
 
   // This host may connect from now on, until it was expelled as often as it was admitted.
-  // ERRORS: kInvalidArgument (no numeric address), kResourceExhausted (kHostsMax), kIo.
+  // ERRORS: kInvalidArgument (no numeric address), kResourceExhausted (too many), kIo.
   [[nodiscard]] Status Admit(const std::string& host);
   void Expel(const std::string& host);
+  [[nodiscard]] bool LetsIn(const std::string& host) const;
 
  private:
   Status Update();
   void GiveUp(const Status& why);
 
   std::set<uint64_t> listening_before_;  // inodes
-  std::vector<int> sockets_;             // owned duplicates of UCX's
-  std::mutex mutex_;
+  size_t port_count_ = 0;
+  std::vector<int> filtered_;  // owned duplicates of UCX's sockets; empty: `accept` looks
+  mutable std::mutex mutex_;
   std::map<std::string, uint32_t> admitted_;  // guarded by mutex_: how often
 };
 

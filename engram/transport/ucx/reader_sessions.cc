@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "engram/base/network_interfaces.h"
 #include "engram/transport/ucx/host_identity.h"
 #include "engram/transport/ucx/map_warmer.h"
 #include "engram/transport/ucx/ucx_row_reader.h"

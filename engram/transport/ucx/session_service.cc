@@ -14,6 +14,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <spdlog/spdlog.h>
 
+#include "engram/base/network_interfaces.h"
 #include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/host_identity.h"
 #include "engram/transport/ucx/ucx_context.h"

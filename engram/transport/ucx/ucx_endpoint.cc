@@ -34,7 +34,13 @@ Result<std::unique_ptr<UcxEndpoint>> UcxEndpoint::Create(UcxWorker& worker,
   const ucs_status_t status = ucp_ep_create(worker.handle(), &params, &endpoint->endpoint_);
   if (status != UCS_OK) {
     endpoint->endpoint_ = nullptr;
-    return Error(UcxStatus(status, "connecting to a peer's UCX worker"));
+    std::string doing = "connecting to a peer's UCX worker";
+    if (status == UCS_ERR_UNREACHABLE) {
+      doing +=
+          " (both need a transport in common: UCX_TLS, UCX_NET_DEVICES, and an interface with "
+          "a link when they started)";
+    }
+    return Error(UcxStatus(status, doing));
   }
   return endpoint;
 }

@@ -12,6 +12,8 @@
 #include <spdlog/spdlog.h>
 
 #include "engram/base/check.h"
+#include "engram/base/network_interfaces.h"
+#include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/gather_thread.h"
 #include "engram/transport/ucx/one_sided_check.h"
 #include "engram/transport/ucx/session_service.h"
@@ -23,6 +25,7 @@ namespace {
 
 constexpr uint32_t kGatherThreadsMax = 256;
 constexpr uint64_t kCheckBytes = 64 << 10;
+constexpr std::chrono::seconds kLinkPatience{10};  // carriers of containers come late on busy hosts
 // What two clients may have in flight: one alone gets half of the room.
 constexpr uint64_t kWaitingRowsMin = 2 * (kReadRowsMax + ReadQueue::kReadCost);
 // Rows of a decode step go at once: a rendezvous is one more round trip between threads that sleep,
@@ -115,6 +118,10 @@ class UcxRowServerImpl final : public UcxRowServer {
 
 Status UcxRowServerImpl::Start() {
   ENGRAM_RETURN_IF_ERROR(CheckOptions(options_));
+  const auto listen = ParseHostPort(options_.listen_address);
+  if (!listen.has_value()) return listen.error();
+  ENGRAM_RETURN_IF_ERROR(AwaitLink(
+      options_.advertised_host.empty() ? listen->host : options_.advertised_host, kLinkPatience));
   auto context = UcxContext::Create({.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP,
                                      .tls = options_.tls,
                                      .name = "engram-node"});

@@ -48,8 +48,8 @@ struct UcxRowServerOptions {
 
 class UcxRowServer : public RowServer {
  public:
-  // ERRORS: kInvalidArgument naming the option, kUnavailable (no such transport here), kIo (the
-  // port is taken).
+  // ERRORS: kInvalidArgument naming the option, kUnavailable (no such transport here, or no
+  // link at the host's interface for 10 s), kIo (the port is taken).
   [[nodiscard]] static Result<std::unique_ptr<UcxRowServer>> Create(
       const UcxRowServerOptions& options);
 

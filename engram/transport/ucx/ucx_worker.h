@@ -62,8 +62,9 @@ class UcxWorker {
   // What a peer creates its endpoint from.
   [[nodiscard]] Result<std::string> Address() const;
 
-  // `handler` gets messages `first_id`..`last_id`; it must outlive the worker's last Progress.
-  [[nodiscard]] Status Handle(uint32_t first_id, uint32_t last_id, UcxMessageHandler* handler);
+  // Once. `handler` gets every message; one of an id that no protocol has may come with another
+  // such id. It must outlive the worker's last Progress.
+  [[nodiscard]] Status Handle(UcxMessageHandler* handler);
 
   // True if anything happened.
   bool Progress();
@@ -88,10 +89,12 @@ class UcxWorker {
   [[nodiscard]] static ucp_request_param_t SendParam(UcxCompletion* done);
 
  private:
+  // What UCX hands back with a message.
   struct Registration {
-    UcxMessageHandler* handler;
-    uint32_t id;
+    UcxMessageHandler* handler = nullptr;
+    uint32_t id = 0;
   };
+  static constexpr uint32_t kOwnIds = 16;  // of protocols; those above all have the id kOwnIds
   static constexpr std::chrono::milliseconds kCloseMax{500};
 
   explicit UcxWorker(ucp_worker_h worker) : worker_(worker) {}
@@ -101,7 +104,7 @@ class UcxWorker {
 
   const ucp_worker_h worker_;  // owned
   int event_fd_ = -1;          // the worker's own
-  std::vector<std::unique_ptr<Registration>> registrations_;
+  std::array<Registration, kOwnIds + 1> registrations_;
   struct Closing {
     void* request;
     MonotonicTime give_up;
