@@ -39,8 +39,7 @@ Status RudePeer::Open(const NodeTarget& target, const Options& options) {
   auto worker = UcxWorker::Create(*context_);
   if (!worker.has_value()) return worker.error();
   worker_ = *std::move(worker);
-  ENGRAM_RETURN_IF_ERROR(
-      worker_->Handle(this));
+  ENGRAM_RETURN_IF_ERROR(worker_->Handle(this));
   std::string own = own_address();
   if (options.addressed != nullptr) own = options.addressed(std::move(own));
   auto client = Await(RpcClient::Connect(io_.get_executor(), target.address, kPatience,

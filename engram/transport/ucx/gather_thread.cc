@@ -65,8 +65,7 @@ Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_si
   if (!address.has_value()) return address.error();
   worker_address_ = *std::move(address);
   port_guard_.Guard(worker_address_);
-  ENGRAM_RETURN_IF_ERROR(
-      worker_->Handle(this));
+  ENGRAM_RETURN_IF_ERROR(worker_->Handle(this));
   ENGRAM_RETURN_IF_ERROR(wait_->Watch(worker_->event_fd()));
   if (one_sided == nullptr) return {};
   auto one_sided_worker = UcxWorker::Create(*one_sided);

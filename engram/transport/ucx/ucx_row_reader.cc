@@ -29,8 +29,7 @@ Status UcxRowReader::Prepare(const UcxContext& context) {
   auto address = worker_->Address();
   if (!address.has_value()) return address.error();
   port_guard_.Guard(*address);
-  ENGRAM_RETURN_IF_ERROR(
-      worker_->Handle(this));
+  ENGRAM_RETURN_IF_ERROR(worker_->Handle(this));
   ENGRAM_RETURN_IF_ERROR(wait_->Watch(worker_->event_fd()));
   if (one_sided_context_ != nullptr) {
     auto one_sided = UcxWorker::Create(*one_sided_context_);
