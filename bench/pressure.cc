@@ -17,6 +17,7 @@
 #include "bench/token_source.h"
 #include "bench/v41_shape.h"
 #include "engram/base/descriptor_limit.h"
+#include "engram/security/session_token.h"
 
 namespace engram::bench {
 namespace {
@@ -37,6 +38,7 @@ struct PressureOptions {
 
 constexpr uint32_t kFloodClients = 32;
 constexpr uint32_t kCrowdProcesses = 4;
+constexpr uint32_t kSessionsMax = 4096;  // of a node, unless it is told otherwise
 // Others run where the decode reader runs, and let it go first: as if on hosts of theirs.
 constexpr int kLoadNice = 15;
 
@@ -360,6 +362,53 @@ Status PressureRun::MeasureCrowd(Report* report) {
   return {};
 }
 
+// What a session's beginning, and each renewal, costs a node and a coordinator.
+Status MeasureTokens(const PressureOptions& options, Report* report) {
+  constexpr int kCalls = 2000;
+  const UnixSeconds now = UnixNow();
+  auto key = TokenKey::Make(now + std::chrono::hours(2));
+  if (!key.has_value()) return key.error();
+  TokenKeys keys;
+  keys.Add(*key, now);
+  const TokenClaims claims{"worker-17", TableVersion(1), "memory-3.pool:7100",
+                           now + std::chrono::hours(1)};
+  std::string token;
+  Status failed;
+  const auto cost = [&](auto call) {
+    std::vector<double> took;
+    for (int i = 0; i < options.repetitions; ++i) {
+      const auto began = std::chrono::steady_clock::now();
+      for (int n = 0; n < kCalls && failed.ok(); ++n) call();
+      const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - began;
+      took.push_back(passed.count() / kCalls);
+    }
+    return SpreadOf(took).median;
+  };
+  const double sign = cost([&] {
+    auto made = keys.Sign(claims, now);
+    if (made.has_value()) token = *std::move(made);
+    if (!made.has_value()) failed = made.error();
+  });
+  const double verify = cost([&] {
+    const auto read = keys.Verify(token, claims.client, claims.version, claims.node, now);
+    if (!read.has_value()) failed = read.error();
+  });
+  if (!failed.ok()) return failed;
+  // A session shows a second token before the first lapses, so two an hour at most.
+  const double share = verify * 2 * kSessionsMax / 3600;
+  Table table{.title = "A token",
+              .columns = {{"", ""},
+                          {"one", "s"},
+                          {"of a thread, " + std::to_string(kSessionsMax) + " sessions", ""}},
+              .rows = {{"signed by a coordinator", sign, std::nan("")},
+                       {"checked by a node", verify, share}}};
+  PrintTable(table);
+  report->AddTable(table);
+  report->AddResult("token_check_seconds", verify);
+  report->AddResult("token_checks_share", share);
+  return {};
+}
+
 Status Run(const PressureOptions& options) {
   Report report("pressure", options.seed, "What do readers feel when others push?");
   report.AddSetting("bytes", options.bytes);
@@ -376,6 +425,7 @@ Status Run(const PressureOptions& options) {
   if (options.greedy > 0) ENGRAM_RETURN_IF_ERROR(run.MeasureFairness(&report));
   if (options.overload > 0) ENGRAM_RETURN_IF_ERROR(run.MeasureOverload(&report));
   if (options.crowd > 0) ENGRAM_RETURN_IF_ERROR(run.MeasureCrowd(&report));
+  ENGRAM_RETURN_IF_ERROR(MeasureTokens(options, &report));
   return report.Write(options.json_file);
 }
 
@@ -389,7 +439,7 @@ void AddPressureCommand(CLI::App& app, Status& outcome) {
       "TCP, on processor 0; everything else runs on the others) and measures a decode reader "
       "beside\n"
       "greedy ones, with reads answered by turns and as they come; what a node answers when it is\n"
-      "asked for several times what it can; and what a thousand clients cost.");
+      "asked for several times what it can; what a thousand clients cost, and a token.");
   sub->add_option("--bytes", options->bytes, "Bytes of the tables of each node")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
