@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engram/base/network_interfaces.h"
 #include "engram/base/tell_rate.h"
 #include "engram/transport/ucx/port_filter.h"
 
@@ -180,6 +181,16 @@ bool AcceptIsOurs() {
 }
 
 }  // namespace
+
+std::vector<std::string> DataHosts() {
+  std::vector<std::string> hosts = OwnHosts();
+  if (hosts.size() > kDataHostsMax) {
+    spdlog::warn("this host has {} addresses: peers are told the first {}", hosts.size(),
+                 kDataHostsMax);
+    hosts.resize(kDataHostsMax);
+  }
+  return hosts;
+}
 
 PortGuard::PortGuard() {
   for (const Listening& socket : ListeningSockets()) listening_before_.insert(socket.inode);

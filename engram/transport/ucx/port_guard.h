@@ -18,8 +18,11 @@
 
 namespace engram {
 
-// Of one peer; a host has a few interfaces.
-inline constexpr int kDataHostsMax = 32;
+// Of one peer; most hosts have a few addresses.
+inline constexpr int kDataHostsMax = 256;
+
+// The addresses that connections of this process may come from, as it tells its peers.
+[[nodiscard]] std::vector<std::string> DataHosts();
 
 // Thread-safe from Guard on.
 class PortGuard {

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "engram/base/network_interfaces.h"
 #include "engram/transport/ucx/host_identity.h"
 #include "engram/transport/ucx/map_warmer.h"
 #include "engram/transport/ucx/ucx_row_reader.h"
@@ -52,7 +51,7 @@ SessionId UcxRowReader::Open(const NodeTarget& target) {
   link.request.set_host_identity(HostIdentity());
   link.request.set_tcp_segment(tcp_segment_);
   link.request.set_protocol(kDataProtocol);
-  for (std::string& host : OwnHosts()) link.request.add_data_hosts(std::move(host));
+  for (std::string& host : DataHosts()) link.request.add_data_hosts(std::move(host));
   ReaderSession& opened = *session;
   sessions_.emplace(id, std::move(session));
   if (target.row_stride == 0 || target.slot_shift >= 32) {

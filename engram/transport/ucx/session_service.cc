@@ -14,7 +14,6 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <spdlog/spdlog.h>
 
-#include "engram/base/network_interfaces.h"
 #include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/host_identity.h"
 #include "engram/transport/ucx/ucx_context.h"
@@ -258,7 +257,7 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
   reply.set_one_sided_address(threads_.front()->one_sided_address());
   reply.set_ways_off(options_.ways_off);
   reply.set_lapses_in_ms(MillisecondsLeft(*lapses));
-  for (std::string& host : OwnHosts()) reply.add_data_hosts(std::move(host));
+  for (std::string& host : DataHosts()) reply.add_data_hosts(std::move(host));
   co_return reply.SerializeAsString();
 }
 
