@@ -79,6 +79,9 @@ void SetUcxDefaults() {
         // Else UCX waits in connect(2), on the thread that serves or reads, for minutes where the
         // peer's host is cut off; and asserts where it ends within the call (1.13.1).
         {"UCX_TCP_CONN_NB", "y"},
+        // UCX takes so many sockets with news at once, and asserts where the news of one closes
+        // another of them (1.13.1, uct_tcp_iface_handle_events): one at a time.
+        {"UCX_TCP_MAX_POLL", "1"},
     };
     for (const auto& [name, value] : kDefaults) ::setenv(name, value, /*overwrite=*/0);
     // UCX reads this one when it is loaded, before any code of ours.
