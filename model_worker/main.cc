@@ -30,6 +30,7 @@ void AddGenerate(CLI::App* app, GenerateOptions* options, Command* command) {
       "generate", "Generate text for the prompts of a file, then print the figures of the run");
   AddModelFlags(sub, &options->worker);
   AddRowFlags(sub, &options->worker, /*choice=*/true);
+  AddRankFlags(sub, &options->worker);
   AddPromptFlags(sub, &options->prompts_file, &options->tokens_max, &options->json_file);
   AddSamplingFlags(sub, &options->sampling);
   sub->add_flag("--ignore-stop", options->ignore_stop,
@@ -55,6 +56,7 @@ void AddCompare(CLI::App* app, CompareCommandOptions* options, Command* command)
       "cache unless --cache-bytes says so: the prompts repeat, so it would answer everything.");
   AddModelFlags(sub, &options->worker);
   AddRowFlags(sub, &options->worker, /*choice=*/false);
+  AddRankFlags(sub, &options->worker);
   AddPromptFlags(sub, &options->prompts_file, &options->tokens_max, &options->json_file);
   AddSamplingFlags(sub, &options->sampling);
   sub->add_option("--pairs", options->pairs, "Pairs of a remote and an in-process run")
@@ -72,6 +74,7 @@ void AddServe(CLI::App* app, ServeOptions* options, Command* command) {
       "serve", "Serve POST /v1/completions (OpenAI's shape, with streaming) over HTTP");
   AddModelFlags(sub, &options->worker);
   AddRowFlags(sub, &options->worker, /*choice=*/true);
+  AddRankFlags(sub, &options->worker);
   sub->add_option("--listen", options->listen, "host:port of the API; port 0 = any free one")
       ->capture_default_str();
   sub->add_option("--queue", options->queue_requests_max,
@@ -97,6 +100,11 @@ int Main(int argc, char** argv) {
       "Writes text with a Transformer of the Qwen3 family whose Engram tables are on memory "
       "nodes. The rows of each step are read ahead of the layer that needs them.");
   app.require_subcommand(1);
+  app.footer(
+      "Several processes share one model (tensor parallelism) where mpirun starts them; rank 0 "
+      "listens, prints and reports:\n"
+      "  mpirun -np 2 --bind-to none engram-model-worker serve --model DIR --coordinator "
+      "HOST:PORT");
   Command command;
   GenerateOptions generate;
   CompareCommandOptions compare;
@@ -110,7 +118,10 @@ int Main(int argc, char** argv) {
   if (status.ok()) status = command();
   if (status.ok()) return 0;
   std::fflush(stdout);
-  std::fprintf(stderr, "engram-model-worker: %s\n", status.ToString().c_str());
+  // Of ranks one says it (RankGroup::Agree).
+  if (!status.message().empty()) {
+    std::fprintf(stderr, "engram-model-worker: %s\n", status.ToString().c_str());
+  }
   return 1;
 }
 

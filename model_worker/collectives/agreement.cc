@@ -26,7 +26,8 @@ Status GatherValues(Collective* collective, const T& mine, std::vector<T>* all) 
 
 }  // namespace
 
-Status TellFailure(Collective* collective, std::span<const StatusCode> codes, const Status& mine) {
+Status TellFailure(Collective* collective, std::span<const StatusCode> codes, const Status& mine,
+                   Status* failure) {
   const auto first =
       std::find_if(codes.begin(), codes.end(), [](StatusCode c) { return c != StatusCode::kOk; });
   ENGRAM_CHECK(first != codes.end());
@@ -40,8 +41,10 @@ Status TellFailure(Collective* collective, std::span<const StatusCode> codes, co
   blocks[failed] = message;
   ENGRAM_RETURN_IF_ERROR(collective->AllGather(blocks));
   const auto* text = reinterpret_cast<const char*>(message.data());
-  return {*first, "rank " + std::to_string(failed) + " of " + std::to_string(codes.size()) + ": " +
-                      std::string(text, ::strnlen(text, message.size()))};
+  *failure =
+      Status(*first, "rank " + std::to_string(failed) + " of " + std::to_string(codes.size()) +
+                         ": " + std::string(text, ::strnlen(text, message.size())));
+  return {};
 }
 
 Status AgreeOn(Collective* collective, const Status& mine) {
@@ -50,7 +53,9 @@ Status AgreeOn(Collective* collective, const Status& mine) {
   ENGRAM_RETURN_IF_ERROR(GatherValues(collective, mine.code(), &codes));
   const bool all_ok =
       std::all_of(codes.begin(), codes.end(), [](StatusCode c) { return c == StatusCode::kOk; });
-  return all_ok ? Status() : TellFailure(collective, codes, mine);
+  Status failure;
+  if (!all_ok) ENGRAM_RETURN_IF_ERROR(TellFailure(collective, codes, mine, &failure));
+  return failure;
 }
 
 Status AgreeOnSame(Collective* collective, std::string_view text) {

@@ -1,6 +1,7 @@
 // What all ranks must hear of before any of them goes on.
 #pragma once
 
+#include <span>
 #include <string_view>
 
 #include "engram/base/status.h"
@@ -13,10 +14,11 @@ namespace engram {
 // ERRORS besides: the collective's.
 [[nodiscard]] Status AgreeOn(Collective* collective, const Status& mine);
 
-// The same where how all fared is known already.
+// The same where how all fared is known already; *failure is the first rank's error.
 //   codes  [ranks] in the order of ranks, at least one of them not kOk
+// ERRORS: the collective's.
 [[nodiscard]] Status TellFailure(Collective* collective, std::span<const StatusCode> codes,
-                                 const Status& mine);
+                                 const Status& mine, Status* failure);
 
 // kInvalidArgument on every rank where `text` (all that must be alike) is not the same on all.
 [[nodiscard]] Status AgreeOnSame(Collective* collective, std::string_view text);

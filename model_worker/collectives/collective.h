@@ -37,8 +37,6 @@ class Collective {
 
   [[nodiscard]] virtual uint32_t rank() const = 0;
   [[nodiscard]] virtual uint32_t rank_count() const = 0;
-  // This rank's place among those on the same host, which share its cores and GPUs.
-  [[nodiscard]] virtual uint32_t host_rank() const = 0;
 
   // Adds the values of all ranks, place by place, in place. The order of the sum is fixed: first
   // ranks 2i and 2i + 1, then those sums in pairs, and so on, so that every rank has the same bits,

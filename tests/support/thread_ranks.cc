@@ -54,7 +54,6 @@ class ThreadCollective final : public Collective {
 
   [[nodiscard]] uint32_t rank() const override { return rank_; }
   [[nodiscard]] uint32_t rank_count() const override { return count_; }
-  [[nodiscard]] uint32_t host_rank() const override { return rank_; }
 
   [[nodiscard]] Status AllReduce(std::span<float> values) override {
     meeting_->posted[rank_] = std::as_bytes(values);
