@@ -3,6 +3,7 @@
 #include "model_worker/tensor_part.h"
 
 #include <cstring>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -123,6 +124,7 @@ struct Case {
   const char* name;
   TinyModelShape shape;
 };
+void PrintTo(const Case& of, std::ostream* out) { *out << of.name; }
 
 std::vector<Case> Cases() {
   TinyModelShape v41;
