@@ -118,7 +118,7 @@ int Main(int argc, char** argv) {
   if (status.ok()) status = command();
   if (status.ok()) return 0;
   std::fflush(stdout);
-  // Of ranks one says it (RankGroup::Agree).
+  // Of several ranks one has said it (RankGroup::Agree).
   if (!status.message().empty()) {
     std::fprintf(stderr, "engram-model-worker: %s\n", status.ToString().c_str());
   }

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <string>
 #include <utility>
 
@@ -71,14 +72,19 @@ TensorPart RankGroup::part() const {
   return {collective_->rank(), collective_->rank_count()};
 }
 
-Status RankGroup::Agree(const Status& mine) const {
-  Status all = AgreeOn(collective_.get(), mine);
-  return follows() && !all.ok() ? Status(all.code(), "") : all;
-}
+Status RankGroup::Agree(const Status& mine) const { return Told(AgreeOn(collective_.get(), mine)); }
 
 Status RankGroup::AgreeOnSettings(std::string_view settings) const {
-  Status same = AgreeOnSame(collective_.get(), settings);
-  return follows() && !same.ok() ? Status(same.code(), "") : same;
+  return Told(AgreeOnSame(collective_.get(), settings));
+}
+
+Status RankGroup::Told(const Status& status) const {
+  if (collective_ == nullptr || status.ok()) return status;
+  if (!follows()) {
+    std::fprintf(stderr, "engram-model-worker: %s\n", status.ToString().c_str());
+    std::fflush(stderr);
+  }
+  return {status.code(), ""};
 }
 
 std::unique_ptr<RankLeader> RankGroup::Lead(const WorkerOptions& options, Backend* backend,

@@ -32,8 +32,8 @@ class RankGroup {
   // Has no engine: it follows rank 0's.
   [[nodiscard]] bool follows() const { return part().rank != 0; }
 
-  // The first rank's error, on all; ok where none has one. Where rank 0 prints it, others get one
-  // without words.
+  // The first rank's error, on all; ok where none has one. Of several ranks, rank 0 prints it here,
+  // and what all get is without words: mpirun ends rank 0 as soon as another has exited with it.
   [[nodiscard]] Status Agree(const Status& mine) const;
   // kInvalidArgument where `settings` are not the same on all ranks.
   [[nodiscard]] Status AgreeOnSettings(std::string_view settings) const;
@@ -48,6 +48,8 @@ class RankGroup {
 
  private:
   RankGroup() = default;
+  [[nodiscard]] Status Told(const Status& status) const;
+
   std::unique_ptr<Collective> collective_;
   HostShare host_;
 };
