@@ -17,7 +17,7 @@ inline void CheckStepOutcome(Collective* collective, const Status& outcome,
       outcome.code() == StatusCode::kResourceExhausted || outcome == rows_failure) {
     return;
   }
-  collective->Abort(outcome.WithContext("a step failed on this rank alone"));
+  collective->Abort(outcome.WithContext("in the middle of a step"));
 }
 
 }  // namespace engram

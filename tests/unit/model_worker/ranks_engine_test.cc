@@ -179,7 +179,7 @@ TEST(RanksEngineDeathTest, AStepThatFailsOnOneRankAloneEndsThem) {
                      };
                    },
                    [](const Rank&, const auto&, const auto&) {}),
-               "rank 1: INTERNAL: a step failed on this rank alone: oneDNN failed");
+               "rank 1: INTERNAL: in the middle of a step: oneDNN failed");
 }
 
 }  // namespace
