@@ -118,6 +118,8 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
   if (options.backend == ComputeOn::kCuda) {
     CudaBackendOptions cuda;
     cuda.limits = limits;
+    cuda.device = static_cast<int32_t>(ranks.host().rank);
+    cuda.collective = ranks.collective();
     return CreateCudaBackend(model->config, std::move(weights), cuda);
   }
   CpuBackendOptions cpu;

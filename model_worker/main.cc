@@ -94,6 +94,28 @@ void AddServe(CLI::App* app, ServeOptions* options, Command* command) {
   sub->callback([=] { *command = [=] { return RunServe(*options); }; });
 }
 
+void AddMeasureFetch(CLI::App* app, MeasureFetchOptions* options, Command* command) {
+  // New tokens every time: a cache would only hold some by chance.
+  options->worker.cache_bytes = 0;
+  options->worker.row_deadline_ms = 10000;
+  CLI::App* sub = app->add_subcommand(
+      "measure-fetch",
+      "Under mpirun: measure from which batch size on ranks should read rows together on this "
+      "machine (--fetch-rows), with batches of 1, 2, 4, ... --step-tokens random tokens");
+  AddModelFlags(sub, &options->worker);
+  AddRowFlags(sub, &options->worker, /*choice=*/true);
+  AddRankFlags(sub, &options->worker);
+  sub->add_option("--pairs", options->pairs, "Batches of each size, each way")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 100000u));
+  sub->add_option("--json", options->json_file, "Write the report here as JSON");
+  sub->footer(
+      "Example:\n"
+      "  mpirun -np 2 --bind-to none engram-model-worker measure-fetch --model DIR --coordinator "
+      "127.0.0.1:7000");
+  sub->callback([=] { *command = [=] { return RunMeasureFetch(*options); }; });
+}
+
 int Main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("model-worker"));
   CLI::App app(
@@ -109,9 +131,11 @@ int Main(int argc, char** argv) {
   GenerateOptions generate;
   CompareCommandOptions compare;
   ServeOptions serve;
+  MeasureFetchOptions measure_fetch;
   AddGenerate(&app, &generate, &command);
   AddCompare(&app, &compare, &command);
   AddServe(&app, &serve, &command);
+  AddMeasureFetch(&app, &measure_fetch, &command);
   CLI11_PARSE(app, argc, argv);
   Status status = DropPrivileges();
   if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
