@@ -89,9 +89,9 @@ Result<std::unique_ptr<DeviceRanks>> DeviceRanks::Join(Collective* collective) {
   ENGRAM_TRY(collective->AllGather(blocks));
   ncclComm_t ranks = nullptr;
   const Status joined =
-      FromNccl(ncclCommInitRank(&ranks, static_cast<int>(collective->rank_count()), id,
-                                static_cast<int>(collective->rank())),
-               "joining the ranks");
+      nccl->Check(nccl->comm_init_rank(&ranks, static_cast<int>(collective->rank_count()), id,
+                                       static_cast<int>(collective->rank())),
+                  "joining the ranks");
   ENGRAM_TRY(AgreeOn(collective, joined));
   return std::make_unique<NcclRanks>(*nccl, ranks);
 }

@@ -27,7 +27,7 @@ struct FetchOptions {
   FetchWay way = FetchWay::kAuto;
   // kAuto: rows of a batch (tokens * columns * layers) from which on it is read together. Where the
   // two met when this was measured (docs/BENCHMARKS.md, "Ranks").
-  uint64_t cooperative_rows_min = 768;
+  uint64_t cooperative_rows_min = 3072;
 };
 
 // Gives an engine a backend and row sources that look like one rank's. Followers (ranks/follower.h)
