@@ -114,6 +114,7 @@ Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& mode
   rows.staging_buffers = options.staging_buffers;
   rows.staging_observer = options.staging_observer;
   rows.io_threads = options.io_threads;
+  rows.stripe = options.stripe;
   rows.spin = options.spin;
   rows.cache_bytes = options.cache_bytes;
   rows.zone = options.zone;

@@ -30,6 +30,7 @@ struct ConnectOptions {
   std::string tls = "auto";       // "auto", "tcp", "shm", or a UCX_TLS list
   std::string one_sided = "off";  // "off", "rdma", "shm" (UcxTransportOptions)
   uint32_t io_threads = 1;
+  ColumnStripe stripe;  // of striped batches (BatchOptions)
   // An I/O thread without work, and a caller of Await, look for some this long before they sleep.
   std::chrono::microseconds spin{};
   size_t cache_bytes = 0;  // of hot rows; 0 = none

@@ -18,9 +18,10 @@ namespace {
 class LocalFiller final : public RowFiller {
  public:
   LocalFiller(const LocalTables* tables, const NgramHasher* hasher, StagingRing* ring,
-              uint32_t part, uint32_t part_count)
+              const ColumnStripe& stripe, uint32_t part, uint32_t part_count)
       : tables_(tables),
         ring_(ring),
+        stripe_(stripe),
         part_(part),
         part_count_(part_count),
         hasher_(hasher),
@@ -83,7 +84,10 @@ class LocalFiller final : public RowFiller {
     const auto columns = static_cast<uint32_t>(layout.column_count());
     std::byte* out = buffer.rows(layer_index);
     uint64_t rows = 0;
-    for (uint32_t column = part_; column < columns; column += part_count_) {
+    const ColumnStripe stripe = buffer.striped ? stripe_ : ColumnStripe();
+    const uint32_t stride = stripe.count * part_count_;
+    for (uint32_t column = stripe.index + stripe.count * part_; column < columns;
+         column += stride) {
       const auto c = static_cast<int32_t>(column);
       const uint32_t* buckets = buckets_.get() + size_t{column} * buffer.token_count;
       const std::byte* first = table + layout.column(layer_index, c).row_offset * row_bytes;
@@ -107,6 +111,7 @@ class LocalFiller final : public RowFiller {
 
   const LocalTables* tables_;
   StagingRing* ring_;
+  const ColumnStripe stripe_;
   const uint32_t part_;
   const uint32_t part_count_;
   const NgramHasher* hasher_;
@@ -148,12 +153,13 @@ Result<std::unique_ptr<RowSource>> CreateLocalRows(const LocalRowsOptions& optio
   TicketedRows::Parts parts;
   ENGRAM_ASSIGN_OR_RETURN(parts.ring, StagingRing::Create(ring));
   for (uint32_t part = 0; part < threads; ++part) {
-    parts.fillers.push_back(
-        std::make_unique<LocalFiller>(tables.get(), hasher.get(), parts.ring.get(), part, threads));
+    parts.fillers.push_back(std::make_unique<LocalFiller>(
+        tables.get(), hasher.get(), parts.ring.get(), options.stripe, part, threads));
   }
   parts.layout = tables->shared_layout();
   parts.hasher = std::move(hasher);
   parts.spin = options.spin;
+  parts.stripe = options.stripe;
   parts.keep_alive = {std::move(tables)};
   return std::make_unique<TicketedRows>(std::move(parts));
 }

@@ -15,7 +15,8 @@ struct LocalRowsOptions {
   uint32_t batch_tokens_max = 1024;
   uint32_t staging_buffers = 4;
   uint32_t io_threads = 1;
-  Duration spin{};  // an I/O thread, or a caller of Await, looks so long before it sleeps
+  ColumnStripe stripe;  // of striped batches
+  Duration spin{};      // an I/O thread, or a caller of Await, looks so long before it sleeps
   StagingMemoryObserver* staging_observer = nullptr;  // outlives the result
 };
 

@@ -46,11 +46,20 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
   gauges_.cache_rows_max = cache_.ngrams_max() * NgramRowsMax(context);
   if (cache_.ngrams_max() != 0) found_.reserve(options.batch_tokens_max);
   for (Batch& batch : batches_) {
-    batch.plan = std::make_unique<ReadPlan>(
-        context.hasher, context.layout, options.batch_tokens_max, context.part, context.part_count);
+    const auto plan = [&](uint32_t part, uint32_t part_count) {
+      return std::make_unique<ReadPlan>(context.hasher, context.layout, options.batch_tokens_max,
+                                        part, part_count);
+    };
+    const ColumnStripe& stripe = options.stripe;
+    batch.whole = plan(context.part, context.part_count);
+    if (stripe.count > 1) {
+      // The threads divide the stripe's columns as they do all.
+      batch.striped =
+          plan(stripe.index + stripe.count * context.part, stripe.count * context.part_count);
+    }
     batch.wanted_begin.resize(static_cast<size_t>(context.layout->layer_count()) + 1);
     if (cache_.ngrams_max() != 0) {
-      batch.wanted.reserve(size_t{options.batch_tokens_max} * batch.plan->order_count() *
+      batch.wanted.reserve(size_t{options.batch_tokens_max} * batch.whole->order_count() *
                            static_cast<size_t>(context.layout->layer_count()));
     }
   }
@@ -77,7 +86,7 @@ void RemoteFiller::Start(std::unique_ptr<RowReader> reader) {
   scheduler.sessions.reads_in_flight_max = options_.session_reads_max;
   scheduler.sessions.seed = std::random_device{}();
   scheduler.slot_count = options_.staging_buffers;
-  scheduler.rows_max = batches_[0].plan->rows_max();
+  scheduler.rows_max = batches_[0].whole->rows_max();
   scheduler.layer_count = context_.layout->layer_count();
   scheduler.read_rows_max = std::clamp(kReadBytesMax / row_stride_, 1u, options_.read_rows_max);
   scheduler.read_silence_max = options_.read_silence_max;
@@ -109,6 +118,7 @@ void RemoteFiller::Begin(StagingBuffer& buffer) {
   const int32_t layer_count = context_.layout->layer_count();
   batch.buffer = &buffer;
   batch.layers_left = layer_count;
+  batch.plan = buffer.striped && batch.striped != nullptr ? batch.striped.get() : batch.whole.get();
   ReadPlan& plan = *batch.plan;
   plan.Start(buffer.token_count);
   batch.wanted.clear();
@@ -213,7 +223,10 @@ void RemoteFiller::TakeFromCache(Batch& batch, int32_t layer_index) {
   uint64_t rows_found = 0;
   for (uint32_t order = 0; order < plan.order_count(); ++order) {
     const std::span<const PlannedNgram> ngrams = ReadPlan::ngrams(scratch_, order);
-    const uint32_t table = layer * plan.order_count() + order;
+    // What a striped batch has of an n-gram is not what another has.
+    const uint32_t tables = static_cast<uint32_t>(context_.layout->layer_count());
+    const uint32_t table =
+        (layer + (batch.plan == batch.striped.get() ? tables : 0)) * plan.order_count() + order;
     for (const PlannedNgram& ngram : ngrams.first(std::min(kCacheAheadNgrams, ngrams.size()))) {
       cache_.Prefetch({ngram.mix, table});
     }

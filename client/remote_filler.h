@@ -60,7 +60,9 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   struct Batch {
     StagingBuffer* buffer = nullptr;  // null: none
     int32_t layers_left = 0;
-    std::unique_ptr<ReadPlan> plan;
+    std::unique_ptr<ReadPlan> whole;    // of all columns
+    std::unique_ptr<ReadPlan> striped;  // of the stripe's; null: it has all
+    ReadPlan* plan = nullptr;           // the batch's: one of them
     // N-grams whose rows the cache wants when they are all here, layer by layer.
     std::vector<WantedNgram> wanted;
     std::vector<uint32_t> wanted_begin;  // [layers + 1]

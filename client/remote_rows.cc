@@ -12,6 +12,8 @@
 namespace engram {
 namespace {
 
+constexpr uint32_t kStripesMax = 1024;
+
 Status CheckOptions(const RemoteRowsOptions& options, const TableLayout& layout) {
   const auto bad = [](const std::string& name, uint64_t found, uint64_t low, uint64_t high) {
     return Status(StatusCode::kInvalidArgument, name + " is " + std::to_string(found) +
@@ -30,6 +32,11 @@ Status CheckOptions(const RemoteRowsOptions& options, const TableLayout& layout)
   constexpr uint32_t kBuffersMax = 256;
   if (options.staging_buffers < 1 || options.staging_buffers > kBuffersMax) {
     return bad("staging_buffers", options.staging_buffers, 1, kBuffersMax);
+  }
+  if (options.stripe.index >= options.stripe.count || options.stripe.count > kStripesMax) {
+    return {StatusCode::kInvalidArgument, "stripe " + std::to_string(options.stripe.index) +
+                                              " of " + std::to_string(options.stripe.count) +
+                                              ": there are 1 to " + std::to_string(kStripesMax)};
   }
   if (!options.hedging.Valid()) {
     return {StatusCode::kInvalidArgument,
@@ -85,6 +92,7 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   parts.layout = std::move(layout);
   parts.hasher = std::move(hasher);
   parts.spin = options.spin;
+  parts.stripe = options.stripe;
   parts.keep_alive = {std::move(transport), std::move(maps)};
   auto rows = std::make_unique<TicketedRows>(std::move(parts));
   if (options.sessions_wait == Duration{}) return rows;

@@ -21,6 +21,7 @@ struct RemoteRowsOptions {
   uint32_t batch_tokens_max = 1024;
   uint32_t staging_buffers = 4;  // batches in flight or in use at once
   uint32_t io_threads = 1;
+  ColumnStripe stripe;              // of striped batches
   size_t cache_bytes = 0;           // of hot rows, over all threads; 0 = none
   uint32_t read_rows_max = 1024;    // rows in one message: checking overlaps with the wire
   uint32_t session_reads_max = 16;  // messages in flight per node and thread

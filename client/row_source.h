@@ -29,11 +29,29 @@ struct LayerRows {
   // [tokens] 1 = dead position: its rows were not read and its bytes are unspecified; empty = none.
   std::span<const uint8_t> dead;
   uint32_t token_count = 0;
+  // Of a striped batch the same bytes as `rows`, for the caller to put the other columns' into;
+  // else empty.
+  std::span<std::byte> others{};
+};
+
+// Every count-th column of every layer: those with column % count == index. So nobody gets the
+// longer n-grams alone, which repeat less and are more rows to read.
+struct ColumnStripe {
+  uint32_t index = 0;
+  uint32_t count = 1;
+
+  // How many of `column_count` columns it has.
+  [[nodiscard]] constexpr uint32_t columns(uint32_t column_count) const {
+    return index >= column_count ? 0 : (column_count - index - 1) / count + 1;
+  }
 };
 
 struct BatchOptions {
   // Rows that are not there this long after Prefetch are an error of their layer.
   std::chrono::milliseconds deadline{2000};
+  // Reads only the columns of the stripe that the source was opened with. The others' bytes are
+  // unspecified.
+  bool striped = false;
 };
 
 // Monotonic counters and histograms of one row source, since start or ResetStats.
@@ -83,11 +101,20 @@ struct RowSourceStats {
 };
 inline constexpr size_t kLatencySamplesMax = 1u << 16;
 
-// Thread-safe, but each ticket is awaited and released by one thread.
-class RowSource {
+// The end of a prefetch that the consuming layer sees.
+class AwaitableRows {
  public:
-  virtual ~RowSource() = default;
+  virtual ~AwaitableRows() = default;
+  // Waits until the rows of one layer are there. They stay valid until the ticket is released.
+  // ERRORS: one code for the layer, with a message that names the first row that could not be had,
+  // its node and why (kUnavailable, kDeadlineExceeded, kCorrupt, ...). Never other rows, never
+  // zeros.
+  [[nodiscard]] virtual Result<LayerRows> Await(Ticket ticket, int32_t layer_index) = 0;
+};
 
+// Thread-safe, but each ticket is awaited and released by one thread.
+class RowSource : public AwaitableRows {
+ public:
   [[nodiscard]] virtual const TableLayout& layout() const = 0;
   [[nodiscard]] virtual const NgramHasher& hasher() const = 0;
   // Tokens in one batch at most: the size of a staging buffer.
@@ -99,12 +126,6 @@ class RowSource {
   // tokens or none), kResourceExhausted (every staging buffer is in use: release a ticket first).
   [[nodiscard]] virtual Result<Ticket> Prefetch(std::span<const TokenRun> runs,
                                                 const BatchOptions& options) = 0;
-
-  // Waits until the rows of one layer are there. They stay valid until Release(ticket).
-  // ERRORS: one code for the layer, with a message that names the first row that could not be had,
-  // its node and why (kUnavailable, kDeadlineExceeded, kCorrupt, ...). Never other rows, never
-  // zeros.
-  [[nodiscard]] virtual Result<LayerRows> Await(Ticket ticket, int32_t layer_index) = 0;
 
   // The caller no longer uses the ticket's rows. Reads still in flight are abandoned.
   virtual void Release(Ticket ticket) = 0;

@@ -74,8 +74,8 @@ StagingRing::~StagingRing() {
   munmap(memory_, memory_bytes_);
 }
 
-Result<StagingBuffer*> StagingRing::Acquire(std::span<const TokenRun> runs,
-                                            MonotonicTime deadline) {
+Result<StagingBuffer*> StagingRing::Acquire(std::span<const TokenRun> runs, MonotonicTime deadline,
+                                            bool striped) {
   size_t token_count = 0;
   for (const TokenRun& run : runs) token_count += run.tokens.size();
   if (token_count == 0 || token_count > options_.tokens_max) {
@@ -102,6 +102,7 @@ Result<StagingBuffer*> StagingRing::Acquire(std::span<const TokenRun> runs,
   }
   CopyBatch(runs, *buffer);
   buffer->deadline = deadline;
+  buffer->striped = striped;
   for (int32_t i = 0; i < options_.layer_count; ++i) {
     StagingBuffer::Layer& layer = buffer->layers[static_cast<size_t>(i)];
     layer.parts_left.store(options_.part_count, std::memory_order_relaxed);

@@ -34,6 +34,7 @@ struct StagingBuffer {
   uint32_t token_count = 0;
   std::vector<TokenRun> runs;     // spans into this buffer's own copies
   std::span<const uint8_t> dead;  // [token_count], or empty = none
+  bool striped = false;           // only the columns of the source's stripe are read
   MonotonicTime deadline;
   MonotonicTime prefetched_at;  // when Prefetch returned
   std::unique_ptr<Layer[]> layers;
@@ -85,7 +86,7 @@ class StagingRing {
   // passed NgramHasher::Validate.
   // ERRORS: kInvalidArgument (no token, or more than tokens_max), kResourceExhausted.
   [[nodiscard]] Result<StagingBuffer*> Acquire(std::span<const TokenRun> runs,
-                                               MonotonicTime deadline);
+                                               MonotonicTime deadline, bool striped = false);
   // Null when the ticket does not hold a buffer (any more).
   [[nodiscard]] StagingBuffer* Find(Ticket ticket);
   [[nodiscard]] StagingBuffer& buffer(uint32_t index) { return *buffers_[index]; }

@@ -37,6 +37,7 @@ uint64_t ClockNanoseconds(clockid_t clock) {
 TicketedRows::TicketedRows(Parts parts)
     : parts_(std::move(parts)), stats_(static_cast<size_t>(parts_.layout->layer_count())) {
   ENGRAM_CHECK(parts_.ring->options().part_count == parts_.fillers.size());
+  ENGRAM_CHECK(parts_.stripe.index < parts_.stripe.count);
   const size_t buffers = parts_.ring->options().buffer_count;
   for (const auto& filler : parts_.fillers) {
     auto thread = std::make_unique<FillThread>();
@@ -67,12 +68,12 @@ Result<Ticket> TicketedRows::Prefetch(std::span<const TokenRun> runs, const Batc
   for (const TokenRun& run : runs) ENGRAM_TRY(parts_.hasher->Validate(run));
   const MonotonicTime begin = SteadyClock().Now();
   ENGRAM_ASSIGN_OR_RETURN(StagingBuffer * buffer,
-                          parts_.ring->Acquire(runs, begin + options.deadline));
+                          parts_.ring->Acquire(runs, begin + options.deadline, options.striped));
   const uint64_t ticket = buffer->ticket.load(std::memory_order_relaxed);
   const uint32_t tokens = buffer->token_count;
   const auto dead =
       static_cast<uint64_t>(std::count(buffer->dead.begin(), buffer->dead.end(), uint8_t{1}));
-  const uint64_t rows = RowsOf(tokens - dead);
+  const uint64_t rows = RowsOf(tokens - dead, options.striped);
   const Command command{.abandon = false, .buffer = buffer->index, .ticket = ticket};
   if (rows > kPrefetchRowsMax || !BeginHere(command)) SendAll(command);
   stats_.AddBatch(tokens, rows, ThreadCpuNanoseconds() - cpu_begin);
@@ -97,7 +98,8 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
   const MonotonicTime begin = SteadyClock().Now();
   const bool in_time = StagingRing::Ready(*buffer, layer_index);
   if (!in_time) {
-    if (RowsOf(buffer->token_count) <= kAwaitRowsMax) HelpUntilReady(*buffer, layer_index);
+    if (RowsOf(buffer->token_count, buffer->striped) <= kAwaitRowsMax)
+      HelpUntilReady(*buffer, layer_index);
     MonotonicTime now = SteadyClock().Now();
     const Duration spin = std::max<Duration>(kAwaitSpin, parts_.spin);
     while (!StagingRing::Ready(*buffer, layer_index) && now - begin < spin) {
@@ -121,9 +123,11 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
   if (!status.ok()) return Error(std::move(status));
   const size_t bytes = size_t{buffer->token_count} * static_cast<size_t>(layout().column_count()) *
                        layout().row_bytes();
-  return LayerRows{.rows = {buffer->rows(layer_index), bytes},
+  const std::span rows(buffer->rows(layer_index), bytes);
+  return LayerRows{.rows = rows,
                    .dead = buffer->dead,
-                   .token_count = buffer->token_count};
+                   .token_count = buffer->token_count,
+                   .others = buffer->striped ? rows : std::span<std::byte>()};
 }
 
 void TicketedRows::Release(Ticket ticket) {

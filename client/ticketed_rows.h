@@ -26,6 +26,7 @@ class TicketedRows final : public RowSource {
     std::shared_ptr<const NgramHasher> hasher;
     std::unique_ptr<StagingRing> ring;                // part_count = fillers.size()
     std::vector<std::unique_ptr<RowFiller>> fillers;  // at least one; may use *ring
+    ColumnStripe stripe;                              // of striped batches; the fillers' too
     // A thread without work, and a caller of Await, look for some this long before they sleep.
     Duration spin{};
     // Destroyed last: what fillers lean on (transport, directory, tables).
@@ -71,8 +72,9 @@ class TicketedRows final : public RowSource {
     clockid_t cpu_clock{};
   };
 
-  [[nodiscard]] uint64_t RowsOf(uint64_t tokens) const {
-    return tokens * static_cast<uint64_t>(layout().column_count()) *
+  [[nodiscard]] uint64_t RowsOf(uint64_t tokens, bool striped) const {
+    const auto columns = static_cast<uint32_t>(layout().column_count());
+    return tokens * (striped ? parts_.stripe.columns(columns) : columns) *
            static_cast<uint64_t>(layout().layer_count());
   }
   // Callers do the work of a thread that sleeps: two wakes take longer than a small batch. Calls

@@ -46,6 +46,11 @@ find_file(NCCL_LIBRARY NAMES libnccl.so libnccl.so.2 HINTS ${CMAKE_SOURCE_DIR}/b
   PATHS /usr/lib/x86_64-linux-gnu)
 if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
   set(ENGRAM_NCCL ON)
+  add_library(engram_nccl INTERFACE)
+  add_library(engram::nccl ALIAS engram_nccl)
+  target_include_directories(engram_nccl SYSTEM INTERFACE ${NCCL_INCLUDE_DIR})
+  # Not linked: loaded where several ranks have GPUs, so that one GPU needs no NCCL.
+  target_link_libraries(engram_nccl INTERFACE ${CMAKE_DL_LIBS})
 else()
   set(ENGRAM_NCCL OFF)
 endif()

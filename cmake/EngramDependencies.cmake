@@ -28,5 +28,5 @@ pkg_check_modules(HIREDIS IMPORTED_TARGET hiredis)
 pkg_check_modules(LIBMEMCACHED IMPORTED_TARGET libmemcached)
 pkg_check_modules(GRPC IMPORTED_TARGET grpc++)
 find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin)
-# The client processes of engram-bench scale; optional.
+# Tensor parallelism of the model worker and the client processes of engram-bench scale; optional.
 find_package(MPI COMPONENTS CXX)

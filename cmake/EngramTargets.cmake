@@ -37,7 +37,7 @@ target_precompile_headers(engram_test_precompiled PRIVATE
 endif()
 
 # engram_test(NAME SOURCES ... [DEPS ...] [LABELS ...]): a GoogleTest program, one CTest test each
-# case; LABELS out of unit property sim fuzz integration security gpu rdma kubernetes (default unit).
+# case; LABELS out of unit property sim fuzz integration security mpi gpu rdma kubernetes (default unit).
 function(engram_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;DEPS;LABELS" ${ARGN})
   if(NOT ARG_LABELS)

@@ -24,6 +24,13 @@ struct SequenceStep {
   bool logits_wanted = false;       // of the last token
 };
 
+// Tokens of one ticket (RowSource) that follow each other in the step too.
+struct RowPiece {
+  Ticket ticket;
+  uint32_t first_token = 0;  // in the ticket
+  uint32_t token_count = 0;
+};
+
 // Gives a layer's rows at the moment the layer consumes them, and not before: the backend calls it
 // at the consuming layer, so that the read hides behind the layers before it.
 class EngramRows {
@@ -32,6 +39,9 @@ class EngramRows {
   // Rows for all tokens of the step, in order: [tokens][columns][row_bytes]. Valid until Forward
   // returns. An error ends the Forward with that error.
   [[nodiscard]] virtual Result<LayerRows> Rows(int32_t layer_index) = 0;
+  // What the rows are made of, in the order of the step's tokens, for a backend that has other
+  // ranks compute the step too; empty: of no tickets.
+  [[nodiscard]] virtual std::span<const RowPiece> pieces() const { return {}; }
 };
 
 // Thread-compatible: one thread drives a backend; it may use more threads inside.

@@ -46,4 +46,12 @@ struct ServeOptions {
 // Until SIGINT or SIGTERM.
 [[nodiscard]] Status RunServe(const ServeOptions& options);
 
+struct MeasureFetchOptions {
+  WorkerOptions worker;
+  uint32_t pairs = 101;
+  std::string json_file;  // empty = none
+};
+// On every rank of mpirun: how long a batch's rows take, read together and by every rank.
+[[nodiscard]] Status RunMeasureFetch(const MeasureFetchOptions& options);
+
 }  // namespace engram

@@ -37,23 +37,34 @@ void AddSettings(const CompareCommandOptions& options, const LoadedModel& model,
 Status RunCompare(const CompareCommandOptions& options) {
   ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
   ENGRAM_RETURN_IF_ERROR(ValidateSamplingParams(options.sampling));
-  auto model = LoadModel(options.worker, /*rows_wanted=*/true);
+  auto ranks = RankGroup::Join(options.worker);
+  if (!ranks.has_value()) return ranks.error();
+  auto model = LoadModel(options.worker, /*rows_wanted=*/true, *ranks);
   if (!model.has_value()) return model.error();
   auto prompts = EncodePrompts(options.prompts_file, *model->tokenizer);
-  if (!prompts.has_value()) return prompts.error();
+  ENGRAM_RETURN_IF_ERROR(ranks->Agree(prompts.has_value() ? Status() : prompts.error()));
   WorkerOptions in_process = options.worker;
   in_process.rows = RowsFrom::kLocal;
-  auto remote = OpenRows(options.worker, *model);
+  auto remote = OpenRows(options.worker, *model, *ranks);
   if (!remote.has_value()) return remote.error();
-  auto local = OpenRows(in_process, *model);
+  auto local = OpenRows(in_process, *model, *ranks);
   if (!local.has_value()) return local.error();
 
   const auto engine_options = EngineOptions(options.worker, model->vocabulary_size,
                                             static_cast<uint32_t>(prompts->ids.size()));
-  Backend* const backend = model->backend.get();
-  auto remote_engine = Engine::Create(backend, remote->source.get(), engine_options);
+  Backend* backend = model->backend.get();
+  RowSource* remote_rows = remote->source.get();
+  RowSource* local_rows = local->source.get();
+  if (ranks->follows()) return ranks->Follow(options.worker, backend, {remote_rows, local_rows});
+  const auto leader = ranks->Lead(options.worker, backend, {remote_rows, local_rows});
+  if (leader != nullptr) {
+    backend = leader->backend();
+    remote_rows = leader->rows(0);
+    local_rows = leader->rows(1);
+  }
+  auto remote_engine = Engine::Create(backend, remote_rows, engine_options);
   if (!remote_engine.has_value()) return remote_engine.error();
-  auto local_engine = Engine::Create(backend, local->source.get(), engine_options);
+  auto local_engine = Engine::Create(backend, local_rows, engine_options);
   if (!local_engine.has_value()) return local_engine.error();
   auto off_engine = Engine::Create(backend, nullptr, engine_options);
   if (!off_engine.has_value()) return off_engine.error();
@@ -64,13 +75,15 @@ Status RunCompare(const CompareCommandOptions& options) {
   compare.batch.tokens_max = options.tokens_max;
   compare.batch.sampling = options.sampling;
   const auto result =
-      Compare({remote_engine->get(), remote->source.get()},
-              {local_engine->get(), local->source.get()}, {off_engine->get(), nullptr},
-              prompts->ids, compare, [](const std::string& line) { spdlog::info("{}", line); });
+      Compare({remote_engine->get(), remote_rows}, {local_engine->get(), local_rows},
+              {off_engine->get(), nullptr}, prompts->ids, compare,
+              [](const std::string& line) { spdlog::info("{}", line); });
   if (!result.has_value()) return result.error();
 
   nlohmann::json report = CompareReport(*result, model->engram_layer_ids());
   AddSettings(options, *model, *remote, &report);
+  report["ranks"] = ranks->part().count;
+  report["fetch"] = FetchWayName(options.worker.fetch.way);
   std::printf("%zu memory nodes, rows read by %s over %s\n%s", remote->node_count,
               remote->way.c_str(), options.worker.transport.c_str(),
               CompareTable(*result, model->engram_layer_ids()).c_str());

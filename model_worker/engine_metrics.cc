@@ -34,12 +34,36 @@ void WriteEngine(const EngineStats& stats, FamilyWriter* out) {
   out->Gauge("engram_worker_requests_running", "Requests that hold a slot.", stats.running);
 }
 
+void WriteRanks(const std::vector<RankFigures>& ranks, FamilyWriter* out) {
+  for (size_t rank = 0; rank < ranks.size(); ++rank) {
+    const RankFigures& figures = ranks[rank];
+    const std::string number = std::to_string(rank);
+    out->Counter("engram_worker_rank_rows_read_total", "Rows that a rank read itself.",
+                 figures.rows_read, {{"rank", number}});
+    out->Counter("engram_worker_rank_bytes_read_total", "Bytes of those rows.", figures.bytes_read,
+                 {{"rank", number}});
+    out->Counter("engram_worker_rank_rows_failed_total",
+                 "Rows that a rank could not have within the deadline.", figures.rows_failed,
+                 {{"rank", number}});
+    out->TimeCounter("engram_worker_rank_stall_seconds_total",
+                     "Time in which a rank waited for rows that it read itself.", figures.stall_ns,
+                     {{"rank", number}});
+    out->TimeCounter("engram_worker_rank_gather_seconds_total",
+                     "Time in which ranks handed rows round, waiting for each other included.",
+                     figures.gather_ns, {{"rank", number}});
+    out->TimeCounter("engram_worker_rank_reduce_seconds_total",
+                     "Time in which ranks added their sums, waiting for each other included.",
+                     figures.reduce_ns, {{"rank", number}});
+  }
+}
+
 }  // namespace
 
 std::vector<prometheus::MetricFamily> EngineMetrics::Collect() const {
   std::vector<prometheus::MetricFamily> families;
   FamilyWriter out(&families);
   WriteEngine(engine_->Stats(), &out);
+  if (ranks_) WriteRanks(ranks_(), &out);
   if (rows_ == nullptr) return families;
   std::vector<prometheus::MetricFamily> of_rows = RowMetrics(rows_).Collect();
   std::move(of_rows.begin(), of_rows.end(), std::back_inserter(families));

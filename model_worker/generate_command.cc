@@ -60,14 +60,24 @@ Status RunGenerate(const GenerateOptions& options) {
   ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
   ENGRAM_RETURN_IF_ERROR(ValidateSamplingParams(options.sampling));
   const bool rows_wanted = options.worker.rows != RowsFrom::kOff;
-  auto model = LoadModel(options.worker, rows_wanted);
+  auto ranks = RankGroup::Join(options.worker);
+  if (!ranks.has_value()) return ranks.error();
+  auto model = LoadModel(options.worker, rows_wanted, *ranks);
   if (!model.has_value()) return model.error();
   auto prompts = EncodePrompts(options.prompts_file, *model->tokenizer);
-  if (!prompts.has_value()) return prompts.error();
+  ENGRAM_RETURN_IF_ERROR(ranks->Agree(prompts.has_value() ? Status() : prompts.error()));
 
-  auto rows = OpenRows(options.worker, *model);
+  auto rows = OpenRows(options.worker, *model, *ranks);
   if (!rows.has_value()) return rows.error();
-  auto engine = Engine::Create(model->backend.get(), rows->source.get(),
+  Backend* backend = model->backend.get();
+  RowSource* source = rows->source.get();
+  if (ranks->follows()) return ranks->Follow(options.worker, backend, {source});
+  const auto leader = ranks->Lead(options.worker, backend, {source});
+  if (leader != nullptr) {
+    backend = leader->backend();
+    source = leader->rows(0);
+  }
+  auto engine = Engine::Create(backend, source,
                                EngineOptions(options.worker, model->vocabulary_size,
                                              static_cast<uint32_t>(prompts->ids.size())));
   if (!engine.has_value()) return engine.error();
@@ -94,6 +104,13 @@ Status RunGenerate(const GenerateOptions& options) {
     std::printf("rows: %s\n%s", rows->way.c_str(),
                 RowTable(stats, model->engram_layer_ids(), run->wall_s).c_str());
     report["rows"] = RowReport(stats, model->engram_layer_ids(), run->wall_s);
+  }
+  if (leader != nullptr) {
+    const auto figures = leader->FreshFigures();
+    std::printf("the rows above are rank 0's; of all ranks (fetch %s):\n%s",
+                FetchWayName(options.worker.fetch.way), RankTable(figures).c_str());
+    report["fetch"] = FetchWayName(options.worker.fetch.way);
+    report["ranks"] = RankReport(figures);
   }
   if (!options.json_file.empty()) {
     ENGRAM_RETURN_IF_ERROR(

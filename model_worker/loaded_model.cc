@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include <spdlog/spdlog.h>
@@ -54,7 +53,8 @@ std::vector<std::string> SplitAtCommas(const std::string& list) {
   return parts;
 }
 
-Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedModel& model) {
+Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedModel& model,
+                                  const ColumnStripe& stripe) {
   spdlog::info("connecting to the coordinator at {}", options.coordinator);
   ConnectOptions connect;
   ENGRAM_ASSIGN_OR_RETURN(connect.security, OpenSecurity(options.security));
@@ -64,6 +64,7 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   connect.tls = options.transport;
   connect.zone = options.zone;
   connect.io_threads = options.io_threads;
+  connect.stripe = stripe;
   connect.spin = std::chrono::microseconds(options.io_spin_us);
   connect.cache_bytes = options.cache_bytes;
   connect.batch_tokens_max = options.step_tokens;
@@ -82,7 +83,8 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   return opened;
 }
 
-Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel& model) {
+Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel& model,
+                                 const ColumnStripe& stripe) {
   spdlog::info("loading the tables of {} into this process ({:.2f} GiB)", options.model_dir,
                static_cast<double>(model.layout->total_bytes()) / static_cast<double>(1u << 30));
   int percent_said = 0;
@@ -97,6 +99,7 @@ Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel
   LocalRowsOptions local;
   local.batch_tokens_max = options.step_tokens;
   local.io_threads = options.io_threads;
+  local.stripe = stripe;
   local.spin = std::chrono::microseconds(options.io_spin_us);
   local.staging_observer = model.backend->staging_observer();
   OpenedRows opened;
@@ -106,7 +109,7 @@ Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel
 }
 
 Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, ModelWeights weights,
-                                             LoadedModel* model) {
+                                             const RankGroup& ranks, LoadedModel* model) {
   Backend::Limits limits;
   limits.sequences_max = options.concurrency;
   limits.sequence_tokens_max =
@@ -115,12 +118,14 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
   if (options.backend == ComputeOn::kCuda) {
     CudaBackendOptions cuda;
     cuda.limits = limits;
+    cuda.device = static_cast<int32_t>(ranks.host().rank);
+    cuda.collective = ranks.collective();
     return CreateCudaBackend(model->config, std::move(weights), cuda);
   }
   CpuBackendOptions cpu;
   cpu.limits = limits;
-  cpu.threads =
-      options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  cpu.threads = options.threads != 0 ? options.threads : ranks.host().threads;
+  cpu.collective = ranks.collective();
   model->threads = cpu.threads;
   return CreateCpuBackend(model->config, std::move(weights), cpu);
 }
@@ -131,7 +136,11 @@ std::vector<int32_t> LoadedModel::engram_layer_ids() const {
   return hasher == nullptr ? std::vector<int32_t>() : hasher->spec().layer_ids;
 }
 
-Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted) {
+namespace {
+
+// Everything that comes from files.
+Result<LoadedModel> ReadModel(const WorkerOptions& options, bool rows_wanted,
+                              const TensorPart& part, ModelWeights* weights) {
   LoadedModel model;
   model.name = std::filesystem::weakly_canonical(options.model_dir).filename().string();
   ENGRAM_ASSIGN_OR_RETURN(model.config, ReadModelConfig(options.model_dir));
@@ -139,46 +148,78 @@ Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted) {
     return Error(StatusCode::kInvalidArgument,
                  options.model_dir + " is a model without Engram: run it with --rows off");
   }
+  ENGRAM_TRY(CheckTensorPart(model.config, part));
   ENGRAM_ASSIGN_OR_RETURN(
       auto tokenizer, Tokenizer::Load(std::filesystem::path(options.model_dir) / "tokenizer.json"));
   model.tokenizer = std::make_unique<Tokenizer>(std::move(tokenizer));
   model.vocabulary_size =
       std::min(model.config.vocabulary_size, model.tokenizer->vocabulary_size());
   if (rows_wanted) ENGRAM_TRY(ReadTables(options, &model));
-
   spdlog::info("loading the weights of {}", options.model_dir);
-  ENGRAM_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(options.model_dir, model.config));
-  ENGRAM_ASSIGN_OR_RETURN(model.backend, MakeBackend(options, std::move(weights), &model));
-  spdlog::info("{}: {:.1f} M parameters without embeddings, computed {}", model.name,
-               static_cast<double>(model.backend->parameters_non_embedding()) * 1e-6,
-               model.threads == 0 ? std::string("on the GPU")
-                                  : "by " + std::to_string(model.threads) + " threads");
+  ENGRAM_ASSIGN_OR_RETURN(*weights, LoadWeights(options.model_dir, model.config, part));
+  return model;
+}
+
+// What ranks must have alike, or their steps and rows would not fit each other.
+std::string SettingsOf(const WorkerOptions& options, const LoadedModel& model) {
+  const ModelConfig& config = model.config;
+  std::string text;
+  for (const double number :
+       {double{config.rms_norm_eps}, config.rope_theta, static_cast<double>(config.hidden_size),
+        static_cast<double>(config.intermediate_size), static_cast<double>(config.layer_count),
+        static_cast<double>(config.head_count), static_cast<double>(config.kv_head_count),
+        static_cast<double>(config.head_dim), static_cast<double>(config.vocabulary_size),
+        static_cast<double>(options.concurrency), static_cast<double>(options.positions),
+        static_cast<double>(options.step_tokens), static_cast<double>(options.rows),
+        static_cast<double>(options.backend)}) {
+    text += std::to_string(number) + " ";
+  }
+  if (model.tables != nullptr) text += ModelIdentityHex(model.tables->identity);
+  return text;
+}
+
+Status WarmUpGpu(const LoadedModel& model, bool rows_wanted) {
+  std::optional<WarmUpRows> rows;
+  if (rows_wanted) {
+    rows = {static_cast<uint32_t>(model.layout->column_count()), model.layout->row_bytes()};
+  }
+  const MonotonicTime began = SteadyClock().Now();
+  ENGRAM_RETURN_IF_ERROR(WarmUp(model.backend.get(), rows));
+  spdlog::info(
+      "warmed up in {} ms",
+      std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock().Now() - began).count());
+  return {};
+}
+
+}  // namespace
+
+Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted,
+                              const RankGroup& ranks) {
+  ModelWeights weights;
+  auto model = ReadModel(options, rows_wanted, ranks.part(), &weights);
+  ENGRAM_TRY(ranks.Agree(model.has_value() ? Status() : model.error()));
+  ENGRAM_TRY(ranks.AgreeOnSettings(SettingsOf(options, *model)));
+  auto backend = MakeBackend(options, std::move(weights), ranks, &*model);
+  ENGRAM_TRY(ranks.Agree(backend.has_value() ? Status() : backend.error()));
+  model->backend = *std::move(backend);
+  spdlog::info("{}: {:.1f} M parameters without embeddings, computed {}", model->name,
+               static_cast<double>(model->backend->parameters_non_embedding()) * 1e-6,
+               model->threads == 0 ? std::string("on the GPU")
+                                   : "by " + std::to_string(model->threads) + " threads");
   if (options.backend == ComputeOn::kCuda) {
-    std::optional<WarmUpRows> rows;
-    if (rows_wanted) {
-      rows = {static_cast<uint32_t>(model.layout->column_count()), model.layout->row_bytes()};
-    }
-    const MonotonicTime began = SteadyClock().Now();
-    ENGRAM_TRY(WarmUp(model.backend.get(), rows));
-    spdlog::info(
-        "warmed up in {} ms",
-        std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock().Now() - began).count());
+    ENGRAM_TRY(ranks.Agree(WarmUpGpu(*model, rows_wanted)));
   }
   return model;
 }
 
-Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model) {
-  switch (options.rows) {
-    case RowsFrom::kRemote:
-      return OpenRemoteRows(options, model);
-    case RowsFrom::kLocal:
-      return OpenLocalRows(options, model);
-    case RowsFrom::kOff:
-      break;
-  }
-  OpenedRows off;
-  off.way = "off";
-  return off;
+Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model,
+                            const RankGroup& ranks) {
+  const ColumnStripe stripe{ranks.part().rank, ranks.part().count};
+  Result<OpenedRows> opened = OpenedRows{nullptr, 0, "off"};
+  if (options.rows == RowsFrom::kRemote) opened = OpenRemoteRows(options, model, stripe);
+  if (options.rows == RowsFrom::kLocal) opened = OpenLocalRows(options, model, stripe);
+  ENGRAM_TRY(ranks.Agree(opened.has_value() ? Status() : opened.error()));
+  return opened;
 }
 
 }  // namespace engram

@@ -13,6 +13,7 @@
 #include "engram/tokenizer/tokenizer.h"
 #include "model_worker/backend.h"
 #include "model_worker/model_config.h"
+#include "model_worker/rank_group.h"
 #include "model_worker/worker_options.h"
 
 namespace engram {
@@ -35,7 +36,9 @@ struct LoadedModel {
 
 // ERRORS: those of the readers and of the backend; kInvalidArgument for rows wanted of a model that
 // has no Engram.
-[[nodiscard]] Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted);
+// Of several ranks each loads its part; what one cannot do is an error of all.
+[[nodiscard]] Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted,
+                                            const RankGroup& ranks);
 
 // An open row source.
 struct OpenedRows {
@@ -46,6 +49,8 @@ struct OpenedRows {
 // Rows from where options.rows says, for the model's backend, which must outlive them. ERRORS:
 // those of ConnectRemote (kUnavailable: no coordinator answers, or not every slot is ready;
 // kWrongModel) and of LocalTables::Load.
-[[nodiscard]] Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model);
+// Of several ranks each opens them for itself; what one cannot do is an error of all.
+[[nodiscard]] Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model,
+                                          const RankGroup& ranks);
 
 }  // namespace engram

@@ -30,6 +30,7 @@ void AddGenerate(CLI::App* app, GenerateOptions* options, Command* command) {
       "generate", "Generate text for the prompts of a file, then print the figures of the run");
   AddModelFlags(sub, &options->worker);
   AddRowFlags(sub, &options->worker, /*choice=*/true);
+  AddRankFlags(sub, &options->worker);
   AddPromptFlags(sub, &options->prompts_file, &options->tokens_max, &options->json_file);
   AddSamplingFlags(sub, &options->sampling);
   sub->add_flag("--ignore-stop", options->ignore_stop,
@@ -55,6 +56,7 @@ void AddCompare(CLI::App* app, CompareCommandOptions* options, Command* command)
       "cache unless --cache-bytes says so: the prompts repeat, so it would answer everything.");
   AddModelFlags(sub, &options->worker);
   AddRowFlags(sub, &options->worker, /*choice=*/false);
+  AddRankFlags(sub, &options->worker);
   AddPromptFlags(sub, &options->prompts_file, &options->tokens_max, &options->json_file);
   AddSamplingFlags(sub, &options->sampling);
   sub->add_option("--pairs", options->pairs, "Pairs of a remote and an in-process run")
@@ -72,6 +74,7 @@ void AddServe(CLI::App* app, ServeOptions* options, Command* command) {
       "serve", "Serve POST /v1/completions (OpenAI's shape, with streaming) over HTTP");
   AddModelFlags(sub, &options->worker);
   AddRowFlags(sub, &options->worker, /*choice=*/true);
+  AddRankFlags(sub, &options->worker);
   sub->add_option("--listen", options->listen, "host:port of the API; port 0 = any free one")
       ->capture_default_str();
   sub->add_option("--queue", options->queue_requests_max,
@@ -91,26 +94,58 @@ void AddServe(CLI::App* app, ServeOptions* options, Command* command) {
   sub->callback([=] { *command = [=] { return RunServe(*options); }; });
 }
 
+void AddMeasureFetch(CLI::App* app, MeasureFetchOptions* options, Command* command) {
+  // New tokens every time: a cache would only hold some by chance.
+  options->worker.cache_bytes = 0;
+  options->worker.row_deadline_ms = 10000;
+  CLI::App* sub = app->add_subcommand(
+      "measure-fetch",
+      "Under mpirun: measure from which batch size on ranks should read rows together on this "
+      "machine (--fetch-rows), with batches of 1, 2, 4, ... --step-tokens random tokens");
+  AddModelFlags(sub, &options->worker);
+  AddRowFlags(sub, &options->worker, /*choice=*/true);
+  AddRankFlags(sub, &options->worker);
+  sub->add_option("--pairs", options->pairs, "Batches of each size, each way")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 100000u));
+  sub->add_option("--json", options->json_file, "Write the report here as JSON");
+  sub->footer(
+      "Example:\n"
+      "  mpirun -np 2 --bind-to none engram-model-worker measure-fetch --model DIR --coordinator "
+      "127.0.0.1:7000");
+  sub->callback([=] { *command = [=] { return RunMeasureFetch(*options); }; });
+}
+
 int Main(int argc, char** argv) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("model-worker"));
   CLI::App app(
       "Writes text with a Transformer of the Qwen3 family whose Engram tables are on memory "
       "nodes. The rows of each step are read ahead of the layer that needs them.");
   app.require_subcommand(1);
+  app.footer(
+      "Several processes share one model (tensor parallelism) where mpirun starts them; rank 0 "
+      "listens, prints and reports:\n"
+      "  mpirun -np 2 --bind-to none engram-model-worker serve --model DIR --coordinator "
+      "HOST:PORT");
   Command command;
   GenerateOptions generate;
   CompareCommandOptions compare;
   ServeOptions serve;
+  MeasureFetchOptions measure_fetch;
   AddGenerate(&app, &generate, &command);
   AddCompare(&app, &compare, &command);
   AddServe(&app, &serve, &command);
+  AddMeasureFetch(&app, &measure_fetch, &command);
   CLI11_PARSE(app, argc, argv);
   Status status = DropPrivileges();
   if (const std::string root = RootWarning(); !root.empty()) spdlog::warn(root);
   if (status.ok()) status = command();
   if (status.ok()) return 0;
   std::fflush(stdout);
-  std::fprintf(stderr, "engram-model-worker: %s\n", status.ToString().c_str());
+  // Of several ranks one has said it (RankGroup::Agree).
+  if (!status.message().empty()) {
+    std::fprintf(stderr, "engram-model-worker: %s\n", status.ToString().c_str());
+  }
   return 1;
 }
 

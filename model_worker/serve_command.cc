@@ -44,8 +44,9 @@ void RunUntilSignal(asio::io_context* context, Engine* engine, bool* stopping) {
   context->run();
 }
 
+// `leader` null: one rank.
 Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* rows,
-             Engine* engine) {
+             const RankLeader* leader, Engine* engine) {
   asio::io_context context(1);
   CompletionService::Options service_options;
   service_options.model_name = options.model_name.empty() ? model.name : options.model_name;
@@ -63,14 +64,15 @@ Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* r
                                       HttpResponder& responder) -> asio::awaitable<void> {
     if (CompletionService::Owns(request)) co_await service.Handle(request, responder);
   };
+  auto metrics = std::make_shared<EngineMetrics>(engine, rows);
+  if (leader != nullptr) metrics->SetRanks([leader] { return leader->Figures(); });
   HttpServer::Options http;
   http.listen_address = options.listen;
   auto security = OpenSecurity(options.worker.security);
   if (!security.has_value()) return security.error();
   http.security = *std::move(security);
-  auto server = HttpServer::Create(
-      context.get_executor(), http,
-      ServicePages(std::make_shared<EngineMetrics>(engine, rows), readiness, completions));
+  auto server = HttpServer::Create(context.get_executor(), http,
+                                   ServicePages(metrics, readiness, completions));
   if (!server.has_value()) return server.error();
   engine->Start();
   spdlog::info("{} is served at {}://{}/v1/completions", service_options.model_name,
@@ -88,15 +90,25 @@ Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* r
 
 Status RunServe(const ServeOptions& options) {
   ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
-  auto model = LoadModel(options.worker, options.worker.rows != RowsFrom::kOff);
+  auto ranks = RankGroup::Join(options.worker);
+  if (!ranks.has_value()) return ranks.error();
+  auto model = LoadModel(options.worker, options.worker.rows != RowsFrom::kOff, *ranks);
   if (!model.has_value()) return model.error();
-  auto rows = OpenRows(options.worker, *model);
+  auto rows = OpenRows(options.worker, *model, *ranks);
   if (!rows.has_value()) return rows.error();
+  Backend* backend = model->backend.get();
+  RowSource* source = rows->source.get();
+  if (ranks->follows()) return ranks->Follow(options.worker, backend, {source});
+  const auto leader = ranks->Lead(options.worker, backend, {source});
+  if (leader != nullptr) {
+    backend = leader->backend();
+    source = leader->rows(0);
+  }
   auto engine = Engine::Create(
-      model->backend.get(), rows->source.get(),
+      backend, source,
       EngineOptions(options.worker, model->vocabulary_size, options.queue_requests_max));
   if (!engine.has_value()) return engine.error();
-  return Serve(options, *model, rows->source.get(), engine->get());
+  return Serve(options, *model, source, leader.get(), engine->get());
 }
 
 }  // namespace engram

@@ -17,7 +17,7 @@ void StepRows::Begin(std::span<const Chunk> step) {
     ENGRAM_CHECK(chunk.ticket != Ticket());
     token_count_ += chunk.count;
     if (!pieces_.empty()) {
-      Piece& last = pieces_.back();
+      RowPiece& last = pieces_.back();
       if (last.ticket == chunk.ticket &&
           last.first_token + last.token_count == chunk.ticket_token) {
         last.token_count += chunk.count;
@@ -28,6 +28,13 @@ void StepRows::Begin(std::span<const Chunk> step) {
   }
 }
 
+void StepRows::Begin(std::span<const RowPiece> pieces) {
+  pieces_.assign(pieces.begin(), pieces.end());
+  token_count_ = 0;
+  error_ = Status();
+  for (const RowPiece& piece : pieces_) token_count_ += piece.token_count;
+}
+
 Result<LayerRows> StepRows::Rows(int32_t layer_index) {
   ENGRAM_CHECK(layer_index >= 0 && !pieces_.empty());
   auto rows = pieces_.size() == 1 ? HandThrough(layer_index) : Gather(layer_index);
@@ -36,7 +43,7 @@ Result<LayerRows> StepRows::Rows(int32_t layer_index) {
 }
 
 Result<LayerRows> StepRows::HandThrough(int32_t layer_index) {
-  const Piece& piece = pieces_.front();
+  const RowPiece& piece = pieces_.front();
   ENGRAM_ASSIGN_OR_RETURN(LayerRows rows, source_->Await(piece.ticket, layer_index));
   ENGRAM_CHECK(piece.first_token + piece.token_count <= rows.token_count);
   const size_t token_bytes = rows.rows.size() / rows.token_count;
@@ -55,7 +62,7 @@ Result<LayerRows> StepRows::Gather(int32_t layer_index) {
   size_t token_bytes = 0;
   bool any_dead = false;
   copy.dead.assign(token_count_, 0);
-  for (const Piece& piece : pieces_) {
+  for (const RowPiece& piece : pieces_) {
     ENGRAM_ASSIGN_OR_RETURN(const LayerRows rows, source_->Await(piece.ticket, layer_index));
     ENGRAM_CHECK(piece.first_token + piece.token_count <= rows.token_count);
     if (token == 0) {

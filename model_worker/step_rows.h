@@ -18,28 +18,25 @@ namespace engram {
 class StepRows final : public EngramRows {
  public:
   // OWNERSHIP: `source` outlives this.
-  explicit StepRows(RowSource* source) : source_(source) {}
+  explicit StepRows(AwaitableRows* source) : source_(source) {}
 
   // Starts a step: every chunk must have its ticket. The tickets stay the caller's.
   void Begin(std::span<const Chunk> step);
+  // The same from pieces, at least one, each of at least one token.
+  void Begin(std::span<const RowPiece> pieces);
 
   [[nodiscard]] Result<LayerRows> Rows(int32_t layer_index) override;
+  [[nodiscard]] std::span<const RowPiece> pieces() const override { return pieces_; }
 
   // What Rows last failed with since Begin; ok if it did not.
   [[nodiscard]] const Status& error() const { return error_; }
 
  private:
-  // Tokens of one ticket that follow each other in the step too.
-  struct Piece {
-    Ticket ticket;
-    uint32_t first_token = 0;  // in the ticket
-    uint32_t token_count = 0;
-  };
   [[nodiscard]] Result<LayerRows> HandThrough(int32_t layer_index);
   [[nodiscard]] Result<LayerRows> Gather(int32_t layer_index);
 
-  RowSource* source_;
-  std::vector<Piece> pieces_;
+  AwaitableRows* source_;
+  std::vector<RowPiece> pieces_;
   uint32_t token_count_ = 0;
   Status error_;
   // Per layer, because all layers' rows stay valid until Forward returns.

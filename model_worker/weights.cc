@@ -36,10 +36,34 @@ void Widen(Dtype dtype, std::span<const std::byte> bytes, float* out) {
   }
 }
 
+// Rank r's share of `count` things.
+IndexRange ShareOf(int64_t count, const TensorPart& part) {
+  const int64_t each = count / part.count;
+  return {part.rank * each, (part.rank + 1) * each};
+}
+
+void KeepRows(const IndexRange& kept, Matrix* matrix) {
+  const auto begin = matrix->values.begin() + kept.begin * matrix->columns;
+  matrix->values = std::vector<float>(begin, begin + kept.size() * matrix->columns);
+  matrix->rows = kept.size();
+}
+
+void KeepColumns(const IndexRange& kept, Matrix* matrix) {
+  std::vector<float> values;
+  values.reserve(static_cast<size_t>(matrix->rows * kept.size()));
+  for (int64_t row = 0; row < matrix->rows; ++row) {
+    const auto begin = matrix->values.begin() + row * matrix->columns + kept.begin;
+    values.insert(values.end(), begin, begin + kept.size());
+  }
+  matrix->values = std::move(values);
+  matrix->columns = kept.size();
+}
+
 class Loader {
  public:
-  Loader(const ModelConfig& config, const TensorIndex& index, std::filesystem::path model_dir)
-      : config_(config), index_(index), model_dir_(std::move(model_dir)) {}
+  Loader(const ModelConfig& config, const TensorPart& part, const TensorIndex& index,
+         std::filesystem::path model_dir)
+      : config_(config), part_(part), index_(index), model_dir_(std::move(model_dir)) {}
 
   [[nodiscard]] Result<ModelWeights> Load() {
     ModelWeights weights;
@@ -55,6 +79,7 @@ class Loader {
       ENGRAM_TRY(ReadLayer("layers." + std::to_string(l) + ".", &weights.layers.emplace_back()));
     }
     if (config_.engram.has_value()) ENGRAM_TRY(ReadEngram(&weights));
+    weights.values_elsewhere = values_elsewhere_;
     return weights;
   }
 
@@ -114,7 +139,26 @@ class Loader {
     return Read(name, {rows, columns}, &out->values);
   }
 
-  [[nodiscard]] Status ReadLayer(const std::string& prefix, LayerWeights* layer) const {
+  // The part's outputs.
+  [[nodiscard]] Status ReadRowsOf(const std::string& name, int64_t rows, int64_t columns,
+                                  Matrix* out) {
+    ENGRAM_RETURN_IF_ERROR(ReadMatrix(name, rows, columns, out));
+    if (part_.count == 1) return {};
+    KeepRows(ShareOf(rows, part_), out);
+    values_elsewhere_ += static_cast<uint64_t>(rows * columns) - out->values.size();
+    return {};
+  }
+  // The part's inputs.
+  [[nodiscard]] Status ReadColumnsOf(const std::string& name, int64_t rows, int64_t columns,
+                                     Matrix* out) {
+    ENGRAM_RETURN_IF_ERROR(ReadMatrix(name, rows, columns, out));
+    if (part_.count == 1) return {};
+    KeepColumns(ShareOf(columns, part_), out);
+    values_elsewhere_ += static_cast<uint64_t>(rows * columns) - out->values.size();
+    return {};
+  }
+
+  [[nodiscard]] Status ReadLayer(const std::string& prefix, LayerWeights* layer) {
     const int64_t hidden = config_.hidden_size;
     const int64_t head_dim = config_.head_dim;
     const int64_t heads = config_.head_count * head_dim;
@@ -124,18 +168,18 @@ class Loader {
     const std::string mlp = prefix + "mlp.";
     ENGRAM_RETURN_IF_ERROR(
         ReadVector(prefix + "input_layernorm.weight", hidden, &layer->input_norm));
-    ENGRAM_RETURN_IF_ERROR(ReadMatrix(attention + "q_proj.weight", heads, hidden, &layer->q));
-    ENGRAM_RETURN_IF_ERROR(ReadMatrix(attention + "k_proj.weight", kv_heads, hidden, &layer->k));
-    ENGRAM_RETURN_IF_ERROR(ReadMatrix(attention + "v_proj.weight", kv_heads, hidden, &layer->v));
-    ENGRAM_RETURN_IF_ERROR(ReadMatrix(attention + "o_proj.weight", hidden, heads, &layer->o));
+    ENGRAM_RETURN_IF_ERROR(ReadRowsOf(attention + "q_proj.weight", heads, hidden, &layer->q));
+    ENGRAM_RETURN_IF_ERROR(ReadRowsOf(attention + "k_proj.weight", kv_heads, hidden, &layer->k));
+    ENGRAM_RETURN_IF_ERROR(ReadRowsOf(attention + "v_proj.weight", kv_heads, hidden, &layer->v));
+    ENGRAM_RETURN_IF_ERROR(ReadColumnsOf(attention + "o_proj.weight", hidden, heads, &layer->o));
     ENGRAM_RETURN_IF_ERROR(ReadVector(attention + "q_norm.weight", head_dim, &layer->q_norm));
     ENGRAM_RETURN_IF_ERROR(ReadVector(attention + "k_norm.weight", head_dim, &layer->k_norm));
     ENGRAM_RETURN_IF_ERROR(ReadVector(prefix + "post_attention_layernorm.weight", hidden,
                                       &layer->post_attention_norm));
     ENGRAM_RETURN_IF_ERROR(
-        ReadMatrix(mlp + "gate_proj.weight", intermediate, hidden, &layer->gate));
-    ENGRAM_RETURN_IF_ERROR(ReadMatrix(mlp + "up_proj.weight", intermediate, hidden, &layer->up));
-    return ReadMatrix(mlp + "down_proj.weight", hidden, intermediate, &layer->down);
+        ReadRowsOf(mlp + "gate_proj.weight", intermediate, hidden, &layer->gate));
+    ENGRAM_RETURN_IF_ERROR(ReadRowsOf(mlp + "up_proj.weight", intermediate, hidden, &layer->up));
+    return ReadColumnsOf(mlp + "down_proj.weight", hidden, intermediate, &layer->down);
   }
 
   [[nodiscard]] Status ReadEngram(ModelWeights* weights) const {
@@ -231,14 +275,16 @@ class Loader {
 
   static constexpr int64_t kBranchesMax = 64;
   const ModelConfig& config_;
+  const TensorPart part_;
   const TensorIndex& index_;
   std::filesystem::path model_dir_;
+  uint64_t values_elsewhere_ = 0;
 };
 
 }  // namespace
 
 uint64_t ModelWeights::parameters_non_embedding() const {
-  uint64_t count = final_norm.size();
+  uint64_t count = final_norm.size() + values_elsewhere;
   for (const LayerWeights& l : layers) {
     for (const Matrix* m : {&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down}) {
       count += m->values.size();
@@ -258,11 +304,12 @@ uint64_t ModelWeights::parameters_non_embedding() const {
   return count;
 }
 
-Result<ModelWeights> LoadWeights(const std::filesystem::path& model_dir,
-                                 const ModelConfig& config) {
+Result<ModelWeights> LoadWeights(const std::filesystem::path& model_dir, const ModelConfig& config,
+                                 const TensorPart& part) {
+  ENGRAM_TRY(CheckTensorPart(config, part));
   ENGRAM_ASSIGN_OR_RETURN(const TensorIndex index, TensorIndex::Open(model_dir));
   try {
-    return Loader(config, index, model_dir).Load();
+    return Loader(config, part, index, model_dir).Load();
   } catch (const std::bad_alloc&) {
     return Error(StatusCode::kResourceExhausted,
                  model_dir.string() + ": not enough memory for the weights as fp32");

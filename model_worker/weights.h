@@ -10,6 +10,7 @@
 #include "engram/checkpoint/safetensors.h"
 #include "engram/table/table_layout.h"
 #include "model_worker/model_config.h"
+#include "model_worker/tensor_part.h"
 
 namespace engram {
 
@@ -20,6 +21,7 @@ struct Matrix {
   std::vector<float> values;
 };
 
+// heads, kv_heads and intermediate are those of the part that was loaded.
 struct LayerWeights {
   std::vector<float> input_norm;           // [hidden]
   Matrix q, k, v;                          // [heads * head_dim][hidden]
@@ -49,15 +51,19 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;
   std::vector<EngramLayerWeights> engram;              // in the order of config.engram->layer_ids
   RowFormat row_format = RowFormat::kF8E4M3ScaleE8M0;  // of the tables' tensors
+  uint64_t values_elsewhere = 0;                       // of the matrices, in other parts
 
-  // Without embedding and lm_head; with the Engram fusion, without the tables.
+  // Of the whole model, without embedding and lm_head; with the Engram fusion, without the tables.
   [[nodiscard]] uint64_t parameters_non_embedding() const;
 };
 
-// Reads every tensor the config asks for (BF16, F16 or F32), checks name, shape and dtype.
+// Reads every tensor the config asks for (BF16, F16 or F32), checks name, shape and dtype. Of the
+// matrices that ranks divide it keeps the part's outputs (q, k, v, gate, up) or inputs (o, down);
+// embedding, lm_head, norms and Engram fusion are whole. `config` is the whole model's.
 // ERRORS: kNotFound (a tensor is missing), kMalformed (shape or dtype), kIo; each names file,
 // tensor, expected and found. kResourceExhausted: not enough memory.
 [[nodiscard]] Result<ModelWeights> LoadWeights(const std::filesystem::path& model_dir,
-                                               const ModelConfig& config);
+                                               const ModelConfig& config,
+                                               const TensorPart& part = {});
 
 }  // namespace engram

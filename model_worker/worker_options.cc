@@ -39,8 +39,10 @@ void AddModelFlags(CLI::App* app, WorkerOptions* options) {
                           "What computes the model: cpu = fp32 on the cores, cuda = bf16 on an "
                           "NVIDIA GPU (needs a build of the cuda preset)")
       ->default_str("cpu");
-  app->add_option("--threads", options->threads,
-                  "Compute threads of the cpu backend; 0 = one per core")
+  app->add_option(
+         "--threads", options->threads,
+         "Compute threads of the cpu backend, of each rank; 0 = one per core, divided among "
+         "the ranks on this host")
       ->capture_default_str()
       ->check(CLI::Range(0u, 1024u));
   app->add_option("--concurrency", options->concurrency,
@@ -116,6 +118,38 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
                   "How often a request is computed again after its rows could not be had")
       ->capture_default_str()
       ->check(CLI::Range(0u, 100u));
+}
+
+void AddRankFlags(CLI::App* app, WorkerOptions* options) {
+  const std::string group = "Tensor parallelism (mpirun -np T engram-model-worker ...)";
+  app->add_option("--tensor-parallel", options->tensor_parallel,
+                  "Ranks that share the model: 0 = as many as mpirun started this program as, 1 = "
+                  "one, whatever started it, more = just so many, or it is refused. A power of two "
+                  "that divides the model's KV heads and the width of its MLP, up to 8")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, 1024u))
+      ->group(group);
+  AddNamedFlag<FetchWay>(
+      app, "--fetch",
+      {{"auto", FetchWay::kAuto}, {"cooperative", FetchWay::kCooperative}, {"all", FetchWay::kAll}},
+      &options->fetch.way,
+      "How ranks get a step's rows: cooperative = each reads its share of the "
+      "columns and they hand them round, all = each reads every row, auto = "
+      "cooperative from --fetch-rows on")
+      ->default_str("auto")
+      ->group(group);
+  app->add_option("--fetch-rows", options->fetch.cooperative_rows_min,
+                  "Rows of a batch (tokens x columns x Engram layers) from which on --fetch auto "
+                  "has the ranks read together")
+      ->capture_default_str()
+      ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 40))
+      ->group(group);
+  app->add_option("--rank-timeout-s", options->rank_timeout_s,
+                  "A rank that keeps the others waiting this long within a step, and "
+                  "--row-deadline-ms more, ends them all")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 86400u))
+      ->group(group);
 }
 
 void AddSamplingFlags(CLI::App* app, SamplingParams* params) {

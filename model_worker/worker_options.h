@@ -11,6 +11,7 @@
 #include "engram/security/security_flags.h"
 #include "engram/transport/read_way.h"
 #include "model_worker/engine.h"
+#include "model_worker/ranks/rank_leader.h"
 
 namespace engram {
 
@@ -22,7 +23,7 @@ struct WorkerOptions {
   std::string model_dir;
   // Compute.
   ComputeOn backend = ComputeOn::kCpu;
-  uint32_t threads = 0;  // of the CPU backend; 0 = one per core
+  uint32_t threads = 0;  // of the CPU backend; 0 = one per core that the rank has
   uint32_t concurrency = 8;
   uint32_t positions = 4096;  // at most; the model's own limit may be lower
   uint32_t step_tokens = 256;
@@ -39,11 +40,16 @@ struct WorkerOptions {
   uint64_t cache_bytes = 64u << 20;
   uint32_t row_deadline_ms = 2000;
   uint32_t row_retries = 1;
+  // Ranks that share the model. 0 = as many as mpirun started.
+  uint32_t tensor_parallel = 0;
+  FetchOptions fetch;
+  uint32_t rank_timeout_s = 60;
 };
 
 void AddModelFlags(CLI::App* app, WorkerOptions* options);
 // --rows only where `choice`; the others compare all three.
 void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice);
+void AddRankFlags(CLI::App* app, WorkerOptions* options);
 void AddSamplingFlags(CLI::App* app, SamplingParams* params);
 
 // Checks what one flag says against another. ERRORS: kInvalidArgument naming the flag to give.

@@ -11,15 +11,21 @@
 
 #include "engram/base/thread_role.h"
 #include "model_worker/cpu/attention.h"
+#include "model_worker/cpu/blocked_matrix.h"
 #include "model_worker/cpu/compute_pool.h"
 #include "model_worker/cpu/engram_layer.h"
 #include "model_worker/cpu/kernels.h"
 #include "model_worker/cpu/matmul.h"
 #include "model_worker/fusion.h"
 #include "model_worker/step_check.h"
+#include "model_worker/tensor_part.h"
 
 namespace engram {
 namespace {
+
+// Work on a row of hidden values is well under a microsecond: threads share rows in bundles, and
+// few of them not at all.
+constexpr uint32_t kBundleRows = 16;
 
 // Gate and up projections are interleaved in half panels, so that one task has both of its outputs.
 std::vector<float> InterleaveGateUp(const Matrix& gate, const Matrix& up) {
@@ -38,10 +44,12 @@ std::vector<float> InterleaveGateUp(const Matrix& gate, const Matrix& up) {
 
 struct CpuLayer {
   std::vector<float> input_norm, q_norm, k_norm, post_attention_norm;
-  PackedMatrix qkv, o, gate_up, down;
+  PackedMatrix qkv, gate_up;
+  BlockedMatrix o, down;
 };
 
-Result<CpuLayer> PackLayer(MatmulShapes* shapes, LayerWeights weights) {
+// `blocks` of the part: those of the model that its inputs of o and down are.
+Result<CpuLayer> PackLayer(MatmulShapes* shapes, LayerWeights weights, uint32_t blocks) {
   CpuLayer layer;
   layer.input_norm = std::move(weights.input_norm);
   layer.q_norm = std::move(weights.q_norm);
@@ -55,21 +63,29 @@ Result<CpuLayer> PackLayer(MatmulShapes* shapes, LayerWeights weights) {
   ENGRAM_ASSIGN_OR_RETURN(
       layer.qkv, PackedMatrix::Pack(shapes, qkv, weights.q.rows + weights.k.rows + weights.v.rows,
                                     hidden, false));
-  ENGRAM_ASSIGN_OR_RETURN(layer.o, PackedMatrix::Pack(shapes, weights.o.values, weights.o.rows,
-                                                      weights.o.columns, true));
+  ENGRAM_ASSIGN_OR_RETURN(layer.o, BlockedMatrix::Pack(shapes, weights.o.values, weights.o.rows,
+                                                       weights.o.columns, blocks));
   ENGRAM_ASSIGN_OR_RETURN(layer.gate_up,
                           PackedMatrix::Pack(shapes, InterleaveGateUp(weights.gate, weights.up),
                                              weights.gate.rows + weights.up.rows, hidden, false));
   ENGRAM_ASSIGN_OR_RETURN(layer.down,
-                          PackedMatrix::Pack(shapes, weights.down.values, weights.down.rows,
-                                             weights.down.columns, true));
+                          BlockedMatrix::Pack(shapes, weights.down.values, weights.down.rows,
+                                              weights.down.columns, blocks));
   return layer;
+}
+
+TensorPart PartOf(const CpuBackendOptions& options) {
+  if (options.collective == nullptr) return {};
+  return {options.collective->rank(), options.collective->rank_count()};
 }
 
 class CpuBackend final : public Backend {
  public:
   CpuBackend(const ModelConfig& config, const CpuBackendOptions& options, Attention attention)
-      : config_(config),
+      : config_(PartConfig(config, PartOf(options))),
+        part_(PartOf(options)),
+        collective_(options.collective),
+        blocks_(SumBlocks(config) / part_.count),
         limits_(options.limits),
         kernels_(&CpuKernels()),
         pool_(options.threads),
@@ -98,10 +114,16 @@ class CpuBackend final : public Backend {
   [[nodiscard]] Status ComputeLogits(std::span<const SequenceStep> steps,
                                      std::vector<float>* logits);
   void NormRows(const float* weight, uint32_t rows, const float* x, float* out);
-  // y (+)= x W^T, all tasks on the pool.
+  // hidden += x W^T over all ranks.
+  [[nodiscard]] Status AddToHidden(BlockedMatrix* matrix, const float* x);
+  [[nodiscard]] Status GatherLogits(uint32_t rows, std::vector<float>* logits);
+  // y = x W^T, all tasks on the pool.
   [[nodiscard]] Status Multiply(PackedMatrix* matrix, uint32_t rows, const float* x, float* y);
 
-  ModelConfig config_;
+  ModelConfig config_;  // of the part
+  TensorPart part_;
+  Collective* collective_;  // null: one rank
+  uint32_t blocks_;         // of the part
   Limits limits_;
   const Kernels* kernels_;
   ComputePool pool_;
@@ -112,13 +134,15 @@ class CpuBackend final : public Backend {
   std::vector<CpuLayer> layers_;
   std::vector<EngramLayer> engram_layers_;  // in the config's order
   std::vector<int32_t> engram_index_;       // [layers] place in engram_layers_, or -1
-  PackedMatrix lm_head_;
+  PackedMatrix lm_head_;                    // the part's outputs
   SequencePositions positions_;
 
   // Scratch of one Forward; the row counts are padded as MatmulRows says.
   std::vector<StepPart> parts_;
   uint32_t token_count_ = 0;
   std::vector<float> hidden_, normed_, qkv_, attended_, gate_up_, activated_;
+  std::vector<float> sums_;                      // several ranks: what is added to hidden_
+  std::vector<std::vector<float>> logit_parts_;  // [ranks] several: the others' on rank 0 alone
   EngramScratch engram_scratch_;
 };
 
@@ -126,7 +150,7 @@ Status CpuBackend::Load(ModelWeights weights) {
   parameters_ = weights.parameters_non_embedding();
   final_norm_ = std::move(weights.final_norm);
   for (LayerWeights& layer : weights.layers) {
-    Result<CpuLayer> packed = PackLayer(&shapes_, std::move(layer));
+    Result<CpuLayer> packed = PackLayer(&shapes_, std::move(layer), blocks_);
     if (!packed.has_value()) return std::move(packed).error();
     layers_.push_back(*std::move(packed));
   }
@@ -140,10 +164,16 @@ Status CpuBackend::Load(ModelWeights weights) {
     engram_layers_.push_back(*std::move(made));
   }
   const Matrix& head = weights.lm_head.has_value() ? *weights.lm_head : weights.embedding;
-  Result<PackedMatrix> lm_head =
-      PackedMatrix::Pack(&shapes_, head.values, head.rows, head.columns, false);
-  if (!lm_head.has_value()) return std::move(lm_head).error();
-  lm_head_ = *std::move(lm_head);
+  const IndexRange outputs = VocabularyPart(config_.vocabulary_size, part_);
+  if (outputs.size() > 0) {
+    const auto values = std::span(head.values)
+                            .subspan(static_cast<size_t>(outputs.begin * head.columns),
+                                     static_cast<size_t>(outputs.size() * head.columns));
+    Result<PackedMatrix> lm_head =
+        PackedMatrix::Pack(&shapes_, values, outputs.size(), head.columns, false);
+    if (!lm_head.has_value()) return std::move(lm_head).error();
+    lm_head_ = *std::move(lm_head);
+  }
   embedding_ = std::move(weights.embedding.values);
   AllocateScratch();
   return PrepareDecode();
@@ -155,12 +185,15 @@ Status CpuBackend::PrepareDecode() {
       std::min({limits_.sequences_max, limits_.step_tokens_max, kMatmulRowsMax});
   for (uint32_t rows = 1; rows <= rows_max; ++rows) {
     for (CpuLayer& layer : layers_) {
-      for (PackedMatrix* matrix : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down}) {
+      for (PackedMatrix* matrix : {&layer.qkv, &layer.gate_up}) {
+        ENGRAM_RETURN_IF_ERROR(matrix->Prepare(rows));
+      }
+      for (BlockedMatrix* matrix : {&layer.o, &layer.down}) {
         ENGRAM_RETURN_IF_ERROR(matrix->Prepare(rows));
       }
     }
     for (EngramLayer& layer : engram_layers_) ENGRAM_RETURN_IF_ERROR(layer.Prepare(rows));
-    ENGRAM_RETURN_IF_ERROR(lm_head_.Prepare(rows));
+    if (lm_head_.columns_out() > 0) ENGRAM_RETURN_IF_ERROR(lm_head_.Prepare(rows));
   }
   return {};
 }
@@ -179,6 +212,8 @@ void CpuBackend::AllocateScratch() {
   attended_.resize(rows * heads * head_dim);
   gate_up_.resize(rows * 2 * intermediate);
   activated_.resize(rows * intermediate);
+  logit_parts_.resize(part_.count);
+  if (part_.count > 1) sums_.resize(tokens * hidden);
   parts_.reserve(limits_.sequences_max);
   if (engram_layers_.empty()) return;
   engram_scratch_.values.resize(rows * static_cast<size_t>(config_.engram_values()));
@@ -251,12 +286,10 @@ Status CpuBackend::FuseEngram(int32_t layer, EngramRows* engram) {
 }
 
 void CpuBackend::NormRows(const float* weight, uint32_t rows, const float* x, float* out) {
-  // A row is well under a microsecond: share them in bundles, and few of them not at all.
-  constexpr uint32_t kBundle = 16;
   const ptrdiff_t width = config_.hidden_size;
-  pool_.Run((rows + kBundle - 1) / kBundle, [&](size_t bundle, uint32_t) {
-    const auto begin = static_cast<uint32_t>(bundle) * kBundle;
-    for (uint32_t row = begin; row < std::min(begin + kBundle, rows); ++row) {
+  pool_.Run((rows + kBundleRows - 1) / kBundleRows, [&](size_t bundle, uint32_t) {
+    const auto begin = static_cast<uint32_t>(bundle) * kBundleRows;
+    for (uint32_t row = begin; row < std::min(begin + kBundleRows, rows); ++row) {
       kernels_->rms_norm(x + row * width, weight, config_.rms_norm_eps, config_.hidden_size,
                          out + row * width);
     }
@@ -279,7 +312,22 @@ Status CpuBackend::RunAttention(int32_t layer) {
   ENGRAM_RETURN_IF_ERROR(Multiply(&weights.qkv, token_count_, normed_.data(), qkv_.data()));
   attention_.Run(layer, weights.q_norm.data(), weights.k_norm.data(), parts_, qkv_.data(),
                  attended_.data(), &pool_);
-  return Multiply(&weights.o, token_count_, attended_.data(), hidden_.data());
+  return AddToHidden(&weights.o, attended_.data());
+}
+
+Status CpuBackend::AddToHidden(BlockedMatrix* matrix, const float* x) {
+  if (part_.count == 1) {
+    return matrix->Run(&pool_, token_count_, x, BlockedMatrix::Output::kAdd, hidden_.data());
+  }
+  ENGRAM_RETURN_IF_ERROR(
+      matrix->Run(&pool_, token_count_, x, BlockedMatrix::Output::kSet, sums_.data()));
+  const size_t width = static_cast<size_t>(config_.hidden_size);
+  ENGRAM_RETURN_IF_ERROR(collective_->AllReduce(std::span(sums_).first(token_count_ * width)));
+  pool_.Run((token_count_ + kBundleRows - 1) / kBundleRows, [&](size_t bundle, uint32_t) {
+    const size_t end = std::min<size_t>((bundle + 1) * kBundleRows, token_count_) * width;
+    for (size_t i = bundle * kBundleRows * width; i < end; ++i) hidden_[i] += sums_[i];
+  });
+  return {};
 }
 
 Status CpuBackend::RunMlp(CpuLayer* layer) {
@@ -304,7 +352,7 @@ Status CpuBackend::RunMlp(CpuLayer* layer) {
   if (failed.load(std::memory_order_relaxed)) {
     return Status(StatusCode::kInternal, "oneDNN failed in a matrix product");
   }
-  return Multiply(&layer->down, token_count_, activated_.data(), hidden_.data());
+  return AddToHidden(&layer->down, activated_.data());
 }
 
 Status CpuBackend::ComputeLogits(std::span<const SequenceStep> steps, std::vector<float>* logits) {
@@ -317,14 +365,42 @@ Status CpuBackend::ComputeLogits(std::span<const SequenceStep> steps, std::vecto
                        config_.hidden_size, normed_.data() + wanted * width);
     ++wanted;
   }
-  const auto vocabulary = static_cast<size_t>(config_.vocabulary_size);
   if (wanted == 0) {
     logits->clear();
     return {};
   }
-  logits->resize(lm_head_.RowsTouched(wanted) * vocabulary);
-  ENGRAM_RETURN_IF_ERROR(Multiply(&lm_head_, wanted, normed_.data(), logits->data()));
-  logits->resize(wanted * vocabulary);
+  const auto outputs = static_cast<size_t>(lm_head_.columns_out());
+  if (outputs > 0) {
+    std::vector<float>* const out = part_.count == 1 ? logits : &logit_parts_[part_.rank];
+    out->resize(lm_head_.RowsTouched(wanted) * outputs);
+    ENGRAM_RETURN_IF_ERROR(Multiply(&lm_head_, wanted, normed_.data(), out->data()));
+  }
+  if (part_.count > 1) return GatherLogits(wanted, logits);
+  logits->resize(wanted * outputs);
+  return {};
+}
+
+// Ranks have ranges of the vocabulary: rank 0 puts them side by side.
+Status CpuBackend::GatherLogits(uint32_t rows, std::vector<float>* logits) {
+  std::vector<std::span<std::byte>> blocks(part_.count);
+  for (uint32_t rank = 0; rank < part_.count; ++rank) {
+    const IndexRange range = VocabularyPart(config_.vocabulary_size, {rank, part_.count});
+    const auto count = rows * static_cast<size_t>(range.size());
+    if (rank == part_.rank || part_.rank == 0) logit_parts_[rank].resize(count);
+    blocks[rank] = std::as_writable_bytes(std::span(logit_parts_[rank]));
+  }
+  ENGRAM_RETURN_IF_ERROR(collective_->Gather(blocks));
+  logits->clear();
+  if (part_.rank == 0) {
+    logits->resize(rows * static_cast<size_t>(config_.vocabulary_size));
+    for (uint32_t rank = 0; rank < part_.count; ++rank) {
+      const IndexRange range = VocabularyPart(config_.vocabulary_size, {rank, part_.count});
+      for (uint32_t row = 0; row < rows; ++row) {
+        std::copy_n(logit_parts_[rank].data() + row * range.size(), range.size(),
+                    logits->data() + int64_t{row} * config_.vocabulary_size + range.begin);
+      }
+    }
+  }
   return {};
 }
 
@@ -334,6 +410,7 @@ Status CheckOptions(const ModelConfig& config, const ModelWeights& weights,
     return Status(StatusCode::kInvalidArgument,
                   "threads = " + std::to_string(options.threads) + "; expected 1 to 1024");
   }
+  ENGRAM_RETURN_IF_ERROR(CheckTensorPart(config, PartOf(options)));
   return CheckBackendLimits(config, weights, options.limits);
 }
 
@@ -343,8 +420,9 @@ Result<std::unique_ptr<Backend>> CreateCpuBackend(const ModelConfig& config, Mod
                                                   const CpuBackendOptions& options) {
   ENGRAM_TRY(CheckOptions(config, weights, options));
   try {
-    ENGRAM_ASSIGN_OR_RETURN(Attention attention,
-                            Attention::Create(config, options.limits, options.threads));
+    ENGRAM_ASSIGN_OR_RETURN(
+        Attention attention,
+        Attention::Create(PartConfig(config, PartOf(options)), options.limits, options.threads));
     auto backend = std::make_unique<CpuBackend>(config, options, std::move(attention));
     ENGRAM_TRY(backend->Load(std::move(weights)));
     return backend;

@@ -38,7 +38,7 @@ MatmulShape::MatmulShape(const Key& key, const dnnl::engine& engine, uint32_t th
 
 dnnl::matmul::primitive_desc MatmulShape::Describe(uint32_t rows, bool first) const {
   const memory::dim m = rows;
-  const memory::desc x({m, key_.columns_in}, kF32, memory::dims{key_.columns_in, 1});
+  const memory::desc x({m, key_.columns_in}, kF32, memory::dims{key_.x_stride, 1});
   const memory::desc y({m, key_.columns_out}, kF32, memory::dims{key_.y_stride, 1});
   const memory::desc any({key_.columns_in, key_.columns_out}, kF32, memory::format_tag::any);
   dnnl::primitive_attr attributes;
@@ -111,19 +111,34 @@ Result<MatmulShape*> MatmulShapes::Get(const MatmulShape::Key& key) {
 
 Result<PackedMatrix> PackedMatrix::Pack(MatmulShapes* shapes, std::span<const float> values,
                                         int64_t columns_out, int64_t columns_in, bool accumulate) {
-  ENGRAM_CHECK(columns_out > 0 && columns_in > 0);
+  return PackAs(shapes, values, columns_out, {columns_in, 0, columns_in, columns_out, accumulate});
+}
+
+Result<PackedMatrix> PackedMatrix::PackBlock(MatmulShapes* shapes, std::span<const float> values,
+                                             int64_t columns_out, int64_t columns_in,
+                                             int64_t x_stride) {
+  return PackAs(shapes, values, columns_out,
+                {columns_in, 0, x_stride, PanelColumns(columns_out), false});
+}
+
+Result<PackedMatrix> PackedMatrix::PackAs(MatmulShapes* shapes, std::span<const float> values,
+                                          int64_t columns_out, const MatmulShape::Key& form) {
+  const int64_t columns_in = form.columns_in;
+  ENGRAM_CHECK(columns_out > 0 && columns_in > 0 && form.x_stride >= columns_in);
   ENGRAM_CHECK(values.size() == static_cast<size_t>(columns_out * columns_in));
   PackedMatrix matrix;
   matrix.columns_in_ = columns_in;
   matrix.columns_out_ = columns_out;
+  matrix.x_stride_ = form.x_stride;
   matrix.panel_columns_ = PanelColumns(columns_out);
   constexpr uint64_t kAlignFloats = 16;
   std::vector<uint64_t> offsets;
   uint64_t floats = 0;
   for (int64_t begin = 0; begin < columns_out; begin += matrix.panel_columns_) {
     const int64_t width = std::min(matrix.panel_columns_, columns_out - begin);
-    ENGRAM_ASSIGN_OR_RETURN(MatmulShape * shape,
-                            shapes->Get({columns_in, width, columns_out, accumulate}));
+    MatmulShape::Key key = form;
+    key.columns_out = width;
+    ENGRAM_ASSIGN_OR_RETURN(MatmulShape * shape, shapes->Get(key));
     matrix.panels_.push_back({shape, {}});
     offsets.push_back(floats);
     floats += RoundUp(shape->packed_desc().get_size() / sizeof(float), kAlignFloats);
@@ -181,9 +196,14 @@ PackedMatrix::Task PackedMatrix::TaskAt(size_t task, uint32_t rows) const {
 bool PackedMatrix::RunTask(uint32_t thread, size_t task, uint32_t rows, const float* x,
                            float* y) const {
   const Task at = TaskAt(task, rows);
+  return RunTile(thread, task, rows, x, y + at.row_begin * columns_out_ + at.column_begin);
+}
+
+bool PackedMatrix::RunTile(uint32_t thread, size_t task, uint32_t rows, const float* x,
+                           float* tile) const {
+  const Task at = TaskAt(task, rows);
   const Panel& panel = panels_[static_cast<size_t>(at.column_begin / panel_columns_)];
-  return panel.shape->Run(thread, panel.weights, x + at.row_begin * columns_in_,
-                          y + at.row_begin * columns_out_ + at.column_begin,
+  return panel.shape->Run(thread, panel.weights, x + at.row_begin * x_stride_, tile,
                           at.row_end - at.row_begin);
 }
 

@@ -35,6 +35,7 @@ class MatmulShape {
   struct Key {
     int64_t columns_in = 0;
     int64_t columns_out = 0;
+    int64_t x_stride = 0;
     int64_t y_stride = 0;
     bool accumulate = false;  // y += instead of y =
     friend auto operator<=>(const Key&, const Key&) = default;
@@ -103,6 +104,13 @@ class PackedMatrix {
                                                  std::span<const float> values, int64_t columns_out,
                                                  int64_t columns_in, bool accumulate);
 
+  // One of the matrices that a product is the sum of (cpu/blocked_matrix.h): x rows are `x_stride`
+  // apart, and y rows as wide as a panel, for RunTile.
+  [[nodiscard]] static Result<PackedMatrix> PackBlock(MatmulShapes* shapes,
+                                                      std::span<const float> values,
+                                                      int64_t columns_out, int64_t columns_in,
+                                                      int64_t x_stride);
+
   [[nodiscard]] int64_t columns_out() const { return columns_out_; }
   // Makes what tasks for `rows` rows need. ERRORS: kInternal.
   [[nodiscard]] Status Prepare(uint32_t rows);
@@ -115,6 +123,10 @@ class PackedMatrix {
   [[nodiscard]] bool RunTask(uint32_t thread, size_t task, uint32_t rows, const float* x,
                              float* y) const;
 
+  // The same for a packed block, its y alone: `tile` [MatmulRows(task's rows)][PanelColumns].
+  [[nodiscard]] bool RunTile(uint32_t thread, size_t task, uint32_t rows, const float* x,
+                             float* tile) const;
+
   // Panels of outputs are this wide, but the last: narrow enough to share a small matrix among
   // threads, wide enough that a call costs little in a large one.
   [[nodiscard]] static int64_t PanelColumns(int64_t columns_out) {
@@ -126,9 +138,15 @@ class PackedMatrix {
     MatmulShape* shape = nullptr;
     dnnl::memory weights;  // in buffer_
   };
+  [[nodiscard]] static Result<PackedMatrix> PackAs(MatmulShapes* shapes,
+                                                   std::span<const float> values,
+                                                   int64_t columns_out,
+                                                   const MatmulShape::Key& form);
+
   int64_t columns_in_ = 0;
   int64_t columns_out_ = 0;
   int64_t panel_columns_ = 0;
+  int64_t x_stride_ = 0;
   PageBuffer buffer_;
   std::vector<Panel> panels_;
 };

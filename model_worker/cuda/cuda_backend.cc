@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "engram/table/table_layout.h"
+#include "model_worker/collectives/agreement.h"
 #include "model_worker/cuda/device_memory.h"
+#include "model_worker/cuda/device_ranks.h"
 #include "model_worker/cuda/gpu_transformer.h"
 #include "model_worker/cuda/graph_cache.h"
 #include "model_worker/cuda/kv_pages.h"
@@ -17,6 +19,7 @@
 #include "model_worker/cuda/row_staging.h"
 #include "model_worker/cuda/step_inputs.h"
 #include "model_worker/step_check.h"
+#include "model_worker/tensor_part.h"
 
 namespace engram {
 namespace {
@@ -28,11 +31,16 @@ constexpr size_t kInputBuffers = 2;
 // Logits come to the host in pieces of at most this, through pinned memory.
 constexpr size_t kLogitPieceBytes = size_t{32} << 20;
 
+TensorPart PartOf(const CudaBackendOptions& options) {
+  if (options.collective == nullptr) return {};
+  return {options.collective->rank(), options.collective->rank_count()};
+}
+
 class CudaBackendImpl final : public CudaBackend {
  public:
   CudaBackendImpl(const ModelConfig& config, const CudaBackendOptions& options,
                   uint32_t pages_per_slot, uint32_t page_count)
-      : config_(config),
+      : config_(PartConfig(config, PartOf(options))),
         options_(options),
         positions_(options.limits, config.vocabulary_size),
         pages_(options.limits.sequences_max, pages_per_slot, page_count),
@@ -68,13 +76,14 @@ class CudaBackendImpl final : public CudaBackend {
                                   const gpu::StepCounts& counts);
   [[nodiscard]] Status TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits);
 
-  ModelConfig config_;
+  ModelConfig config_;  // of the part
   CudaBackendOptions options_;
   uint64_t parameters_ = 0;
   SequencePositions positions_;
   gpu::KvPages pages_;
   gpu::PinnedStaging pinned_;
   gpu::Stream stream_;
+  std::unique_ptr<gpu::DeviceRanks> ranks_;  // null: one rank
   std::unique_ptr<gpu::GpuTransformer> transformer_;
   std::unique_ptr<gpu::RowStaging> staging_;  // null without Engram layers
   gpu::GraphCache graphs_;
@@ -102,6 +111,14 @@ Status CudaBackendImpl::Load(ModelWeights weights) {
   options.limits = options_.limits;
   options.pages_per_slot = pages_.pages_per_slot();
   options.page_count = pages_.page_count();
+  options.computes_logits = PartOf(options_).rank == 0;
+  if (options_.collective != nullptr) {
+    auto ranks = gpu::DeviceRanks::Join(options_.collective);
+    if (!ranks.has_value()) return std::move(ranks).error();
+    ranks_ = *std::move(ranks);
+    options.ranks = ranks_.get();
+    options.adds_residual = PartOf(options_).rank == 0;
+  }
   auto transformer = gpu::GpuTransformer::Create(config_, std::move(weights), options);
   if (!transformer.has_value()) return std::move(transformer).error();
   transformer_ = *std::move(transformer);
@@ -254,6 +271,8 @@ Status CudaBackendImpl::RunSegment(size_t index, const gpu::LayerSegment& segmen
 }
 
 Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits) {
+  logits->clear();
+  if (PartOf(options_).rank != 0) return {};
   const size_t count = counts.logits_wanted * static_cast<size_t>(config_.vocabulary_size);
   logits->resize(count);
   for (size_t at = 0; at < count; at += logit_piece_.size()) {
@@ -280,6 +299,9 @@ Status CheckShapes(const ModelConfig& config) {
   }
   if (config.head_dim % 8 != 0 || gpu::PaddedHeadDim(static_cast<uint32_t>(config.head_dim)) == 0) {
     return unfit("head_dim", config.head_dim, "multiples of 8 up to 128");
+  }
+  if (config.intermediate_size % 8 != 0) {
+    return unfit("intermediate_size (of a rank)", config.intermediate_size, "multiples of 8");
   }
   return {};
 }
@@ -312,9 +334,11 @@ Status CheckDevice(int32_t device) {
 Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config,
                                                        ModelWeights weights,
                                                        const CudaBackendOptions& options) {
+  ENGRAM_TRY(CheckTensorPart(config, PartOf(options)));
   ENGRAM_TRY(CheckBackendLimits(config, weights, options.limits));
-  ENGRAM_TRY(CheckShapes(config));
-  ENGRAM_TRY(CheckDevice(options.device));
+  ENGRAM_TRY(CheckShapes(PartConfig(config, PartOf(options))));
+  // The others must not wait for a rank that has no GPU.
+  ENGRAM_TRY(AgreeOn(options.collective, CheckDevice(options.device)));
   const uint32_t per_slot = gpu::PagesFor(options.limits.sequence_tokens_max);
   const uint64_t all_slots = uint64_t{per_slot} * options.limits.sequences_max;
   const uint64_t asked = (options.kv_cache_tokens + gpu::kPageTokens - 1) / gpu::kPageTokens;

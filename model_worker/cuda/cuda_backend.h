@@ -7,6 +7,7 @@
 
 #include "engram/base/status.h"
 #include "model_worker/backend.h"
+#include "model_worker/collectives/collective.h"
 #include "model_worker/model_config.h"
 #include "model_worker/weights.h"
 
@@ -20,6 +21,10 @@ struct CudaBackendOptions {
   bool graphs = true;
   // Positions that the KV cache has room for, over all sequences; 0 = all slots filled to the end.
   uint64_t kv_cache_tokens = 0;
+  // The ranks that compute the model together, each on a GPU of its own; this one has weights'
+  // part. Null = one rank. OWNERSHIP: outlives the backend. Only rank 0's Forward computes and
+  // writes logits.
+  Collective* collective = nullptr;
 };
 
 // Monotonic counters.
@@ -49,10 +54,12 @@ class CudaBackend : public Backend {
 // DETERMINISM: the same steps in the same order give the same bits on one kind of GPU, with graphs
 // or without. What shares a step, and how a prefill is cut, may change the last bits of a bf16: the
 // matrix products are computed in different tiles for different numbers of rows.
-// Engram may be off (null) or on per sequence, not change within one.
-// ERRORS: kFailedPrecondition (this build has no CUDA, this machine no GPU that will do; the
-// message says what to do), kInvalidArgument (limits, shapes, more than one branch),
-// kResourceExhausted (GPU memory), kInternal (CUDA).
+// For another number of ranks the last bits differ (cpu/cpu_backend.h: there they do not): NCCL
+// adds in an order of its own. `config` is the whole model's, `weights` the rank's part
+// (LoadWeights). Engram may be off (null) or on per sequence, not change within one. ERRORS:
+// kFailedPrecondition (this build has no CUDA, or no NCCL for several ranks, this machine no GPU
+// that will do; the message says what to do), kInvalidArgument (limits, shapes, more than one
+// branch), kResourceExhausted (GPU memory), kInternal (CUDA).
 [[nodiscard]] Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(
     const ModelConfig& config, ModelWeights weights, const CudaBackendOptions& options);
 

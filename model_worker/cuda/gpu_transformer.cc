@@ -160,7 +160,7 @@ Status GpuTransformer::EnqueueSegment(const LayerSegment& segment, const StepCou
   for (int32_t layer = segment.begin; layer < segment.end; ++layer) {
     ENGRAM_RETURN_IF_ERROR(EnqueueLayer(layer, counts, inputs, stream));
   }
-  if (!segment.last || counts.logits == 0) return {};
+  if (!segment.last || counts.logits == 0 || !options_.computes_logits) return {};
   return EnqueueLogits(counts, inputs, stream);
 }
 
@@ -219,9 +219,7 @@ Status GpuTransformer::EnqueueLayer(int32_t index, const StepCounts& counts, con
       LaunchPrefillAttention(heads_, inputs.places, inputs.tile_rows, inputs.tile_lengths,
                              counts.tiles, cache, qkv_.data(), attended_.data(), stream),
       "prefill attention");
-  ENGRAM_RETURN_IF_ERROR(
-      matmuls_->Run({rows, hidden_size_, heads_width, MatmulShape::Output::kAddF32},
-                    attended_.data(), layer.o.data(), hidden_.data(), stream));
+  ENGRAM_RETURN_IF_ERROR(AddToHidden(rows, heads_width, attended_.data(), layer.o.data(), stream));
   ENGRAM_CUDA_TRY(LaunchRmsNorm(hidden_.data(), layer.post_attention_norm.data(), eps, nullptr,
                                 rows, hidden_size_, normed_.data(), stream),
                   "a norm");
@@ -229,8 +227,17 @@ Status GpuTransformer::EnqueueLayer(int32_t index, const StepCounts& counts, con
                                        layer.gate_up.data(), gate_up_.data(), stream));
   ENGRAM_CUDA_TRY(LaunchSwiGlu(gate_up_.data(), rows, intermediate_, activated_.data(), stream),
                   "SwiGLU");
-  return matmuls_->Run({rows, hidden_size_, intermediate_, MatmulShape::Output::kAddF32},
-                       activated_.data(), layer.down.data(), hidden_.data(), stream);
+  return AddToHidden(rows, intermediate_, activated_.data(), layer.down.data(), stream);
+}
+
+Status GpuTransformer::AddToHidden(uint32_t rows, uint32_t inputs, const Bf16* x,
+                                   const Bf16* weights, cudaStream_t stream) {
+  const auto output =
+      options_.adds_residual ? MatmulShape::Output::kAddF32 : MatmulShape::Output::kF32;
+  ENGRAM_RETURN_IF_ERROR(
+      matmuls_->Run({rows, hidden_size_, inputs, output}, x, weights, hidden_.data(), stream));
+  if (options_.ranks == nullptr) return {};
+  return options_.ranks->AllReduce(hidden_.data(), size_t{rows} * hidden_size_, stream);
 }
 
 Status GpuTransformer::EnqueueLogits(const StepCounts& counts, const Inputs& inputs,

@@ -11,6 +11,7 @@
 #include "engram/base/status.h"
 #include "model_worker/backend.h"
 #include "model_worker/cuda/device_memory.h"
+#include "model_worker/cuda/device_ranks.h"
 #include "model_worker/cuda/device_weights.h"
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/layer_segments.h"
@@ -30,6 +31,12 @@ class GpuTransformer {
     Backend::Limits limits;
     uint32_t pages_per_slot = 0;
     uint32_t page_count = 0;
+    bool computes_logits = true;
+    // Several ranks: attention's and the MLP's outputs are sums over all of them. One of the ranks
+    // adds its own to the residual stream, the others set theirs, and the sum of all is the new
+    // residual stream on each. OWNERSHIP: outlives the transformer.
+    DeviceRanks* ranks = nullptr;
+    bool adds_residual = true;
   };
   // ERRORS: kResourceExhausted (GPU memory), kInternal.
   [[nodiscard]] static Result<std::unique_ptr<GpuTransformer>> Create(const ModelConfig& config,
@@ -71,6 +78,9 @@ class GpuTransformer {
                                      const Inputs& inputs, cudaStream_t stream);
   [[nodiscard]] Status EnqueueLayer(int32_t layer, const StepCounts& counts, const Inputs& inputs,
                                     cudaStream_t stream);
+  // hidden += x W^T over all ranks.
+  [[nodiscard]] Status AddToHidden(uint32_t rows, uint32_t inputs, const Bf16* x,
+                                   const Bf16* weights, cudaStream_t stream);
   [[nodiscard]] Status EnqueueLogits(const StepCounts& counts, const Inputs& inputs,
                                      cudaStream_t stream);
   [[nodiscard]] KvCache CacheOf(int32_t layer);

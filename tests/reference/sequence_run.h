@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model_worker/backend.h"
+#include "model_worker/collectives/collective.h"
 #include "tests/reference/tiny_model.h"
 
 namespace engram::test {
@@ -28,11 +29,14 @@ struct Schedule {
 // Logits by [prompt][position]; empty where the schedule did not ask (not the last of a chunk).
 using Logits = std::vector<std::vector<std::vector<float>>>;
 
-// Runs prompt i in slot i. Fails the calling test on an error.
+// Runs prompt i in slot i. Fails the calling test on an error. On a rank other than 0 of several
+// all logits stay empty.
 [[nodiscard]] Logits RunSequences(Backend* backend, const TinyModel& model,
                                   const std::vector<Prompt>& prompts, const Schedule& schedule);
 
+// `collective` null: one rank; else the rank's part.
 [[nodiscard]] std::unique_ptr<Backend> OpenBackend(const TinyModel& model, uint32_t threads,
-                                                   const Backend::Limits& limits);
+                                                   const Backend::Limits& limits,
+                                                   Collective* collective = nullptr);
 
 }  // namespace engram::test

@@ -23,6 +23,7 @@ ALLOWED = {
 ONLY_IN = {
     r"<uc[pst]/": "engram/transport/ucx/",
     r"<cuda|<cublas|<nccl": "model_worker/cuda/",
+    r"<mpi": ("model_worker/collectives/", "bench/"),
     r"<(oneapi/dnnl|dnnl)": "model_worker/cpu/",
     r"<sqlite3": "coordinator/",
     r"<unicode/": "engram/tokenizer/",

@@ -44,7 +44,7 @@ Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file, Chil
 }
 
 Status MakeTinyModel(const std::filesystem::path& dir, const std::string& variant, int base_rows,
-                     int seed) {
+                     int seed, int kv_heads) {
   const CommandOutput made = RunCommand({Program("engramctl"),
                                          "make-model",
                                          "--out",
@@ -64,9 +64,9 @@ Status MakeTinyModel(const std::filesystem::path& dir, const std::string& varian
                                          "--layers",
                                          "5",
                                          "--heads",
-                                         "4",
+                                         std::to_string(2 * kv_heads),
                                          "--kv-heads",
-                                         "2",
+                                         std::to_string(kv_heads),
                                          "--head-dim",
                                          "16",
                                          "--seed",
@@ -78,7 +78,8 @@ Status MakeTinyModel(const std::filesystem::path& dir, const std::string& varian
 
 Result<std::unique_ptr<TestCluster>> TestCluster::Start(const ClusterOptions& options) {
   std::unique_ptr<TestCluster> cluster(new TestCluster(options));
-  ENGRAM_TRY(MakeTinyModel(cluster->model_dir(), options.variant, options.base_rows, 1));
+  ENGRAM_TRY(
+      MakeTinyModel(cluster->model_dir(), options.variant, options.base_rows, 1, options.kv_heads));
   if (options.certs) {
     const CommandOutput made = cluster->Certs({"init"});
     if (made.exit_status != 0) return Error(StatusCode::kInternal, made.out + made.err);

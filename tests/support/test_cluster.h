@@ -24,6 +24,7 @@ struct ClusterOptions {
   std::string one_sided = "off";
   std::string variant = "v41";
   int base_rows = 2000;                     // per column, before primes
+  int kv_heads = 2;                         // of the model, with twice as many heads
   std::string node_memory = "1GiB";         // of each
   std::vector<std::string> node_arguments;  // added to every node's command line
   // With "etcd://..." there may be several coordinators; empty = one, with a SQLite file.
@@ -116,7 +117,7 @@ class TestCluster {
 
 // Makes a small model with tests/data/tiny_tokenizer.json.
 [[nodiscard]] Status MakeTinyModel(const std::filesystem::path& dir, const std::string& variant,
-                                   int base_rows, int seed);
+                                   int base_rows, int seed, int kv_heads = 2);
 
 // Waits for the JSON that a program writes to its --announce-file once it listens.
 [[nodiscard]] Result<nlohmann::json> AwaitAnnouncement(const std::filesystem::path& file,

@@ -101,6 +101,46 @@ TEST_F(LocalRowsTest, EveryTokenGetsItsRowsWithAnyNumberOfThreads) {
   }
 }
 
+TEST_F(LocalRowsTest, AStripedBatchHasTheStripesColumns) {
+  const auto tokens = SomeTokens(100, 6);
+  const TokenRun run{.tokens = tokens};
+  const auto whole = Create(1);
+  const auto columns = static_cast<size_t>(layout_->column_count());
+  for (const uint32_t threads : {1u, 2u}) {
+    for (const uint32_t index : {0u, 2u}) {
+      LocalRowsOptions options;
+      options.batch_tokens_max = 256;
+      options.io_threads = threads;
+      options.stripe = {index, 3};
+      const auto source = *CreateLocalRows(options, tables_, hasher_);
+      BatchOptions batch;
+      batch.striped = true;
+      const auto ticket = source->Prefetch({&run, 1}, batch);
+      const auto whole_ticket = whole->Prefetch({&run, 1}, {});
+      ASSERT_TRUE(ticket.has_value() && whole_ticket.has_value());
+      size_t in_stripe = 0;
+      for (size_t c = index; c < columns; c += 3) ++in_stripe;
+      for (int32_t layer = 0; layer < 2; ++layer) {
+        const auto rows = source->Await(*ticket, layer);
+        const auto all = whole->Await(*whole_ticket, layer);
+        ASSERT_TRUE(rows.has_value() && all.has_value());
+        for (size_t t = 0; t < tokens.size(); ++t) {
+          for (size_t c = index; c < columns; c += 3) {
+            const size_t at = (t * columns + c) * layout_->row_bytes();
+            ASSERT_EQ(
+                std::memcmp(rows->rows.data() + at, all->rows.data() + at, layout_->row_bytes()),
+                0);
+          }
+        }
+      }
+      EXPECT_EQ(source->Stats().rows_asked, tokens.size() * in_stripe * 2);
+      EXPECT_EQ(source->Stats().rows_read, source->Stats().rows_asked);
+      source->Release(*ticket);
+      whole->Release(*whole_ticket);
+    }
+  }
+}
+
 TEST_F(LocalRowsTest, GivesTheSameBytesAsRemoteRows) {
   LoopbackCluster cluster(3, 500);
   const auto remote = cluster.Connect(cluster.Options());

@@ -85,6 +85,85 @@ TEST(RemoteRowsTest, RepeatedTokensAreReadOnce) {
   EXPECT_EQ(source->Stats().rows_read, source->Stats().rows_unique);
 }
 
+// Puts together what sources of all stripes read of a batch, as ranks do.
+void ReadStripesAndCheck(const std::vector<std::unique_ptr<RowSource>>& sources,
+                         std::span<const TokenRun> runs) {
+  BatchOptions batch = kPatient;
+  batch.striped = true;
+  std::vector<Ticket> tickets;
+  for (const auto& source : sources) {
+    const auto ticket = source->Prefetch(runs, batch);
+    ASSERT_TRUE(ticket.has_value()) << ticket.error().ToString();
+    tickets.push_back(*ticket);
+  }
+  const TableLayout& layout = sources[0]->layout();
+  for (int32_t layer = 0; layer < layout.layer_count(); ++layer) {
+    LayerRows together;
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const auto rows = sources[i]->Await(tickets[i], layer);
+      ASSERT_TRUE(rows.has_value()) << rows.error().ToString();
+      ASSERT_EQ(rows->others.data(), rows->rows.data());
+      if (i == 0) together = *rows;
+      const auto columns = static_cast<size_t>(layout.column_count());
+      for (size_t t = 0; t < rows->token_count; ++t) {
+        for (size_t c = i; c < columns; c += sources.size()) {
+          const size_t at = (t * columns + c) * layout.row_bytes();
+          std::copy_n(rows->rows.begin() + static_cast<std::ptrdiff_t>(at), layout.row_bytes(),
+                      together.others.begin() + static_cast<std::ptrdiff_t>(at));
+        }
+      }
+    }
+    ExpectRightRows(*sources[0], layer, runs, together);
+  }
+  for (size_t i = 0; i < sources.size(); ++i) sources[i]->Release(tickets[i]);
+}
+
+TEST(RemoteRowsTest, StripesTogetherAreAllRowsEachReadOnce) {
+  LoopbackCluster cluster(3);
+  const auto tokens = SomeTokens(200, 3, 60);
+  const TokenRun run{.tokens = tokens};
+  const auto whole = cluster.Connect(cluster.Options());
+  ReadAndCheck(*whole, {&run, 1});
+  for (const uint32_t stripes : {2u, 3u, 4u, 8u}) {  // of four columns
+    for (const uint32_t threads : {1u, 2u, 3u}) {
+      std::vector<std::unique_ptr<RowSource>> sources;
+      for (uint32_t i = 0; i < stripes; ++i) {
+        RemoteRowsOptions options = cluster.Options();
+        options.io_threads = threads;
+        options.cache_bytes = 1u << 20;
+        options.stripe = {i, stripes};
+        sources.push_back(cluster.Connect(options));
+      }
+      ReadStripesAndCheck(sources, {&run, 1});
+      uint64_t asked = 0;
+      uint64_t read = 0;
+      for (uint32_t i = 0; i < stripes; ++i) {
+        asked += sources[i]->Stats().rows_asked;
+        read += sources[i]->Stats().rows_read;
+        if (i >= 4) {
+          EXPECT_EQ(sources[i]->Stats().rows_asked, 0u);
+        }
+      }
+      EXPECT_EQ(asked, whole->Stats().rows_asked) << stripes << " stripes";
+      EXPECT_EQ(read, whole->Stats().rows_read) << stripes << " stripes";
+      // Batches of all columns between, and what the cache holds of either, are not mixed up.
+      for (const auto& source : sources) ReadAndCheck(*source, {&run, 1});
+      ReadStripesAndCheck(sources, {&run, 1});
+      for (const auto& source : sources) ReadAndCheck(*source, {&run, 1});
+    }
+  }
+}
+
+TEST(RemoteRowsTest, AStripeThatIsNoneIsRefused) {
+  LoopbackCluster cluster(1);
+  RemoteRowsOptions options = cluster.Options();
+  options.stripe = {2, 2};
+  const auto rows = CreateRemoteRows(options, cluster.network.CreateTransport(), cluster.hasher,
+                                     cluster.layout, cluster.maps);
+  ASSERT_FALSE(rows.has_value());
+  EXPECT_EQ(rows.error().code(), StatusCode::kInvalidArgument);
+}
+
 TEST(RemoteRowsTest, SecondBatchComesFromTheCache) {
   LoopbackCluster cluster(2);
   RemoteRowsOptions options = cluster.Options();
