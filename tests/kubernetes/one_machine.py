@@ -206,7 +206,9 @@ class OneMachine:
             "cniVersion": "0.4.0", "name": "pods", "plugins": [{
                 "type": "ptp", "mtu": 1500, "ipMasq": False,
                 "ipam": {"type": "host-local", "dataDir": str(self.folder / "addresses"),
-                         "ranges": [[{"subnet": PODS}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}))
+                         "ranges": [[{"subnet": PODS}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+                # As docs/OPERATIONS.md wants it of hosts: a new network namespace has the first one's, here bbr.
+                {"type": "tuning", "sysctl": {"net.ipv4.tcp_congestion_control": "cubic"}}]}))
         config = self.folder / "containerd.toml"
         config.write_text(f'''version = 2
 root = "{self.folder}/containerd"
