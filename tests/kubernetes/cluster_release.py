@@ -90,9 +90,10 @@ class Release:
         return self.machine.get("--namespace", NAMESPACE, *words)
 
     def pods(self, component):
-        """Those that are not ending."""
+        """Those that stay: no Job's, none that is ending."""
         found = self.get("pods", "--selector", f"app.kubernetes.io/component={component}")["items"]
-        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"] and
+                pod["metadata"]["ownerReferences"][0]["kind"] != "Job"]
 
     def rollout(self, what):
         self.kubectl("rollout", "status", f"{what}", f"--timeout={WAIT_S}s", timeout=WAIT_S + 30)

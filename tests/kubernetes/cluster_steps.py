@@ -59,7 +59,12 @@ class Run:
         self.log(name)
         began = time.monotonic()
         notes = []
-        yield notes
+        try:
+            yield notes
+        except Failed as failed:
+            tally = self.reader.tally(began)
+            raise Failed(f"{name}: {failed} (meanwhile {tally.rows_verified:,} rows verified, {tally.rows_wrong} wrong, "
+                         f"{tally.batches_failed} batches failed {tally.errors[:3]})") from failed
         if self.reading:
             time.sleep(0.3)  # the reader's last lines of it
             self.reader.check()
