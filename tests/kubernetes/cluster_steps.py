@@ -150,7 +150,7 @@ class Run:
             release.await_settled(new)
             forgot = release.job_log("forget-nodes")
             self.require("forgotten" in forgot, f"the post-upgrade Job said: {forgot}")
-            notes.append(said.strip().splitlines()[-1])
+            notes.append(next(line for line in said.splitlines() if "hold nothing any more" in line))
 
     def refuse_scale_in(self, nodes):
         """Fewer than the tables fit on: refused, nothing changed."""
@@ -167,7 +167,7 @@ class Run:
             said = release.job_log("scale-in")
             release.await_settled(nodes)
             self.require(len(release.pods("memory")) == nodes and release.current()["epoch"] == before, "something shrank")
-            notes.append(said.strip().splitlines()[-1])
+            notes.append(said.strip().splitlines()[-1].removeprefix("engramctl: "))
             release.upgrade()
 
     def delete_pod(self, nodes):
@@ -225,7 +225,7 @@ class Run:
                 self.require(time.monotonic() < end, "the reader does not follow to version 2")
                 time.sleep(0.2)
             counts = self.reader.tally().batches_of
-            notes.append(f"batches of version 1: {counts[0]}, of version 2: {counts[1]}, of both: 0")
+            notes.append(f"{counts[0]} batches were of version 1 and {counts[1]} of version 2, each whole")
         with self.step("model workers are given the new checkpoint, the first version is dropped") as notes:
             release.upgrade(values={"model.path": MODELS[1]})
             self.answers = self.workers(1)
@@ -260,7 +260,10 @@ class Run:
         release = self.release
         with self.step("helm uninstall") as notes:
             release.helm("uninstall", release.name, "--wait")
-            left = release.get("all")["items"]
-            names = [f"{m['kind']} {m['metadata']['name']}" for m in left if m["metadata"].get("deletionTimestamp") is None]
+            left = [m for m in release.get("all")["items"] if "deletionTimestamp" not in m["metadata"]]
+            names = [f"{m['kind']} {m['metadata']['name'].removeprefix(release.full + '-')}" for m in left
+                     if "ownerReferences" not in m["metadata"]]
             secrets = [s["metadata"]["name"] for s in release.get("secrets", "--field-selector", "type!=helm.sh/release.v1")["items"]]
-            notes.append(f"left: {', '.join(names) or 'no object'}; Secrets {', '.join(secrets)} and the coordinator's claim, which are yours")
+            notes.append(f"left, for a day: {', '.join(names)}; for you to delete: {len(secrets)} Secrets, the coordinator's claim")
+            running = [m for m in left if m["kind"] != "Job" and m.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+            self.require(not running, f"left running: {names}")
