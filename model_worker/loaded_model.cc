@@ -63,6 +63,7 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   connect.way = options.way;
   connect.tls = options.transport;
   connect.zone = options.zone;
+  connect.ready_timeout = std::chrono::seconds(options.tables_timeout_s);
   connect.io_threads = options.io_threads;
   connect.stripe = stripe;
   connect.spin = std::chrono::microseconds(options.io_spin_us);

@@ -110,6 +110,11 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
                   "Memory for hot rows of remote tables, such as 64MiB; 0 = none")
       ->transform(CLI::AsSizeValue(false))
       ->default_str(std::to_string(options->cache_bytes));
+  app->add_option("--tables-timeout-s", options->tables_timeout_s,
+                  "How long the start waits for the coordinator, and for a table version of this "
+                  "model whose slots are all loaded")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 86'400u));
   app->add_option("--row-deadline-ms", options->row_deadline_ms,
                   "Rows that are later than this are an error of their requests")
       ->capture_default_str()

@@ -38,6 +38,7 @@ struct WorkerOptions {
   uint32_t io_threads = 1;
   uint32_t io_spin_us = 0;
   uint64_t cache_bytes = 64u << 20;
+  uint32_t tables_timeout_s = 30;  // for a table version whose slots are all loaded
   uint32_t row_deadline_ms = 2000;
   uint32_t row_retries = 1;
   // Ranks that share the model. 0 = as many as mpirun started.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <optional>
 
 namespace engram {
@@ -23,6 +24,26 @@ std::optional<uint64_t> ParseNumber(std::string_view text) {
 std::optional<uint64_t> NumberOf(std::string_view id, std::string_view prefix) {
   if (!id.starts_with(prefix)) return std::nullopt;
   return ParseNumber(id.substr(prefix.size()));
+}
+
+// Each version is planned as if the others stayed where they are: each may fit, and not all.
+Status CheckVersionsTogether(const proto::GetStatusReply& status, const ScaleIn& scale_in,
+                             const proto::GetPlanReply& plan) {
+  std::map<std::string, uint64_t> bytes_after;
+  for (const auto& version : plan.versions()) {
+    for (const auto& node : version.nodes()) bytes_after[node.id()] += node.bytes_after();
+  }
+  for (const auto& node : status.nodes()) {
+    if (Contains(scale_in.leaving, node.id())) continue;
+    const uint64_t bytes = bytes_after[node.id()];
+    if (bytes <= node.capacity_bytes()) continue;
+    return {StatusCode::kFailedPrecondition,
+            "without these nodes " + node.id() + " would hold " + std::to_string(bytes) +
+                " bytes of all versions together and has memory for " +
+                std::to_string(node.capacity_bytes()) +
+                ": keep more nodes, give them more memory, or drop a version first"};
+  }
+  return {};
 }
 
 }  // namespace
@@ -80,7 +101,7 @@ Status CheckScaleIn(const proto::GetStatusReply& status, const ScaleIn& scale_in
                 " has no place: " + version.problem() +
                 ". Keep more nodes, give them more memory, or drop a version first"};
   }
-  return {};
+  return CheckVersionsTogether(status, scale_in, plan);
 }
 
 }  // namespace engram

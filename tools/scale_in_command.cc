@@ -19,6 +19,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPollInterval = std::chrono::milliseconds(200);
 // A plan that cannot be made may be for a moment, while a node restarts.
 constexpr auto kProblemGrace = std::chrono::seconds(30);
+// One upgrade may replace memory nodes and the coordinator.
+constexpr auto kCoordinatorGrace = std::chrono::seconds(60);
 
 struct Options {
   CoordinatorOptions coordinator;
@@ -110,6 +112,18 @@ Status WaitEmpty(const Options& options, const std::vector<std::string>& ids) {
   }
 }
 
+// With --wait or --forget a coordinator that restarts just now is waited for.
+Result<proto::GetStatusReply> StatusOnceThere(const Options& options) {
+  const auto end = std::min(EndOf(options), Clock::now() + kCoordinatorGrace);
+  while (true) {
+    auto status = CallGetStatus(options.coordinator);
+    const bool later = (options.wait || options.forget) && !status.has_value() &&
+                       status.error().code() == StatusCode::kUnavailable;
+    if (!later || Clock::now() >= end) return status;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
 Result<proto::GetPlanReply> PlanWithout(const Options& options, const ScaleIn& scale_in) {
   proto::GetPlanRequest request;
   for (const std::string& id : scale_in.leaving) request.add_drain(id);
@@ -174,7 +188,7 @@ Status Run(const Options& options, bool json) {
     if (!parsed.has_value()) return parsed.error();
     kept.push_back(*parsed);
   }
-  const auto status = CallGetStatus(options.coordinator);
+  const auto status = StatusOnceThere(options);
   if (!status.has_value()) return status.error();
   const ScaleIn scale_in = PlanScaleIn(*status, kept, options.keep_drained);
   return options.forget ? RunForget(options, scale_in, json)

@@ -49,11 +49,9 @@ class LocalRelease:
 
     def place(self, pod, secret_of):
         """Text of a container's words with this machine's addresses and paths."""
-        coordinator = f"{self.full}-coordinator-0.{self.full}-coordinators.{self.namespace}.svc:7000"
         service = f"{self.full}-coordinator.{self.namespace}.svc:7000"
-        headless = f"{pod}.{self.full}-memory.{self.namespace}.svc"
-        here = [(coordinator, f"127.0.0.1:{self.port('coordinator')}"), (service, f"127.0.0.1:{self.port('coordinator')}"),
-                (headless, "127.0.0.1"), ("0.0.0.0:7000", f"127.0.0.1:{self.port('coordinator')}"),
+        here = [(service, f"127.0.0.1:{self.port('coordinator')}"), ("$(POD_IP):7000", f"127.0.0.1:{self.port('coordinator')}"),
+                ("$(POD_IP)", "127.0.0.1"), ("0.0.0.0:7000", f"127.0.0.1:{self.port('coordinator')}"),
                 ("0.0.0.0:7001", f"127.0.0.1:{self.port('coordinator-http')}"),
                 ("0.0.0.0:7100", f"127.0.0.1:{self.port(pod + '-rows')}"),
                 ("0.0.0.0:7101", f"127.0.0.1:{self.port(pod + '-http')}"),

@@ -63,12 +63,17 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- toJson $sets -}}
 {{- end -}}
 
-{{/* Every coordinator by its own name, for --coordinator: the one that leads is found. */}}
+{{/* For --coordinator. One coordinator: the service, whose name is there before any pod and while one restarts; a pod's own name is
+not, and that it is not there is remembered by DNS for half a minute. Several: each by its own name, the one that leads is found. */}}
 {{- define "engram.coordinators" -}}
 {{- $full := include "engram.fullname" . -}}
 {{- $list := list -}}
+{{- if eq (int .Values.coordinator.replicas) 1 -}}
+{{- $list = append $list (printf "%s-coordinator.%s.svc:7000" $full $.Release.Namespace) -}}
+{{- else -}}
 {{- range $i := until (int .Values.coordinator.replicas) -}}
 {{- $list = append $list (printf "%s-coordinator-%d.%s-coordinators.%s.svc:7000" $full $i $full $.Release.Namespace) -}}
+{{- end -}}
 {{- end -}}
 {{- join "," $list -}}
 {{- end -}}
@@ -125,7 +130,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 
 {{- define "engram.modelMount" -}}
 - name: model
-  mountPath: {{ .Values.model.path }}
+  mountPath: {{ default .Values.model.path .Values.model.mountPath }}
   readOnly: true
   {{- if and (eq .Values.model.source "pvc") .Values.model.pvc.subPath }}
   subPath: {{ .Values.model.pvc.subPath }}
@@ -169,7 +174,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
   securityContext: {{- include "engram.containerSecurity" (dict "root" . "ipcLock" false) | nindent 4 }}
   volumeMounts:
     - name: model
-      mountPath: {{ .Values.model.path }}
+      mountPath: {{ default .Values.model.path .Values.model.mountPath }}
     - name: tmp
       mountPath: /tmp
 {{- end }}
@@ -259,6 +264,15 @@ hostIPC: true
     fieldRef:
       fieldPath: metadata.labels['topology.kubernetes.io/zone']
   {{- end }}
+{{- end -}}
+
+{{/* Where a pod says that it is: its address, not its name. A new pod is told of before DNS knows it, and readers that look
+for the name then are told for half a minute that there is none. A pod that comes back has another one, and tells it. */}}
+{{- define "engram.addressEnv" -}}
+- name: POD_IP
+  valueFrom:
+    fieldRef:
+      fieldPath: status.podIP
 {{- end -}}
 
 {{/* Env of pods that run engramctl or engram-bench. */}}

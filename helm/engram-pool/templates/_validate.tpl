@@ -45,6 +45,9 @@
 {{- if and (eq $v.model.source "copy") (or (empty $v.model.copy.image) (empty $v.model.copy.sizeLimit)) -}}
 {{- fail "model.source is copy: set model.copy.image (and command, args) to what fills model.path, and model.copy.sizeLimit to the checkpoint's size, such as 250Gi" -}}
 {{- end -}}
+{{- if and $v.model.mountPath (not (hasPrefix (printf "%s/" $v.model.mountPath) (printf "%s/" $v.model.path))) -}}
+{{- fail (printf "model.path %s is not in the volume at model.mountPath %s: set model.path to a folder under model.mountPath" $v.model.path $v.model.mountPath) -}}
+{{- end -}}
 {{- if gt (int $v.model.replicas) $nodes -}}
 {{- fail (printf "model.replicas is %d and memoryNodes.replicas %d: replicas of a slot are on different nodes, so set memoryNodes.replicas to %d or more" (int $v.model.replicas) $nodes (int $v.model.replicas)) -}}
 {{- end -}}
@@ -107,6 +110,9 @@
 {{- fail (printf "tls.job.renewWithinDays is %d and tls.certificateDays %d, so certificates would be made anew every day: set tls.job.renewWithinDays to %d or less" (int $v.tls.job.renewWithinDays) (int $v.tls.certificateDays) (div (int $v.tls.certificateDays) 2)) -}}
 {{- end -}}
 
+{{- if gt (add (int $v.modelWorkers.drainSeconds) 5) (int $v.modelWorkers.terminationGracePeriodSeconds) -}}
+{{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds" (add (int $v.modelWorkers.drainSeconds) 5)) -}}
+{{- end -}}
 {{- if $v.modelWorkers.leaderWorkerSet -}}
 {{- fail "modelWorkers.leaderWorkerSet: a worker uses one GPU, tensor parallelism is not there yet: set modelWorkers.leaderWorkerSet=false and raise modelWorkers.replicas" -}}
 {{- end -}}

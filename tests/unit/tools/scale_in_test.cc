@@ -105,5 +105,28 @@ TEST(CheckScaleInTest, WhatThePlannerRefusesIsTold) {
   EXPECT_TRUE(CheckScaleIn(status, PlanScaleIn(status, {{"pool-memory-", 5}}, {}), plan).ok());
 }
 
+TEST(CheckScaleInTest, VersionsThatFitOneByOneMustFitTogether) {
+  proto::GetStatusReply status;
+  for (int i = 0; i < 3; ++i) {
+    AddNode(&status, "m" + std::to_string(i)).set_capacity_bytes(i == 2 ? 10 : 200);
+  }
+  proto::GetPlanReply plan;
+  for (uint64_t number = 1; number <= 2; ++number) {
+    auto& version = *plan.add_versions();
+    version.set_version(number);
+    for (const char* id : {"m0", "m1"}) {
+      auto& node = *version.add_nodes();
+      node.set_id(id);
+      node.set_bytes_after(100);
+    }
+  }
+  const ScaleIn fewer = PlanScaleIn(status, {{"m", 2}}, {});
+  EXPECT_TRUE(CheckScaleIn(status, fewer, plan).ok());
+  plan.mutable_versions(1)->mutable_nodes(1)->set_bytes_after(101);
+  const Status refused = CheckScaleIn(status, fewer, plan);
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("m1 would hold 201 bytes of all versions together"));
+}
+
 }  // namespace
 }  // namespace engram

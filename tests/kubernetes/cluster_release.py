@@ -1,0 +1,191 @@
+"""A release of the chart on the one-machine cluster, as its operator handles it: helm, kubectl, engramctl."""
+import base64
+import contextlib
+import json
+import pathlib
+import ssl
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+from one_machine import NODE, Failed
+
+NAMESPACE = "engram"
+STORAGE = "local"
+WAIT_S = 240
+
+
+def namespace_manifests(folder, models):
+    """A namespace that refuses pods above the restricted level, and the disks of this machine: the checkpoints, the state."""
+    state = folder / "coordinator-state"
+    state.mkdir()
+
+    def volume(name, mode, size, **more):
+        return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+                "spec": {"capacity": {"storage": size}, "accessModes": [mode], "storageClassName": STORAGE,
+                         "persistentVolumeReclaimPolicy": "Retain",
+                         "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                             {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}]}}, **more}}
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {
+            "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest"}}},
+        {"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass",
+         "metadata": {"name": STORAGE, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+         "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"},
+        volume("models", "ReadOnlyMany", "4Gi", hostPath={"path": str(models)}, claimRef={"namespace": NAMESPACE, "name": "models"}),
+        # local: it is given to the pod's group.
+        volume("state", "ReadWriteOnce", "1Gi", local={"path": str(state)}),
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models", "namespace": NAMESPACE},
+         "spec": {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "4Gi"}}}},
+    ]
+
+
+class Release:
+    """chart: its folder; files: of values. `values` are set by --set; upgrade() changes some of them."""
+
+    def __init__(self, machine, helm, chart, files, values):
+        self.machine = machine
+        self.helm_program = helm
+        self.chart = chart
+        self.files = files
+        self.values = dict(values)
+        self.name = "pool"
+        self.full = "pool-engram-pool"
+        self.coordinators = f"{self.full}-coordinator.{NAMESPACE}.svc:7000"
+        self._contexts = {}
+
+    # ---- helm ----
+
+    def helm(self, *words):
+        output = subprocess.run([self.helm_program, *words, "--kubeconfig", self.machine.kubeconfig, "--namespace", NAMESPACE],
+                                capture_output=True, text=True, timeout=1200)
+        if output.returncode != 0:
+            raise Failed(f"helm {' '.join(map(str, words[:3]))}: {output.stdout[-3000:]}{output.stderr[-3000:]}")
+        return output.stdout
+
+    def _settings(self):
+        words = []
+        for file in self.files:
+            words += ["--values", file]
+        for name, value in self.values.items():
+            words += ["--set", f"{name}={value}"]
+        return words
+
+    def install(self):
+        return self.helm("install", self.name, self.chart, *self._settings())
+
+    def upgrade(self, **options):
+        """values: those that change."""
+        self.values.update(options.pop("values", {}))
+        self.helm("upgrade", self.name, self.chart, *self._settings(), "--timeout", "10m")
+
+    # ---- kubectl ----
+
+    def kubectl(self, *words, **options):
+        return self.machine.kubectl("--namespace", NAMESPACE, *words, **options)
+
+    def get(self, *words):
+        return self.machine.get("--namespace", NAMESPACE, *words)
+
+    def pods(self, component):
+        """Those that stay: no Job's, none that is ending."""
+        found = self.get("pods", "--selector", f"app.kubernetes.io/component={component}")["items"]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"] and
+                pod["metadata"]["ownerReferences"][0]["kind"] != "Job"]
+
+    def rollout(self, what):
+        self.kubectl("rollout", "status", f"{what}", f"--timeout={WAIT_S}s", timeout=WAIT_S + 30)
+
+    def job_log(self, suffix):
+        return self.kubectl("logs", f"job/{self.full}-{suffix}")
+
+    # ---- engramctl, in the operator's pod ----
+
+    def ctl(self, *words):
+        return self.kubectl("exec", f"deploy/{self.full}-operator", "--", "engramctl", *words)
+
+    def status(self):
+        return json.loads(self.ctl("--json", "status"))
+
+    def current(self):
+        return next(version for version in self.status()["versions"] if version["current"])
+
+    def unsettled(self, nodes):
+        """Why not every replica is in its place on so many nodes; empty if it is."""
+        status = self.status()
+        if len(status["nodes"]) != nodes:
+            return f"{len(status['nodes'])} nodes are known"
+        for node in status["nodes"]:
+            if not node["up"] or node["draining"] or node["ready_slots"] < node["assigned_slots"] or not node["assigned_slots"]:
+                return f"{node['id']}: up {node['up']}, {node['ready_slots']} of {node['assigned_slots']} slots ready"
+        for version in status["versions"]:
+            if version["moves_pending"] or version["replicas_missing"] or version["ready_slots"] < version["slot_count"]:
+                return (f"version {version['version']}: {version['moves_pending']} moves, {version['replicas_missing']} replicas "
+                        f"missing, {version['ready_slots']} of {version['slot_count']} slots ready")
+        return "" if status["versions"] else "there is no version"
+
+    def await_settled(self, nodes):
+        self.await_true(lambda: self.unsettled(nodes))
+
+    def await_true(self, why_not):
+        """Until it gives nothing."""
+        end = time.monotonic() + WAIT_S
+        said = ""
+        while time.monotonic() < end:
+            try:
+                said = why_not()
+                if not said:
+                    return
+            except Failed as failed:  # the operator's pod may be on its way
+                said = str(failed)
+            time.sleep(0.5)
+        raise Failed(f"after {WAIT_S} s: {said}")
+
+    # ---- HTTP ----
+
+    def context(self, who):
+        """TLS as the holder of one of the release's certificates."""
+        if who not in self._contexts:
+            secret = self.get("secret", f"{self.full}-{who}-tls")["data"]
+            with tempfile.TemporaryDirectory() as scratch:
+                for name, data in secret.items():
+                    pathlib.Path(scratch, name).write_bytes(base64.b64decode(data))
+                context = ssl.create_default_context(cafile=f"{scratch}/ca.crt")
+                context.load_cert_chain(f"{scratch}/tls.crt", f"{scratch}/tls.key")
+            context.check_hostname = False  # pods are asked by their addresses
+            self._contexts[who] = context
+        return self._contexts[who]
+
+    def http(self, url, who="metrics", body=None):
+        request = urllib.request.Request(url, data=None if body is None else json.dumps(body).encode(),
+                                         headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, context=self.context(who), timeout=60) as reply:
+            return reply.read().decode()
+
+    def metrics(self, pod, port):
+        """{name{labels}: value}"""
+        page = self.http(f"https://{pod['status']['podIP']}:{port}/metrics")
+        lines = (line.rsplit(" ", 1) for line in page.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, value in lines}
+
+    def completion(self, address, prompt="Every row comes from"):
+        reply = json.loads(self.http(f"https://{address}:8080/v1/completions", "worker",
+                                     {"prompt": prompt, "max_tokens": 8, "temperature": 0}))
+        return reply["choices"][0]["text"]
+
+    # ---- When something failed ----
+
+    def keep_logs(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Failed, OSError, subprocess.SubprocessError):
+            for kind in ("pods", "events", "jobs", "statefulsets", "deployments", "pvc"):
+                (folder / f"{kind}.txt").write_text(self.kubectl("get", kind, "--output", "wide", "--sort-by=.metadata.creationTimestamp"))
+            (folder / "describe.txt").write_text(self.kubectl("describe", "pods"))
+            for pod in self.get("pods")["items"]:
+                name = pod["metadata"]["name"]
+                for previous in ([], ["--previous"]):
+                    text = self.kubectl("logs", name, "--all-containers", "--prefix", *previous, check=False)
+                    if text and name != "verifying-reader":
+                        (folder / f"{name}{'.before' if previous else ''}.log").write_text(text)

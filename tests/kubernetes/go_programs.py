@@ -1,0 +1,61 @@
+"""Programs in Go that the tests of the chart run: built once, under build/kubernetes, from modules that are pinned."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = ROOT / "tests" / "kubernetes"
+BUILD = ROOT / "build" / "kubernetes"
+HELM_VERSION = "v3.22.0"
+
+
+def version_of(module, folder):
+    """As the module's go.mod pins it."""
+    text = (HERE / folder / "go.mod").read_text()
+    return re.search(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", text, re.M)[1]
+
+
+KUBERNETES_VERSION = version_of("k8s.io/kubernetes", "programs")
+COREDNS_VERSION = version_of("github.com/coredns/coredns", "coredns")
+
+
+def go(what, folder, *words):
+    if shutil.which("go") is None:
+        sys.exit(f"no {what}, and no go to build it with: install Go 1.24 or later")
+    print(f"building {what} (once)", flush=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["go", *words], check=True, cwd=folder, env=dict(os.environ, GOBIN=str(BUILD), CGO_ENABLED="0"))
+
+
+def find_helm():
+    found = shutil.which("helm")
+    if found is not None:
+        return pathlib.Path(found)
+    if not (BUILD / "helm").exists():
+        go(f"helm {HELM_VERSION}", ROOT, "install", f"helm.sh/helm/v3/cmd/helm@{HELM_VERSION}")
+    return BUILD / "helm"
+
+
+def kubernetes(*names):
+    """Kubernetes' own programs: {name: path}."""
+    folder = BUILD / "bin"
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        major, minor, _ = KUBERNETES_VERSION.lstrip("v").split(".")
+        base = "k8s.io/component-base/version"
+        said = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor}
+        go(f"{', '.join(missing)} {KUBERNETES_VERSION}", HERE / "programs", "build", "-p", "2", "-trimpath", "-ldflags",
+           " ".join(["-s -w", *(f"-X {base}.{name}={value}" for name, value in said.items())]),
+           "-o", f"{folder}/", *(f"./{name}" for name in missing))
+    return {name: folder / name for name in names}
+
+
+def coredns():
+    binary = BUILD / "bin" / "coredns"
+    if not binary.exists():
+        go(f"CoreDNS {COREDNS_VERSION}", HERE / "coredns", "build", "-p", "2", "-trimpath", "-ldflags", "-s -w",
+           "-o", str(binary), ".")
+    return binary
