@@ -114,7 +114,7 @@
 {{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds" (add (int $v.modelWorkers.drainSeconds) 5)) -}}
 {{- end -}}
 {{- if $v.modelWorkers.leaderWorkerSet -}}
-{{- fail "modelWorkers.leaderWorkerSet: a worker uses one GPU, tensor parallelism is not there yet: set modelWorkers.leaderWorkerSet=false and raise modelWorkers.replicas" -}}
+{{- fail "modelWorkers.leaderWorkerSet: the image has no mpirun yet, so a worker in a pod is one rank on one GPU: set modelWorkers.leaderWorkerSet=false and raise modelWorkers.replicas" -}}
 {{- end -}}
 {{- if and $v.modelWorkers.enabled $v.modelWorkers.autoscaling.enabled (gt (int $v.modelWorkers.autoscaling.minReplicas) (int $v.modelWorkers.autoscaling.maxReplicas)) -}}
 {{- fail (printf "modelWorkers.autoscaling.minReplicas is above maxReplicas: set modelWorkers.autoscaling.maxReplicas to %d or more" (int $v.modelWorkers.autoscaling.minReplicas)) -}}
