@@ -22,6 +22,7 @@ GatherThread::GatherThread(const Options& options, LeaseBook* leases, RowServerT
       leases_(leases),
       hooks_(hooks),
       on_lost_(std::move(on_lost)),
+      port_guard_(options.slow_reader_max),
       replies_(options.reply_buffers_max, this),
       queue_(options.queue),
       spin_(options.spin_max) {}
@@ -134,6 +135,7 @@ void GatherThread::SleepOrSpin() {
 
 void GatherThread::KeepHouse(MonotonicTime now) {
   next_house_keeping_ = now + kHouseKeepingPeriod;
+  CloseEnding(now);
   std::vector<uint64_t> ended;
   for (const auto& [id, session] : sessions_) {
     if (session->endpoint != nullptr && session->endpoint->failure() != UCS_OK &&
@@ -167,6 +169,7 @@ void GatherThread::EndSession(uint64_t id) {
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   ServedClient* const client = found->second->client;
+  CloseEndpoint(std::move(found->second->endpoint));
   sessions_.erase(found);
   --client->sessions;
   ForgetIfUnused(client);
@@ -174,9 +177,28 @@ void GatherThread::EndSession(uint64_t id) {
   --session_count_;
 }
 
+void GatherThread::CloseEndpoint(std::unique_ptr<UcxEndpoint> endpoint) {
+  if (endpoint == nullptr) return;
+  auto ending = std::make_unique<EndingEndpoint>();
+  ending->close_at = std::chrono::steady_clock::now() + 2 * options_.slow_reader_max;
+  ending->flushed = endpoint->Flush(ending.get()) != UcxStarted::kPending;
+  ending->endpoint = std::move(endpoint);
+  ending_.push_back(std::move(ending));
+}
+
+void GatherThread::CloseEnding(MonotonicTime now) {
+  for (const auto& ending : ending_) {
+    if (ending->endpoint == nullptr) continue;
+    if (ending->endpoint->failure() != UCS_OK || now >= ending->close_at) ending->endpoint.reset();
+  }
+  std::erase_if(ending_,
+                [](const auto& ending) { return ending->flushed && ending->endpoint == nullptr; });
+}
+
 void GatherThread::ShutDown() {
   RunTasks();
   sessions_.clear();
+  for (const auto& ending : ending_) ending->endpoint.reset();
   session_count_ = 0;
   if (worker_ != nullptr) worker_->FinishClosing();
   one_sided_worker_.reset();

@@ -112,6 +112,15 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     MonotonicTime last_sign_of_life;
     Status end_with;  // not ok: to be ended
   };
+  // An endpoint of a session that is over. UCX 1.13.1 crashes where one is closed while the socket
+  // is full and its reader goes then (uct_tcp_iface_handle_events: what comes ends the connection,
+  // what could be sent looks at it afterwards).
+  struct EndingEndpoint final : UcxCompletion {
+    std::unique_ptr<UcxEndpoint> endpoint;  // null: closed
+    MonotonicTime close_at;                 // if it has not failed by then
+    bool flushed = false;
+    void OnComplete(ucs_status_t /*status*/) override { flushed = true; }
+  };
   // A request that waits for its turn, or whose body is on its way.
   struct WaitingRead final : UcxCompletion, QueuedRead {
     GatherThread* thread = nullptr;
@@ -152,6 +161,10 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   void ShutDown();
 
   bool OnMessage(uint32_t id, const UcxMessage& message) override;
+  // When it has failed, or so late that its socket has room again: the kernel ends the connection
+  // of a reader that takes nothing for slow_reader_max (PortGuard::stuck_max).
+  void CloseEndpoint(std::unique_ptr<UcxEndpoint> endpoint);
+  void CloseEnding(MonotonicTime now);
   // A message of the session came: from now on it can be answered. False: it cannot be.
   bool Connect(Session& session);
   bool OnGatherRequest(const UcxMessage& message);
@@ -213,6 +226,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   std::unique_ptr<UcxWorker> worker_;
   std::unique_ptr<UcxWorker> one_sided_worker_;
   std::unordered_map<uint64_t, std::unique_ptr<Session>> sessions_;
+  std::vector<std::unique_ptr<EndingEndpoint>> ending_;
   std::vector<std::function<void()>> running_tasks_;
   SpinBudget spin_;
   MonotonicTime next_house_keeping_;

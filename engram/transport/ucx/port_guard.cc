@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -111,10 +112,16 @@ class GuardedSockets {
     const std::lock_guard lock(mutex_);
     return Find(fd) != nullptr;
   }
-  bool LetsIn(int fd, const std::string& host) {
+  // `connection` came to the listening `fd`.
+  bool LetsIn(int fd, int connection, const std::string& host) {
     const std::lock_guard lock(mutex_);
     const PortGuard* const guard = Find(fd);
-    if (guard == nullptr || guard->LetsIn(host)) return true;
+    if (guard == nullptr || guard->LetsIn(host)) {
+      const unsigned stuck_ms =
+          guard == nullptr ? 0 : static_cast<unsigned>(guard->stuck_max().count());
+      (void)setsockopt(connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &stuck_ms, sizeof(stuck_ms));
+      return true;
+    }
     if (const auto left_out = rate_.Tell(std::chrono::steady_clock::now())) {
       spdlog::warn(
           "a connection from {} to UCX's own port was turned away: no session is of that "
@@ -156,7 +163,7 @@ extern "C" int accept(int fd, sockaddr* address, socklen_t* size) {
     // UCX stops listening for good at any error but this one, even if it has only run out of
     // descriptors, or the peer has gone again.
     if (connection < 0) break;
-    if (GuardedSockets::All().LetsIn(fd, engram::HostOf(peer))) {
+    if (GuardedSockets::All().LetsIn(fd, connection, engram::HostOf(peer))) {
       if (address != nullptr && size != nullptr) {
         std::memcpy(address, &peer, std::min(*size, peer_size));
         *size = peer_size;
@@ -192,7 +199,7 @@ std::vector<std::string> DataHosts() {
   return hosts;
 }
 
-PortGuard::PortGuard() {
+PortGuard::PortGuard(std::chrono::milliseconds stuck_max) : stuck_max_(stuck_max) {
   for (const Listening& socket : ListeningSockets()) listening_before_.insert(socket.inode);
 }
 

@@ -7,6 +7,7 @@
 // a filter in the kernel, where that takes one (port_filter.h).
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <map>
 #include <mutex>
@@ -30,7 +31,8 @@ class PortGuard {
   static constexpr size_t kHostsMax = 1u << 16;  // at once; a filter holds fewer
 
   // Before the worker is made: remembers who listens in this process already.
-  PortGuard();
+  //   stuck_max  the kernel ends a connection whose peer has taken nothing for so long; 0 = never
+  explicit PortGuard(std::chrono::milliseconds stuck_max = std::chrono::milliseconds(0));
   ~PortGuard();
   PortGuard(const PortGuard&) = delete;
   PortGuard& operator=(const PortGuard&) = delete;
@@ -46,11 +48,13 @@ class PortGuard {
   [[nodiscard]] Status Admit(const std::string& host);
   void Expel(const std::string& host);
   [[nodiscard]] bool LetsIn(const std::string& host) const;
+  [[nodiscard]] std::chrono::milliseconds stuck_max() const { return stuck_max_; }
 
  private:
   Status Update();
   void GiveUp(const Status& why);
 
+  const std::chrono::milliseconds stuck_max_;
   std::set<uint64_t> listening_before_;  // inodes
   size_t port_count_ = 0;
   std::vector<int> filtered_;  // owned duplicates of UCX's sockets; empty: `accept` looks

@@ -64,6 +64,11 @@ UcxStarted UcxEndpoint::Send(uint32_t id, std::span<const std::byte> header,
                                             body.data(), body.size(), &param));
 }
 
+UcxStarted UcxEndpoint::Flush(UcxCompletion* done) {
+  const ucp_request_param_t param = UcxWorker::SendParam(done);
+  return UcxWorker::Started(ucp_ep_flush_nbx(endpoint_, &param));
+}
+
 UcxStarted UcxEndpoint::Get(const UcxRemoteKey& key, uint64_t remote_address, std::byte* target,
                             uint64_t bytes, UcxCompletion* done) {
   const ucp_request_param_t param = UcxWorker::SendParam(done);

@@ -35,6 +35,9 @@ class UcxEndpoint {
   [[nodiscard]] UcxStarted Send(uint32_t id, std::span<const std::byte> header,
                                 std::span<const std::byte> body, bool eager, UcxCompletion* done);
 
+  // Complete when everything sent so far has been handed to the network, or cannot be any more.
+  [[nodiscard]] UcxStarted Flush(UcxCompletion* done);
+
   // Reads `bytes` of the peer's memory at `remote_address` into `target`, by the network card.
   [[nodiscard]] UcxStarted Get(const UcxRemoteKey& key, uint64_t remote_address, std::byte* target,
                                uint64_t bytes, UcxCompletion* done);
