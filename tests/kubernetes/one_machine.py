@@ -47,8 +47,8 @@ def missing():
 
 def enter():
     """Runs this program again where its namespaces, mounts and processes are its own. Needs root."""
-    if not os.environ.get(INSIDE):
-        os.environ[INSIDE] = "1"
+    if not inside():
+        os.environ[INSIDE] = os.readlink("/proc/self/ns/pid")
         os.execvp("unshare", ["unshare", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc",
                               sys.executable, *sys.argv])
     # As the first process of its namespace it is sent nothing that it does not handle.
@@ -65,7 +65,10 @@ def enter():
 
 
 def inside():
-    return bool(os.environ.get(INSIDE))
+    """Whether this is the first process of the namespaces that enter() makes: what it mounts and kills is its own then.
+    The variable alone would not do: whoever had it set would lose every process of the machine."""
+    outer = os.environ.get(INSIDE)
+    return outer is not None and os.getpid() == 1 and os.readlink("/proc/self/ns/pid") != outer
 
 
 def remove_cgroups():
