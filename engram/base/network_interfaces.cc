@@ -45,6 +45,7 @@ std::vector<std::string> OwnHosts() {
 }
 
 std::string NoLinkTo(const std::string& host, const std::vector<NetworkInterface>& interfaces) {
+  if (host == "localhost") return "";
   std::string without;
   for (const NetworkInterface& each : interfaces) {
     if (each.address == host) {

@@ -22,6 +22,7 @@ TEST(NetworkInterfacesTest, TheInterfaceOfAnAddressCounts) {
   EXPECT_EQ(NoLinkTo("10.0.0.8", {kLoopback, kLinked, kUnlinked}),
             "interface eth1, which has 10.0.0.8, has no link");
   EXPECT_EQ(NoLinkTo("127.0.0.1", {kLoopback, kUnlinked}), "");
+  EXPECT_EQ(NoLinkTo("localhost", {kLoopback, kUnlinked}), "");
 }
 
 TEST(NetworkInterfacesTest, ForANameAnyInterfaceWillDo) {
