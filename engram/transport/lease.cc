@@ -21,8 +21,9 @@ bool HeldLease::Accept(uint64_t sequence, std::chrono::milliseconds lease) {
   return true;
 }
 
-void LeaseBook::Open(uint64_t session, TableVersion version) {
+void LeaseBook::Open(uint64_t session, TableVersion version, MonotonicTime now) {
   const std::lock_guard lock(mutex_);
+  Forget(now);
   Entry& entry = entries_[session];
   entry = {};
   entry.version = version;

@@ -46,7 +46,7 @@ struct ReaderProgress {
 class LeaseBook {
  public:
   // From now on the session counts: before it is given a slot directory.
-  void Open(uint64_t session, TableVersion version);
+  void Open(uint64_t session, TableVersion version, MonotonicTime now);
   // It asks no more; its lease runs on.
   void Close(uint64_t session);
 

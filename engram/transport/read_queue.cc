@@ -9,8 +9,9 @@ namespace engram {
 bool ReadQueue::Admit(QueuedClient* client, uint32_t rows) {
   const uint64_t free = options_.rows_max - rows_admitted_;
   const uint64_t cost = rows + kReadCost;
-  if (client->rows_admitted_ + cost > free) return false;
+  if (cost > ShareLeft(free, client->holder_->rows_admitted_, client->rows_admitted_)) return false;
   client->rows_admitted_ += cost;
+  client->holder_->rows_admitted_ += cost;
   rows_admitted_ += cost;
   return true;
 }
@@ -19,13 +20,17 @@ void ReadQueue::Forget(QueuedClient* client, uint32_t rows) {
   const uint64_t cost = rows + kReadCost;
   ENGRAM_CHECK(client->rows_admitted_ >= cost);
   client->rows_admitted_ -= cost;
+  client->holder_->rows_admitted_ -= cost;
   rows_admitted_ -= cost;
 }
 
 void ReadQueue::Push(QueuedClient* client, QueuedRead* read) {
   read->came = reads_pushed_++;
   // Who asked for nothing meanwhile has saved nothing up.
-  if (client->reads_.empty()) client->start_ = std::max(client->start_, now_);
+  if (client->reads_.empty()) {
+    client->start_ = std::max(client->start_, now_);
+    ++client->holder_->clients_waiting_;
+  }
   const auto later = [this](const QueuedRead* a, const QueuedRead* b) {
     const bool by_time = options_.fair && a->wanted_by != b->wanted_by;
     return by_time ? a->wanted_by > b->wanted_by : a->came > b->came;
@@ -41,8 +46,9 @@ QueuedRead* ReadQueue::Pop(QueuedClient* client) {
   client->reads_.pop_back();
   Forget(client, read->rows);
   now_ = std::max(now_, client->start_);
-  client->start_ += read->rows + kReadCost;
+  client->start_ += LengthOf(*client, read->rows);
   if (client->reads_.empty()) {
+    --client->holder_->clients_waiting_;
     Remove(client);
   } else {
     Order(client);
@@ -65,9 +71,13 @@ void ReadQueue::BringBack() {
   set_aside_.clear();
 }
 
+uint64_t ReadQueue::LengthOf(const QueuedClient& client, uint32_t rows) {
+  return uint64_t{rows + kReadCost} * client.holder_->clients_waiting_;
+}
+
 void ReadQueue::Order(QueuedClient* client) {
   const QueuedRead& next = *client->reads_.back();
-  client->finish_ = options_.fair ? client->start_ + next.rows + kReadCost : next.came;
+  client->finish_ = options_.fair ? client->start_ + LengthOf(*client, next.rows) : next.came;
   if (client->place_ == QueuedClient::kNowhere) {
     heap_.push_back(client);
     client->place_ = heap_.size() - 1;

@@ -7,10 +7,14 @@
 // is wanted soonest goes first. A client cannot gain by what it says it wants: that orders its own
 // reads only.
 //
+// How many clients it is, is its own word. So clients belong to holders, which are not: n clients
+// of one holder that wait have the turns of one together, each n times as seldom.
+//
 // Waiting room is divided by dynamic thresholds (A. K. Choudhury, E. L. Hahne, "Dynamic queue
-// length thresholds for shared-memory packet switches", 1998): a client may have as many rows
-// waiting as are still free. One alone takes half of the room, two a third each; somebody new
-// always finds some.
+// length thresholds for shared-memory packet switches", 1998): a holder may have as many rows
+// waiting as are still free, and each client of it as many as are still free for its holder. One
+// client alone takes a third of the room, the clients of one holder half of it, of two a third
+// each; somebody new always finds some (ShareLeft).
 #pragma once
 
 #include <cstdint>
@@ -27,15 +31,32 @@ struct QueuedRead {
   uint64_t came = 0;                               // the queue's
 };
 
+// What a client may still take of something where `free` are left, it has `own` and its holder's
+// clients have `together`, its own included.
+[[nodiscard]] constexpr uint64_t ShareLeft(uint64_t free, uint64_t together, uint64_t own) {
+  const uint64_t of_holder = free > together ? free - together : 0;
+  return of_holder > own ? of_holder - own : 0;
+}
+
+// What a holder's clients have together. Its owner keeps it as long as them.
+class QueuedHolder {
+ private:
+  friend class ReadQueue;
+  uint64_t rows_admitted_ = 0;
+  uint32_t clients_waiting_ = 0;  // that have reads
+};
+
 // One client's reads that wait. Its owner keeps it while it has any, or is in the queue.
 class QueuedClient {
  public:
+  explicit QueuedClient(QueuedHolder* holder) : holder_(holder) {}
   [[nodiscard]] bool empty() const { return reads_.empty() && rows_admitted_ == 0; }
 
  private:
   friend class ReadQueue;
   static constexpr size_t kNowhere = ~size_t{0};
 
+  QueuedHolder* const holder_;
   std::vector<QueuedRead*> reads_;  // the next to be answered last
   uint64_t rows_admitted_ = 0;      // of reads that wait, or whose addresses are on their way
   uint64_t start_ = 0;              // in virtual time: rows; when its next read may begin
@@ -79,6 +100,8 @@ class ReadQueue {
   void Order(QueuedClient* client);
   void Remove(QueuedClient* client);
   void Place(QueuedClient* client, size_t at);
+  // In virtual time. The more clients of its holder wait, the longer.
+  [[nodiscard]] static uint64_t LengthOf(const QueuedClient& client, uint32_t rows);
 
   const Options options_;
   std::vector<QueuedClient*> heap_;  // binary, the smallest finish first

@@ -20,6 +20,7 @@ namespace {
 constexpr uint64_t kRowsMax = 3 * (kReadRowsMax + ReadQueue::kReadCost) + 1000;
 constexpr uint64_t kIncarnation = 0x1122334455667788;
 constexpr size_t kClients = 3;
+constexpr size_t kHolders = 2;  // of client i: i % kHolders
 constexpr size_t kStepsMax = 512;
 constexpr uint64_t kReadsInFlightMax = 64;  // of a session, as a node has it
 
@@ -90,6 +91,10 @@ struct Read : QueuedRead {
 
 class Node {
  public:
+  Node() {
+    clients_.reserve(kClients);
+    for (size_t i = 0; i < kClients; ++i) clients_.emplace_back(&holders_[i % kHolders]);
+  }
   void Step(Choices& choices) {
     now_ += std::chrono::microseconds(choices.Byte() * 100);
     switch (choices.Byte() % 12) {
@@ -153,7 +158,7 @@ class Node {
     session.version = TableVersion(1 + choices.Byte() % 2);
     session.client = choices.Byte() % kClients;
     session.number = next_session_;
-    leases_.Open(next_session_, session.version);
+    leases_.Open(next_session_, session.version, now_);
     sessions_[next_session_++] = session;
   }
   void Close(Choices& choices) {
@@ -188,7 +193,8 @@ class Node {
     QueuedClient& client = clients_[session->client];
     const uint64_t cost = taken.row_count + ReadQueue::kReadCost;
     const uint64_t waited = queue_.rows_waiting();
-    const bool fits = rows_[session->client] + cost <= kRowsMax - waited;
+    const uint64_t together = RowsOfHolder(session->client);
+    const bool fits = cost + rows_[session->client] + together <= kRowsMax - waited;
     ENGRAM_CHECK(queue_.Admit(&client, taken.row_count) == fits);
     ENGRAM_CHECK(queue_.rows_waiting() == waited + (fits ? cost : 0));
     ENGRAM_CHECK(queue_.rows_waiting() <= kRowsMax);
@@ -196,8 +202,8 @@ class Node {
     ++admitted_;
     ++session->reads;
     rows_[session->client] += cost;
-    // However many sessions it has: no more than was free when it asked.
-    ENGRAM_CHECK(rows_[session->client] <= kRowsMax - waited);
+    // However many sessions and clients it has: no more than was free when it asked.
+    ENGRAM_CHECK(RowsOfHolder(session->client) <= kRowsMax - waited);
     auto read = std::make_unique<Read>();
     read->rows = taken.row_count;
     read->session = taken.session;
@@ -206,6 +212,11 @@ class Node {
       read->wanted_by = now_ + std::chrono::microseconds(taken.wanted_within_us);
     }
     coming_.push_back(std::move(read));
+  }
+  [[nodiscard]] uint64_t RowsOfHolder(size_t client) const {
+    uint64_t rows = 0;
+    for (size_t i = client % kHolders; i < kClients; i += kHolders) rows += rows_[i];
+    return rows;
   }
   void AddressesCome(Choices& choices) {
     if (coming_.empty()) return;
@@ -315,7 +326,8 @@ class Node {
   LeaseBook leases_;
   std::map<uint64_t, Session> sessions_;
   uint64_t next_session_ = 1;
-  std::array<QueuedClient, kClients> clients_;
+  std::array<QueuedHolder, kHolders> holders_;
+  std::vector<QueuedClient> clients_;
   std::array<uint64_t, kClients> rows_{};  // admitted, with what they cost
   std::array<bool, kClients> set_aside_{};
   std::vector<std::unique_ptr<Read>> coming_;

@@ -36,7 +36,7 @@ SimRowServer::Opened SimRowServer::OpenSession(const NodeTarget& target, bool wa
   Opened opened;
   opened.session = ++sessions_;
   opened.incarnation = incarnation_;
-  leases_.Open(opened.session, target.version);  // before it is given a directory
+  leases_.Open(opened.session, target.version, world_->Now());  // before its directory
   if (wants_directory) opened.directory = *Directory(target.version);
   return opened;
 }

@@ -128,7 +128,11 @@ Status TestCluster::StartCoordinator(int i, const std::string& listen) {
   coordinator.process = std::move(*started);
   auto announcement = AwaitAnnouncement(announce, coordinator.process, log);
   if (!announcement.has_value()) return announcement.error().WithContext("engram-coordinator");
-  coordinator.address = (*announcement)["rpc"].get<std::string>();
+  // The same where it restarts; not written then, for a test's other thread may read it.
+  if (const auto address = (*announcement)["rpc"].get<std::string>();
+      address != coordinator.address) {
+    coordinator.address = address;
+  }
   coordinator.http_address = (*announcement)["http"].get<std::string>();
   return {};
 }

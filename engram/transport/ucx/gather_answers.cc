@@ -20,7 +20,8 @@ constexpr std::chrono::microseconds kRetryAfterMax{1'000'000};
 bool GatherThread::OnMessage(uint32_t id, const UcxMessage& message) {
   switch (static_cast<GatherMessageId>(id)) {
     case GatherMessageId::kRequest:
-      return OnGatherRequest(message);
+      OnGatherRequest(message);
+      return false;
     case GatherMessageId::kLeaseRequest:
       OnLeaseRequest(message);
       return false;
@@ -68,50 +69,45 @@ bool GatherThread::Connect(Session& session) {
   return false;
 }
 
-bool GatherThread::OnGatherRequest(const UcxMessage& message) {
+void GatherThread::OnGatherRequest(const UcxMessage& message) {
   const auto decoded = DecodeGatherRequest(message.header, message.body_bytes);
   const GatherRequestHeader& request = decoded.header;
   Session* const session = decoded.has_header ? Find(request.session) : nullptr;
   if (session == nullptr) {
     Refuse(decoded.has_header ? "a gather of an unknown session" : decoded.fault);
-    return false;
+    return;
   }
   session->last_sign_of_life = std::chrono::steady_clock::now();
-  if (!Connect(*session)) return false;
+  if (!Connect(*session)) return;
+  if (message.rendezvous) {
+    // Readers send requests at once: they are 32 KiB at most. A body that is announced only might
+    // never come, and would keep its room until then.
+    Refuse("a gather whose addresses did not come with it");
+    RefuseRead(*session, request, StatusCode::kMalformed);
+    return;
+  }
   StatusCode status = decoded.status;
   if (status == StatusCode::kOk) status = CheckRequest(*session, request);
   if (status != StatusCode::kOk) {
     Refuse(decoded.status != StatusCode::kOk ? decoded.fault : "a gather that may not be answered");
     RefuseRead(*session, request, status);
-    return false;
+    return;
   }
   if (!queue_.Admit(session->client, request.row_count)) {
     counters_.refused_busy.fetch_add(1, std::memory_order_relaxed);
     RefuseRead(*session, request, StatusCode::kResourceExhausted);
-    return false;
+    return;
   }
   WaitingRead* const read = TakeWaitingRead(*session, request);
   ++session->reads_in_progress;
-  if (!message.rendezvous) {
-    std::memcpy(read->addresses.data(), message.data, message.body_bytes);
-    queue_.Push(read->client, read);
-    return false;
-  }
-  const UcxStarted started =
-      worker_->Receive(message, reinterpret_cast<std::byte*>(read->addresses.data()), read);
-  if (started == UcxStarted::kDone) read->OnComplete(UCS_OK);
-  if (started == UcxStarted::kFailed) {
-    read->OnComplete(UCS_ERR_IO_ERROR);
-    RefuseRead(*session, request, StatusCode::kIo);
-  }
-  return true;
+  std::memcpy(read->addresses.data(), message.data, message.body_bytes);
+  queue_.Push(read->client, read);
 }
 
 GatherThread::WaitingRead* GatherThread::TakeWaitingRead(const Session& session,
                                                          const GatherRequestHeader& request) {
   if (free_waiting_reads_.empty()) {
     waiting_reads_.push_back(std::make_unique<WaitingRead>());
-    waiting_reads_.back()->thread = this;
     free_waiting_reads_.reserve(waiting_reads_.size());
     free_waiting_reads_.push_back(waiting_reads_.back().get());
   }
@@ -139,23 +135,10 @@ void GatherThread::FreeRead(WaitingRead* read) {
   free_waiting_reads_.push_back(read);
 }
 
-// The body of a rendezvous request is here.
-void GatherThread::WaitingRead::OnComplete(ucs_status_t status) {
-  if (status == UCS_OK) {
-    thread->queue_.Push(client, this);
-    return;
-  }
-  thread->queue_.Forget(client, rows);
-  if (Session* const session = thread->Find(header.session); session != nullptr) {
-    --session->reads_in_progress;
-  }
-  thread->ForgetIfUnused(client);
-  thread->FreeRead(this);
-}
-
 bool GatherThread::MayHaveBuffer(const ServedClient& client) const {
-  const size_t share = std::max(1u, options_.reply_buffers_max / 4);
-  return client.replies < std::min(share, replies_.free_count());
+  const uint32_t most = std::max(1u, options_.reply_buffers_max / 4);
+  return client.replies < most &&
+         ShareLeft(replies_.free_count(), client.holder->replies, client.replies) > 0;
 }
 
 bool GatherThread::AnswerNext() {
@@ -194,6 +177,7 @@ void GatherThread::Answer(Session& session, const WaitingRead& read) {
   ReplyBuffer* const buffer = replies_.Take();  // there is one: MayHaveBuffer
   buffer->client = session.client;
   ++session.client->replies;
+  ++session.client->holder->replies;
   const SlotFinder& finder = *session.finder;
   const uint32_t count = read.rows;
   const uint32_t stride = finder.row_stride();
@@ -277,6 +261,7 @@ void GatherThread::SendReply(Session& session, ReplyBuffer* buffer, size_t body_
 
 void GatherThread::OnReplySent(const ReplyBuffer& buffer, ucs_status_t status) {
   --buffer.client->replies;
+  --buffer.client->holder->replies;
   queue_.BringBack();
   ForgetIfUnused(buffer.client);
   Session* const session = Find(buffer.header.session);
@@ -290,21 +275,20 @@ void GatherThread::OnReplySent(const ReplyBuffer& buffer, ucs_status_t status) {
 }
 
 void GatherThread::NoteSent(Session& session, uint32_t* count) {
-  if (session.replies + session.refusals + session.grants == 0) {
-    session.not_taken_since = std::chrono::steady_clock::now();
-  }
+  session.taking.Sent();
   ++*count;
 }
 
 void GatherThread::NoteLeft(Session& session, uint32_t* count) {
   --*count;
-  session.not_taken_since = std::chrono::steady_clock::now();
+  session.taking.Left();
 }
 
 void GatherThread::ForgetIfUnused(ServedClient* client) {
-  if (client->sessions == 0 && client->replies == 0 && client->empty()) {
-    clients_.erase(client->name);
-  }
+  if (client->sessions != 0 || client->replies != 0 || !client->empty()) return;
+  ServedHolder* const holder = client->holder;
+  clients_.erase({holder, client->id});
+  if (--holder->clients == 0) holders_.erase(std::string(holder->name));
 }
 
 void GatherThread::OnLeaseRequest(const UcxMessage& message) {

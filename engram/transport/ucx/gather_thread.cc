@@ -2,6 +2,7 @@
 // gather_answers.cc.
 #include "engram/transport/ucx/gather_thread.h"
 
+#include <algorithm>
 #include <future>
 #include <utility>
 
@@ -13,7 +14,11 @@
 
 namespace engram {
 namespace {
-constexpr std::chrono::milliseconds kHouseKeepingPeriod{500};
+constexpr std::chrono::milliseconds kHouseKeepingMax{500};
+// Of slow_reader_max: when the kernel ends a connection that takes nothing, by itself. Later than
+// the session's end, which says why; before its endpoint is closed (CloseEndpoint).
+constexpr int kStuckFactor = 2;
+constexpr int kCloseFactor = 3;
 }  // namespace
 
 GatherThread::GatherThread(const Options& options, LeaseBook* leases, RowServerTestHooks* hooks,
@@ -22,7 +27,7 @@ GatherThread::GatherThread(const Options& options, LeaseBook* leases, RowServerT
       leases_(leases),
       hooks_(hooks),
       on_lost_(std::move(on_lost)),
-      port_guard_(options.slow_reader_max),
+      port_guard_(kStuckFactor * options.slow_reader_max),
       replies_(options.reply_buffers_max, this),
       queue_(options.queue),
       spin_(options.spin_max) {}
@@ -134,7 +139,8 @@ void GatherThread::SleepOrSpin() {
 }
 
 void GatherThread::KeepHouse(MonotonicTime now) {
-  next_house_keeping_ = now + kHouseKeepingPeriod;
+  // So that a slow reader is seen before the kernel ends its connection.
+  next_house_keeping_ = now + std::min<Duration>(kHouseKeepingMax, options_.slow_reader_max / 4);
   CloseEnding(now);
   std::vector<uint64_t> ended;
   for (const auto& [id, session] : sessions_) {
@@ -147,14 +153,14 @@ void GatherThread::KeepHouse(MonotonicTime now) {
           Status(StatusCode::kDeadlineExceeded,
                  "no sign of life for " + std::to_string(options_.silence_max.count()) + " ms");
     }
-    const bool takes_nothing = session->replies + session->refusals + session->grants > 0 &&
-                               now - session->not_taken_since > options_.slow_reader_max;
-    if (takes_nothing && session->end_with.ok()) {
+    const Duration behind = session->taking.Behind(now);
+    if (behind > options_.slow_reader_max && session->end_with.ok()) {
       counters_.slow_readers.fetch_add(1, std::memory_order_relaxed);
       session->end_with = Status(
           StatusCode::kResourceExhausted,
-          "it takes no replies: " + std::to_string(session->replies + session->refusals) +
-              " wait for it since " + std::to_string(options_.slow_reader_max.count()) + " ms");
+          "it does not take its replies: " + std::to_string(session->replies + session->refusals) +
+              " wait for it, one of them for more than " +
+              std::to_string(options_.slow_reader_max.count()) + " ms");
     }
     if (!session->end_with.ok()) ended.push_back(id);
   }
@@ -180,10 +186,11 @@ void GatherThread::EndSession(uint64_t id) {
 void GatherThread::CloseEndpoint(std::unique_ptr<UcxEndpoint> endpoint) {
   if (endpoint == nullptr) return;
   auto ending = std::make_unique<EndingEndpoint>();
-  ending->close_at = std::chrono::steady_clock::now() + 2 * options_.slow_reader_max;
+  ending->close_at = std::chrono::steady_clock::now() + kCloseFactor * options_.slow_reader_max;
   ending->flushed = endpoint->Flush(ending.get()) != UcxStarted::kPending;
   ending->endpoint = std::move(endpoint);
   ending_.push_back(std::move(ending));
+  ending_count_ = static_cast<uint32_t>(ending_.size());
 }
 
 void GatherThread::CloseEnding(MonotonicTime now) {
@@ -193,6 +200,7 @@ void GatherThread::CloseEnding(MonotonicTime now) {
   }
   std::erase_if(ending_,
                 [](const auto& ending) { return ending->flushed && ending->endpoint == nullptr; });
+  ending_count_ = static_cast<uint32_t>(ending_.size());
 }
 
 void GatherThread::ShutDown() {
@@ -223,15 +231,21 @@ void GatherThread::AddSession(ServedSession served, std::function<void(Status)> 
     auto session = std::make_unique<Session>();
     session->id = served.id;
     session->protocol = served.protocol;
-    session->client = &clients_[served.client];
-    session->client->name = served.client;
+    ServedHolder* const holder = &holders_[served.holder];
+    holder->name = served.holder;
+    const auto [client, is_new] =
+        clients_.try_emplace({holder, served.client}, holder, served.client);
+    holder->clients += is_new ? 1 : 0;
+    session->client = &client->second;
     ++session->client->sessions;
     session->peer_worker_address = served.peer_worker_address;
     session->finder = std::move(finder);
     session->version = served.version;
-    session->last_sign_of_life = std::chrono::steady_clock::now();
+    const MonotonicTime session_opened = std::chrono::steady_clock::now();
+    session->last_sign_of_life = session_opened;
     ENGRAM_CHECK(sessions_.emplace(served.id, std::move(session)).second);
-    leases_->Open(served.id, served.version);  // before the reader can ask for a directory
+    // Before the reader can ask for a directory.
+    leases_->Open(served.id, served.version, session_opened);
     ++session_count_;
     done({});
   });

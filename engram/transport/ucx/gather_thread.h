@@ -16,6 +16,7 @@
 #include "engram/transport/lease.h"
 #include "engram/transport/read_queue.h"
 #include "engram/transport/row_server.h"
+#include "engram/transport/taking_watch.h"
 #include "engram/transport/ucx/event_wait.h"
 #include "engram/transport/ucx/port_guard.h"
 #include "engram/transport/ucx/reply_pool.h"
@@ -35,7 +36,9 @@ struct RowServerTestHooks {
 // A session that a gather thread serves.
 struct ServedSession {
   uint64_t id = 0;
-  std::string client;     // sessions of one client share what a client may have
+  // Whose it is, as the coordinator's certificate and the control connection say.
+  std::string holder;
+  uint64_t client = 0;    // of this holder: sessions of one client share what a client may have
   uint32_t protocol = 1;  // of its messages
   TableVersion version;
   std::string peer_worker_address;
@@ -44,9 +47,19 @@ struct ServedSession {
   std::function<std::shared_ptr<const SlotFinder>()> finder;
 };
 
+// What the clients of one holder have together on one thread; gone with the last of them.
+struct ServedHolder : QueuedHolder {
+  std::string name;
+  uint32_t clients = 0;
+  uint32_t replies = 0;  // on their way
+};
+
 // What the sessions of one client have together on one thread; gone with the last of it.
 struct ServedClient : QueuedClient {
-  std::string name;
+  ServedClient(ServedHolder* its_holder, uint64_t its_id)
+      : QueuedClient(its_holder), holder(its_holder), id(its_id) {}
+  ServedHolder* const holder;
+  const uint64_t id;
   uint32_t sessions = 0;
   uint32_t replies = 0;  // on their way
 };
@@ -92,6 +105,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   void Run(std::function<void()> task);
   void AddTo(RowServerStats& stats) const;
   [[nodiscard]] uint32_t session_count() const { return session_count_.load(); }
+  // Of sessions that are over, whose endpoints are not closed yet.
+  [[nodiscard]] uint32_t ending_count() const { return ending_count_.load(); }
 
  private:
   struct Session {
@@ -103,12 +118,11 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     std::shared_ptr<const SlotFinder> finder;  // null: dropped
     TableVersion version;
     uint32_t reads_in_progress = 0;
-    // Messages that the reader has not taken yet, and since when: the last one left, or the first
-    // of these was handed over.
+    // Messages that the reader has not taken yet.
     uint32_t replies = 0;
     uint32_t refusals = 0;
     uint32_t grants = 0;
-    MonotonicTime not_taken_since;
+    TakingWatch taking;
     MonotonicTime last_sign_of_life;
     Status end_with;  // not ok: to be ended
   };
@@ -121,14 +135,12 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     bool flushed = false;
     void OnComplete(ucs_status_t /*status*/) override { flushed = true; }
   };
-  // A request that waits for its turn, or whose body is on its way.
-  struct WaitingRead final : UcxCompletion, QueuedRead {
-    GatherThread* thread = nullptr;
+  // A request that waits for its turn.
+  struct WaitingRead final : QueuedRead {
     ServedClient* client = nullptr;
     GatherRequestHeader header;
     MonotonicTime came_at;
     std::vector<uint64_t> addresses;
-    void OnComplete(ucs_status_t status) override;
   };
   // A reply without rows on its way.
   struct RefusalBuffer final : UcxCompletion {
@@ -167,7 +179,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   void CloseEnding(MonotonicTime now);
   // A message of the session came: from now on it can be answered. False: it cannot be.
   bool Connect(Session& session);
-  bool OnGatherRequest(const UcxMessage& message);
+  void OnGatherRequest(const UcxMessage& message);
   void OnLeaseRequest(const UcxMessage& message);
   void OnReplySent(const ReplyBuffer& buffer, ucs_status_t status) override;
   // kOk, or why this session cannot have the read.
@@ -209,6 +221,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   std::vector<std::function<void()>> tasks_;  // guarded by tasks_mutex_
   std::atomic<bool> stop_{false};
   std::atomic<uint32_t> session_count_{0};
+  std::atomic<uint32_t> ending_count_{0};
   Counters counters_;
 
   // The thread's own, in the order that the worker's end needs: it completes what is in flight.
@@ -216,7 +229,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
   std::vector<std::unique_ptr<WaitingRead>> waiting_reads_;  // all there are
   std::vector<WaitingRead*> free_waiting_reads_;
   ReadQueue queue_;
-  std::map<std::string, ServedClient> clients_;
+  std::map<std::string, ServedHolder> holders_;
+  std::map<std::pair<ServedHolder*, uint64_t>, ServedClient> clients_;
   double row_ns_ = 100;          // that a row takes to be answered, on average
   uint64_t addresses_held_ = 0;  // that all waiting reads have memory for
   std::vector<std::unique_ptr<RefusalBuffer>> refusals_;

@@ -115,8 +115,9 @@ class GuardedSockets {
   // `connection` came to the listening `fd`.
   bool LetsIn(int fd, int connection, const std::string& host) {
     const std::lock_guard lock(mutex_);
-    const PortGuard* const guard = Find(fd);
-    if (guard == nullptr || guard->LetsIn(host)) {
+    PortGuard* const guard = Find(fd);
+    const char* const fault = guard == nullptr ? nullptr : guard->TakeIn(host, connection);
+    if (fault == nullptr) {
       const unsigned stuck_ms =
           guard == nullptr ? 0 : static_cast<unsigned>(guard->stuck_max().count());
       (void)setsockopt(connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &stuck_ms, sizeof(stuck_ms));
@@ -124,9 +125,8 @@ class GuardedSockets {
     }
     if (const auto left_out = rate_.Tell(std::chrono::steady_clock::now())) {
       spdlog::warn(
-          "a connection from {} to UCX's own port was turned away: no session is of that "
-          "host ({} more were not told)",
-          host, *left_out);
+          "a connection from {} to UCX's own port was turned away: {} ({} more were not told)",
+          host, fault, *left_out);
     }
     return false;
   }
@@ -244,40 +244,71 @@ void PortGuard::Guard(const std::string& worker_address) {
 
 bool PortGuard::LetsIn(const std::string& host) const {
   const std::lock_guard lock(mutex_);
-  return admitted_.contains(Plain(host));
+  const auto found = hosts_.find(Plain(host));
+  return found != hosts_.end() && found->second.admitted > 0;
 }
 
-Status PortGuard::Admit(const std::string& host) {
+const char* PortGuard::TakeIn(const std::string& host, int connection) {
+  const std::lock_guard lock(mutex_);
+  const auto found = hosts_.find(Plain(host));
+  if (found == hosts_.end() || found->second.admitted == 0) return "no session is of that host";
+  Host& from = found->second;
+  const size_t most = kConnectionsOfHost + from.admitted * kConnectionsOfSession;
+  if (from.connections.size() >= most) ForgetClosed(&from);
+  if (from.connections.size() >= most) return "that host has as many as its sessions can need";
+  from.connections.push_back({connection, InodeOf(connection)});
+  return nullptr;
+}
+
+void PortGuard::ForgetClosed(Host* host) {
+  std::erase_if(host->connections, [](const Connection& connection) {
+    return InodeOf(connection.fd) != connection.inode;
+  });
+}
+
+Status PortGuard::Admit(const std::string& host, Room room) {
   const std::string plain = Plain(host);
   if (plain.empty()) {
     return {StatusCode::kInvalidArgument, "'" + host + "' is not the address of a host"};
   }
   const std::lock_guard lock(mutex_);
-  const auto [place, is_new] = admitted_.try_emplace(plain, 0);
-  if (is_new && admitted_.size() > kHostsMax) {
-    admitted_.erase(place);
+  const auto [place, is_new] = hosts_.try_emplace(plain);
+  if (is_new && room == Room::kIfFree && hosts_.size() > kHostsMax) {
+    hosts_.erase(place);
     return {StatusCode::kResourceExhausted,
             "the data port is open to " + std::to_string(kHostsMax) + " hosts already"};
   }
-  ++place->second;
-  if (!is_new) return {};
+  if (++place->second.admitted > 1) return {};
   Status status = Update();
-  if (!status.ok()) admitted_.erase(place);
+  if (!status.ok()) Leave(place);
   return status;
 }
 
 void PortGuard::Expel(const std::string& host) {
   const std::lock_guard lock(mutex_);
-  const auto place = admitted_.find(Plain(host));
-  if (place == admitted_.end() || --place->second > 0) return;
-  admitted_.erase(place);
+  const auto place = hosts_.find(Plain(host));
+  if (place == hosts_.end() || place->second.admitted == 0) return;
+  if (place->second.admitted > 1) {
+    --place->second.admitted;
+    return;
+  }
+  Leave(place);
   (void)Update();  // the filter is smaller than the one before
+}
+
+// Its connections count on: it may come back, and UCX keeps them until their ends.
+void PortGuard::Leave(std::map<std::string, Host>::iterator place) {
+  place->second.admitted = 0;
+  ForgetClosed(&place->second);
+  if (place->second.connections.empty()) hosts_.erase(place);
 }
 
 Status PortGuard::Update() {
   if (filtered_.empty()) return {};
   std::vector<std::string> hosts;
-  for (const auto& [host, times] : admitted_) hosts.push_back(host);
+  for (const auto& [host, what] : hosts_) {
+    if (what.admitted > 0) hosts.push_back(host);
+  }
   return AttachFilter(filtered_, hosts);
 }
 

@@ -21,6 +21,10 @@ namespace engram {
 
 // Of one peer; most hosts have a few addresses.
 inline constexpr int kDataHostsMax = 256;
+// A host with n sessions may have kConnectionsOfHost + n * kConnectionsOfSession connections to a
+// worker's ports: UCX makes one or two for an endpoint, a few where there are many network cards.
+inline constexpr size_t kConnectionsOfHost = 64;
+inline constexpr size_t kConnectionsOfSession = 8;
 
 // The addresses that connections of this process may come from, as it tells its peers.
 [[nodiscard]] std::vector<std::string> DataHosts();
@@ -28,7 +32,8 @@ inline constexpr int kDataHostsMax = 256;
 // Thread-safe from Guard on.
 class PortGuard {
  public:
-  static constexpr size_t kHostsMax = 1u << 16;  // at once; a filter holds fewer
+  static constexpr size_t kHostsMax = 1u << 16;  // at once, but kAlways; a filter holds fewer
+  enum class Room : uint8_t { kIfFree, kAlways };
 
   // Before the worker is made: remembers who listens in this process already.
   //   stuck_max  the kernel ends a connection whose peer has taken nothing for so long; 0 = never
@@ -44,13 +49,28 @@ class PortGuard {
   [[nodiscard]] size_t port_count() const { return port_count_; }  // guarded ones
 
   // This host may connect from now on, until it was expelled as often as it was admitted.
+  //   kAlways  though there are kHostsMax: the host that somebody calls from, not what it names
   // ERRORS: kInvalidArgument (no numeric address), kResourceExhausted (too many), kIo.
-  [[nodiscard]] Status Admit(const std::string& host);
+  [[nodiscard]] Status Admit(const std::string& host, Room room = Room::kIfFree);
   void Expel(const std::string& host);
   [[nodiscard]] bool LetsIn(const std::string& host) const;
+  // A connection of that host was accepted. Nothing, or why it must be closed.
+  [[nodiscard]] const char* TakeIn(const std::string& host, int connection);
   [[nodiscard]] std::chrono::milliseconds stuck_max() const { return stuck_max_; }
 
  private:
+  // By descriptor and inode: UCX closes it, and nobody tells us.
+  struct Connection {
+    int fd = -1;
+    uint64_t inode = 0;
+  };
+  struct Host {
+    uint32_t admitted = 0;  // how often; 0 = no more, but it has connections still
+    std::vector<Connection> connections;
+  };
+
+  static void ForgetClosed(Host* host);
+  void Leave(std::map<std::string, Host>::iterator place);
   Status Update();
   void GiveUp(const Status& why);
 
@@ -59,7 +79,7 @@ class PortGuard {
   size_t port_count_ = 0;
   std::vector<int> filtered_;  // owned duplicates of UCX's sockets; empty: `accept` looks
   mutable std::mutex mutex_;
-  std::map<std::string, uint32_t> admitted_;  // guarded by mutex_: how often
+  std::map<std::string, Host> hosts_;  // guarded by mutex_
 };
 
 }  // namespace engram

@@ -23,6 +23,8 @@ namespace {
 
 // UCX addresses here are a few hundred bytes, a few thousand with many network cards.
 constexpr size_t kWorkerAddressBytesMax = 64 << 10;
+// Different addresses of one holder: a host has kDataHostsMax at most, and some may change.
+constexpr size_t kHolderHostsMax = 4 * kDataHostsMax;
 // How late a session may end after its token has lapsed.
 constexpr std::chrono::milliseconds kLapseCheck{250};
 
@@ -208,26 +210,35 @@ boost::asio::awaitable<Result<std::string>> SessionService::Open(RpcPeer peer, s
     co_return Error(StatusCode::kFailedPrecondition,
                     "this connection has its session: open another connection");
   }
-  if (sessions_.size() >= options_.sessions_max) {
+  // Those that are over keep an endpoint for some seconds.
+  size_t endpoints = sessions_.size();
+  for (const GatherThread* const thread : threads_) endpoints += thread->ending_count();
+  if (endpoints >= options_.sessions_max) {
     co_return Error(StatusCode::kResourceExhausted,
                     "this node has its " + std::to_string(options_.sessions_max) +
-                        " sessions: close some, or raise its bound");
+                        " sessions, those included that ended a moment ago: close some, or raise "
+                        "its bound");
   }
   GatherThread* const thread = *std::min_element(
       threads_.begin(), threads_.end(),
       [](GatherThread* a, GatherThread* b) { return a->session_count() < b->session_count(); });
-  Session session{
-      RandomSessionId(), TableVersion(request.version()), thread, peer.address, {}, *lapses};
+  Session session{RandomSessionId(),
+                  TableVersion(request.version()),
+                  thread,
+                  peer.address,
+                  HolderOf(peer),
+                  {},
+                  *lapses};
   if (Status status = Admit(request, &session); !status.ok()) co_return Error(std::move(status));
   // Taken before the wait, so that a connection that ends meanwhile takes the session with it.
   sessions_[peer.connection_id] = session;
   const auto outcome = std::make_shared<Outcome>(io_);
   ServedSession served;
   served.id = session.id;
-  // Names are the coordinator's word, ids the client's own: no client takes another's share by
-  // taking its id unless both have one certificate.
-  served.client = (peer.identity == nullptr ? "" : peer.identity->name) + "/" +
-                  std::to_string(request.client_id());
+  // Ids are the client's own word: none takes another's share by taking its id unless both have one
+  // certificate and one host, and however many ids it takes, it is one holder.
+  served.holder = session.holder;
+  served.client = request.client_id();
   served.protocol = std::clamp(request.protocol(), kDataProtocolMin, kDataProtocol);
   served.version = session.version;
   served.peer_worker_address = request.worker_address();
@@ -265,22 +276,46 @@ Status SessionService::Admit(const proto::OpenSessionRequest& request, Session* 
   if (request.data_hosts_size() > kDataHostsMax) {
     return {StatusCode::kMalformed, "more than " + std::to_string(kDataHostsMax) + " data_hosts"};
   }
-  std::vector<std::string> hosts(request.data_hosts().begin(), request.data_hosts().end());
-  if (const auto peer = ParseHostPort(session->peer); peer.has_value()) {
-    hosts.push_back(peer->host);
-  }
-  for (const std::string& host : hosts) {
-    if (Status status = session->thread->port_guard().Admit(host); !status.ok()) {
-      Expel(*session);
-      return status;
-    }
+  PortGuard& guard = session->thread->port_guard();
+  const auto admit = [&](const std::string& host, PortGuard::Room room) {
+    ENGRAM_RETURN_IF_ERROR(guard.Admit(host, room));
     session->hosts.push_back(host);
+    auto& named = named_hosts_[session->holder];
+    ++named[host];
+    // Each is let in: somebody could have all the room there is, or open the ports to anybody.
+    if (named.size() <= kHolderHostsMax) return Status();
+    return Status(StatusCode::kResourceExhausted,
+                  "the sessions of this certificate and host have named " +
+                      std::to_string(kHolderHostsMax) +
+                      " addresses that their data may come from: close some");
+  };
+  Status status;
+  // The one that it does come from has room in any case.
+  if (const auto peer = ParseHostPort(session->peer); peer.has_value()) {
+    status = admit(peer->host, PortGuard::Room::kAlways);
   }
-  return {};
+  for (int i = 0; i < request.data_hosts_size() && status.ok(); ++i) {
+    status = admit(request.data_hosts(i), PortGuard::Room::kIfFree);
+  }
+  if (!status.ok()) Expel(*session);
+  return status;
 }
 
 void SessionService::Expel(const Session& session) {
-  for (const std::string& host : session.hosts) session.thread->port_guard().Expel(host);
+  const auto named = named_hosts_.find(session.holder);
+  for (const std::string& host : session.hosts) {
+    session.thread->port_guard().Expel(host);
+    if (const auto found = named->second.find(host); --found->second == 0) {
+      named->second.erase(found);
+    }
+  }
+  if (named != named_hosts_.end() && named->second.empty()) named_hosts_.erase(named);
+}
+
+std::string SessionService::HolderOf(const RpcPeer& peer) {
+  const auto address = ParseHostPort(peer.address);
+  return (peer.identity == nullptr ? "" : peer.identity->name) + "@" +
+         (address.has_value() ? address->host : peer.address);
 }
 
 Result<SessionService::Session*> SessionService::FindSession(const RpcPeer& peer, uint64_t id) {

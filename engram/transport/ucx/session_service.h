@@ -73,6 +73,7 @@ class SessionService {
     TableVersion version;
     GatherThread* thread = nullptr;
     std::string peer;
+    std::string holder;                   // HolderOf
     std::vector<std::string> hosts = {};  // that the thread's ports are open to for it
     MonotonicTime lapses = MonotonicTime::max();
   };
@@ -91,9 +92,12 @@ class SessionService {
   [[nodiscard]] boost::asio::awaitable<void> EndLapsedSessions();
   [[nodiscard]] Result<std::shared_ptr<const SlotFinder>> CheckOpen(
       const proto::OpenSessionRequest& request) const;
+  // Whose session it is, in words that the peer did not choose: its certificate's name and its
+  // host.
+  [[nodiscard]] static std::string HolderOf(const RpcPeer& peer);
   // Lets the reader's hosts connect to its thread's ports, until Expel.
   [[nodiscard]] Status Admit(const proto::OpenSessionRequest& request, Session* session);
-  static void Expel(const Session& session);
+  void Expel(const Session& session);
   void OnDisconnect(const RpcPeer& peer);
 
   boost::asio::io_context& io_;
@@ -104,6 +108,8 @@ class SessionService {
   const std::string host_identity_;
   const std::string tcp_segment_;
   std::map<uint64_t, Session> sessions_;  // by connection id
+  // The addresses that each holder's sessions have named, and how often.
+  std::map<std::string, std::map<std::string, uint32_t>> named_hosts_;
   std::atomic<uint64_t> refused_{0};
   std::unique_ptr<RpcServer> server_;
 };

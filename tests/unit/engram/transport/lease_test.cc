@@ -43,7 +43,7 @@ constexpr TableVersion kVersion(3);
 
 class LeaseBookTest : public testing::Test {
  protected:
-  void Open(uint64_t session) { book_.Open(session, kVersion); }
+  void Open(uint64_t session) { book_.Open(session, kVersion, kStart); }
   bool Renew(uint64_t session, uint64_t epoch, uint64_t directory, MonotonicTime end) {
     return book_.Renew(session, {Epoch(epoch), directory}, end);
   }
@@ -74,6 +74,16 @@ TEST_F(LeaseBookTest, SessionThatOnlyGathersCountsUntilItAcknowledgesOrEnds) {
   book_.Close(1);
   EXPECT_TRUE(book_.AllAcknowledged(kVersion, Epoch(3), kStart));
   EXPECT_EQ(book_.size(), 0u);
+}
+
+TEST_F(LeaseBookTest, SessionsThatAreOverAreForgottenThoughNobodyAsks) {
+  for (uint64_t session = 1; session <= 1000; ++session) {
+    const MonotonicTime now = kStart + milliseconds(session);
+    book_.Open(session, kVersion, now);
+    EXPECT_TRUE(Renew(session, 1, 0, now + milliseconds(10)));
+    book_.Close(session);
+  }
+  EXPECT_LE(book_.size(), 11u);  // whose leases run
 }
 
 TEST_F(LeaseBookTest, ProgressNeverGoesBack) {

@@ -49,7 +49,19 @@ class PortGuardTest : public testing::Test {
     return accepted;
   }
 
+  // The called side of a connection from 127.0.0.`host`; closed where it was turned away.
+  tcp::socket Accepted(int host) {
+    tcp::socket called(io_);
+    callers_.emplace_back(io_, LoopbackEndpoint(host));
+    callers_.back().connect(guarded_->local_endpoint());
+    guarded_->non_blocking(true);
+    boost::system::error_code error;
+    guarded_->accept(called, error);
+    return called;
+  }
+
   boost::asio::io_context io_;
+  std::vector<tcp::socket> callers_;
   tcp::acceptor other_;  // of this process, not UCX's
   std::unique_ptr<PortGuard> guard_;
   std::unique_ptr<tcp::acceptor> guarded_;
@@ -74,6 +86,40 @@ TEST_F(PortGuardTest, AHostIsOutWhenItWasExpelledAsOftenAsAdmitted) {
   EXPECT_FALSE(LetsIn(*guarded_, 2));
   guard_->Expel("127.0.0.2");  // once too often
   ASSERT_TRUE(guard_->Admit("127.0.0.2").ok());
+  EXPECT_TRUE(LetsIn(*guarded_, 2));
+}
+
+// Somebody with one session who connects and connects would have all descriptors.
+TEST_F(PortGuardTest, AHostHasAsManyConnectionsAsItsSessionsCanNeed) {
+  ASSERT_TRUE(guard_->Admit("127.0.0.2").ok());
+  const size_t most = kConnectionsOfHost + kConnectionsOfSession;
+  std::vector<tcp::socket> called;
+  for (size_t i = 0; i < most; ++i) {
+    called.push_back(Accepted(2));
+    ASSERT_TRUE(called.back().is_open()) << i;
+  }
+  EXPECT_FALSE(Accepted(2).is_open());
+  called.pop_back();  // what is closed counts no more
+  called.push_back(Accepted(2));
+  EXPECT_TRUE(called.back().is_open());
+  // What it has stays counted though its session ends and another begins.
+  guard_->Expel("127.0.0.2");
+  ASSERT_TRUE(guard_->Admit("127.0.0.2").ok());
+  EXPECT_FALSE(Accepted(2).is_open());
+  ASSERT_TRUE(guard_->Admit("127.0.0.2").ok());  // a second one
+  EXPECT_TRUE(Accepted(2).is_open());
+  ASSERT_TRUE(guard_->Admit("127.0.0.3").ok());
+  EXPECT_TRUE(Accepted(3).is_open());
+}
+
+TEST_F(PortGuardTest, WhereSomebodyCallsFromHasRoomInAnyCase) {
+  for (size_t i = 0; i < PortGuard::kHostsMax; ++i) {
+    ASSERT_TRUE(
+        guard_->Admit("10.7." + std::to_string(i / 256) + "." + std::to_string(i % 256)).ok());
+  }
+  EXPECT_EQ(guard_->Admit("127.0.0.2").code(), StatusCode::kResourceExhausted);
+  EXPECT_FALSE(LetsIn(*guarded_, 2));
+  EXPECT_TRUE(guard_->Admit("127.0.0.2", PortGuard::Room::kAlways).ok());
   EXPECT_TRUE(LetsIn(*guarded_, 2));
 }
 

@@ -34,11 +34,16 @@ struct Fixture {
   ReadQueue queue;
 };
 
+// The only one of its holder.
+struct LoneClient : QueuedHolder, QueuedClient {
+  LoneClient() : QueuedClient(this) {}
+};
+
 MonotonicTime At(int ms) { return MonotonicTime(std::chrono::milliseconds(ms)); }
 
 TEST(ReadQueueTest, ASmallReadGoesBeforeLargeOnesThatCameEarlier) {
   Fixture f;
-  QueuedClient greedy, other, small;
+  LoneClient greedy, other, small;
   for (int i = 0; i < 8; ++i) {
     f.Push(&greedy, 1024);
     f.Push(&other, 1024);
@@ -50,8 +55,8 @@ TEST(ReadQueueTest, ASmallReadGoesBeforeLargeOnesThatCameEarlier) {
 
 TEST(ReadQueueTest, ASteadySmallClientIsBehindAtMostOneReadOfEachTurn) {
   Fixture f;
-  QueuedClient greedy[2], small;
-  for (QueuedClient& client : greedy) {
+  LoneClient greedy[2], small;
+  for (LoneClient& client : greedy) {
     for (int i = 0; i < 32; ++i) f.Push(&client, 1024);
   }
   for (int step = 0; step < 20; ++step) {
@@ -63,7 +68,7 @@ TEST(ReadQueueTest, ASteadySmallClientIsBehindAtMostOneReadOfEachTurn) {
 
 TEST(ReadQueueTest, BusyClientsGetTheSameRowsWhateverTheirReadsSizes) {
   Fixture f;
-  QueuedClient clients[3];
+  LoneClient clients[3];
   const uint32_t sizes[3] = {64, 512, 2048};
   uint64_t rows[3] = {};
   for (int c = 0; c < 3; ++c) {
@@ -82,7 +87,7 @@ TEST(ReadQueueTest, BusyClientsGetTheSameRowsWhateverTheirReadsSizes) {
 
 TEST(ReadQueueTest, WhoWasIdleHasSavedNothingUp) {
   Fixture f;
-  QueuedClient busy, late;
+  LoneClient busy, late;
   for (int i = 0; i < 100; ++i) f.Push(&busy, 100);
   for (int i = 0; i < 50; ++i) (void)f.Pop();
   for (int i = 0; i < 50; ++i) f.Push(&late, 100);
@@ -97,7 +102,7 @@ TEST(ReadQueueTest, WhoWasIdleHasSavedNothingUp) {
 
 TEST(ReadQueueTest, OneClientsReadsGoByWhenTheyAreWanted) {
   Fixture f;
-  QueuedClient client;
+  LoneClient client;
   const QueuedRead* const whenever = f.Push(&client, 10);
   const QueuedRead* const late = f.Push(&client, 10, At(20));
   const QueuedRead* const soon = f.Push(&client, 10, At(10));
@@ -112,7 +117,7 @@ TEST(ReadQueueTest, OneClientsReadsGoByWhenTheyAreWanted) {
 
 TEST(ReadQueueTest, WhoClaimsToBeInAHurryTakesNothingFromOthers) {
   Fixture f;
-  QueuedClient honest, liar;
+  LoneClient honest, liar;
   for (int i = 0; i < 10; ++i) {
     f.Push(&honest, 100);
     f.Push(&liar, 100, At(1));
@@ -127,25 +132,68 @@ TEST(ReadQueueTest, WhoClaimsToBeInAHurryTakesNothingFromOthers) {
 
 TEST(ReadQueueTest, AClientMayHaveAsMuchAsIsFree) {
   Fixture f(1000 * (100 + kCost));
-  QueuedClient first, second, third;
+  LoneClient first, second, third;
   const auto fill = [&f](QueuedClient* client) {
     int reads = 0;
     while (f.queue.Admit(client, 100)) ++reads;
     return reads;
   };
-  EXPECT_EQ(fill(&first), 500);
-  EXPECT_EQ(fill(&second), 250);
-  EXPECT_EQ(fill(&third), 125);
+  EXPECT_EQ(fill(&first), 334);
+  EXPECT_EQ(fill(&second), 222);
+  EXPECT_EQ(fill(&third), 148);
   // The first has too much by now: it gets no more until it has had its share answered.
   EXPECT_FALSE(f.queue.Admit(&first, 1));
-  for (int i = 0; i < 500; ++i) f.queue.Forget(&first, 100);
+  for (int i = 0; i < 334; ++i) f.queue.Forget(&first, 100);
   EXPECT_TRUE(first.empty());
   EXPECT_TRUE(f.queue.Admit(&first, 100));
 }
 
+TEST(ReadQueueTest, HoweverManyClientsAHolderClaimsToBeItHasHalfOfTheRoom) {
+  Fixture f(1000 * (100 + kCost));
+  QueuedHolder many;
+  std::vector<QueuedClient> clients(1000, QueuedClient(&many));
+  int reads = 0;
+  for (QueuedClient& client : clients) {
+    while (f.queue.Admit(&client, 100)) ++reads;
+  }
+  EXPECT_EQ(reads, 500);
+  LoneClient other;
+  EXPECT_TRUE(f.queue.Admit(&other, 100));
+}
+
+TEST(ReadQueueTest, HoweverManyClientsAHolderClaimsToBeItHasTheTurnsOfOne) {
+  Fixture f;
+  QueuedHolder many;
+  std::vector<QueuedClient> clients(50, QueuedClient(&many));
+  LoneClient other;
+  for (QueuedClient& client : clients) {
+    for (int i = 0; i < 20; ++i) f.Push(&client, 100);
+  }
+  for (int i = 0; i < 500; ++i) f.Push(&other, 100);
+  int of_other = 0;
+  for (int i = 0; i < 400; ++i) {
+    of_other += f.queue.Front() == &other;
+    (void)f.Pop();
+  }
+  EXPECT_NEAR(of_other, 200, 20);
+}
+
+TEST(ReadQueueTest, AHoldersSmallReadsHoldNobodysUp) {
+  Fixture f;
+  QueuedHolder many;
+  std::vector<QueuedClient> clients(500, QueuedClient(&many));
+  LoneClient other;
+  for (QueuedClient& client : clients) f.Push(&client, 1);
+  (void)f.Pop();
+  const QueuedRead* const decode = f.Push(&other, 48);
+  int before = 0;
+  while (f.Pop() != decode) ++before;
+  EXPECT_LE(before, 3);  // 17 rows each, as all of the holder's together
+}
+
 TEST(ReadQueueTest, WhoIsSetAsideWaitsAndLosesNothing) {
   Fixture f;
-  QueuedClient blocked, other;
+  LoneClient blocked, other;
   const QueuedRead* const first = f.Push(&blocked, 10);
   const QueuedRead* const second = f.Push(&other, 500);
   ASSERT_EQ(f.queue.Front(), &blocked);
@@ -160,7 +208,7 @@ TEST(ReadQueueTest, WhoIsSetAsideWaitsAndLosesNothing) {
 
 TEST(ReadQueueTest, InTheirOrderWhenItIsNotFair) {
   Fixture f(1u << 20, /*fair=*/false);
-  QueuedClient a, b;
+  LoneClient a, b;
   const QueuedRead* const first = f.Push(&a, 4000);
   const QueuedRead* const second = f.Push(&a, 4000, At(1));
   const QueuedRead* const third = f.Push(&b, 1);
@@ -173,7 +221,7 @@ TEST(ReadQueueTest, InTheirOrderWhenItIsNotFair) {
 TEST(ReadQueueTest, NothingIsLostOrTwice) {
   std::mt19937_64 random(5);
   Fixture f(20000);
-  QueuedClient clients[9];
+  LoneClient clients[9];
   std::vector<QueuedRead*> out;
   size_t set_aside = 0;
   for (int step = 0; step < 20000; ++step) {
@@ -206,7 +254,7 @@ TEST(ReadQueueTest, NothingIsLostOrTwice) {
   std::sort(out.begin(), out.end());
   EXPECT_EQ(std::adjacent_find(out.begin(), out.end()), out.end());
   EXPECT_EQ(f.queue.rows_waiting(), 0u);
-  for (const QueuedClient& client : clients) EXPECT_TRUE(client.empty());
+  for (const LoneClient& client : clients) EXPECT_TRUE(client.empty());
 }
 
 }  // namespace

@@ -96,7 +96,7 @@ TEST_P(UcxLimitsTest, WhatDoesNotFitIsRefusedWithATime) {
 
 TEST_P(UcxLimitsTest, WhoTakesNoAnswersIsCutOffAndStarvesNoOther) {
   UcxRowServerOptions options = f_.ServerOptions();
-  options.slow_reader_max = std::chrono::milliseconds(300);
+  options.slow_reader_max = std::chrono::milliseconds(1000);
   f_.StartServer(options);
   f_.StartReader(f_.ReaderOptions());
   const auto rows = f_.OwnedRows(kReadRowsMax);
