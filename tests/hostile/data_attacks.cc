@@ -21,13 +21,15 @@ constexpr uint64_t kSessionMessages = 20000;
 constexpr uint64_t kBatch = 64;
 
 // None: why is in the tally.
-std::unique_ptr<RudePeer> Enter(const Victim& victim, const std::string& holder, Tally& tally) {
+std::unique_ptr<RudePeer> Enter(const Victim& victim, const std::string& holder, Tally& tally,
+                                uint64_t client_id = 0) {
   for (int i = 0; i < 20; ++i) {
     auto token = victim.Token(holder);
-    auto peer =
-        token.has_value()
-            ? RudePeer::Create(victim.target, {.security = victim.holder(holder), .token = *token})
-            : Result<std::unique_ptr<RudePeer>>(Error(token.error()));
+    auto peer = token.has_value()
+                    ? RudePeer::Create(victim.target, {.security = victim.holder(holder),
+                                                       .token = *token,
+                                                       .client_id = client_id})
+                    : Result<std::unique_ptr<RudePeer>>(Error(token.error()));
     if (peer.has_value()) return *std::move(peer);
     tally.Answer("no session: " + std::string(StatusCodeName(peer.error().code())));
     std::this_thread::sleep_for(milliseconds(250));
@@ -305,6 +307,35 @@ void UnreadReplies(const Victim& victim, const Order& order, Dice& dice, Tally& 
   }
 }
 
+// One holder as many clients, each with the most and longest reads, who take a little of the
+// answers now and then. (Without certificates it would be the same holder as those it pushes
+// aside.)
+void ManyClients(const Victim& victim, const Order& order, Dice& dice, Tally& tally) {
+  constexpr int kClients = 24;
+  std::vector<uint64_t> rows(kReadRowsMax);
+  while (victim.tls() && order.Goes(tally)) {
+    std::vector<std::unique_ptr<RudePeer>> peers;
+    for (int i = 0; i < kClients && order.Goes(tally); ++i) {
+      auto peer = Enter(victim, "other", tally, dice.Number());
+      if (peer == nullptr) return;
+      for (uint64_t& row : rows) row = victim.rows[dice.Below(victim.rows.size())];
+      GatherRequestHeader header = peer->GoodHeader();
+      header.row_count = kReadRowsMax;
+      for (int read = 0; read < 60; ++read) peer->Send(kRequest, BytesOf(header), BytesOf(rows));
+      tally.messages += 60;
+      peers.push_back(std::move(peer));
+    }
+    const auto end = std::chrono::steady_clock::now() + seconds(5);
+    while (std::chrono::steady_clock::now() < end) {
+      for (const auto& peer : peers) (void)peer->Progress();
+      std::this_thread::sleep_for(milliseconds(50));
+    }
+    for (const auto& peer : peers) {
+      tally.Answer(peer->broken() ? "cut off" : "left with replies unread");
+    }
+  }
+}
+
 // Requests whose bodies are to be fetched, from a peer that goes before they are.
 void BodiesThatNeverCome(const Victim& victim, const Order& order, Dice& dice, Tally& tally) {
   while (order.Goes(tally)) {
@@ -337,6 +368,8 @@ std::vector<Attack> DataAttacks() {
       {"no-session", "messages of a peer whose session is over, with numbers of others", 15,
        NoSession},
       {"unread-replies", "the most and longest reads, no reply taken", 2, UnreadReplies},
+      {"many-clients", "one certificate as many clients that take little of what they ask for", 2,
+       ManyClients},
       {"no-bodies", "requests whose bodies never come", 2, BodiesThatNeverCome},
   };
 }

@@ -46,7 +46,8 @@ Status RudePeer::Open(const NodeTarget& target, const Options& options) {
                                          options.security, Role::kNode));
   if (!client.has_value()) return client.error();
   client_ = *std::move(client);
-  const proto::OpenSessionRequest request = OpenRequest(target, own, options.token);
+  proto::OpenSessionRequest request = OpenRequest(target, own, options.token);
+  request.set_client_id(options.client_id);
   auto reply = Await(client_->Call<proto::OpenSessionReply>("session.Open", request, kPatience));
   if (!reply.has_value()) return reply.error();
   reply_ = *std::move(reply);

@@ -36,6 +36,7 @@ class RudePeer final : public UcxMessageHandler {
     std::string tls = "tcp";
     ChannelSecurity security = {};
     std::string token = {};
+    uint64_t client_id = 0;
     // What it says where it can be reached.
     std::function<std::string(std::string own_address)> addressed = nullptr;
     // Where it sends instead of the worker that the node named.
