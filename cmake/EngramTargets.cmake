@@ -36,6 +36,16 @@ target_precompile_headers(engram_test_precompiled PRIVATE
   <span> <string> <thread> <vector> <gmock/gmock.h> <gtest/gtest.h>)
 endif()
 
+# Of every test that ctest runs.
+set(engram_test_environment
+  "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp"
+  "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp"
+  "ENGRAM_SANITIZER=${ENGRAM_SANITIZER}")
+if(ENGRAM_SANITIZER STREQUAL "thread")
+  # UCX's memory hooks run in threads that TSan has already taken down, and crash there.
+  list(APPEND engram_test_environment "UCX_MEM_EVENTS=n")
+endif()
+
 # engram_test(NAME SOURCES ... [DEPS ...] [LABELS ...]): a GoogleTest program, one CTest test each
 # case; LABELS out of unit property sim fuzz integration security mpi gpu rdma kubernetes (default unit).
 function(engram_test name)
@@ -57,18 +67,10 @@ function(engram_test name)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
     PROPERTIES TIMEOUT ${ARG_TIMEOUT})
   # gtest_discover_tests passes only the first of several values on: set them afterwards.
-  set(environment
-    "TSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/tsan.supp"
-    "LSAN_OPTIONS=suppressions=${CMAKE_SOURCE_DIR}/tests/lsan.supp"
-    "ENGRAM_SANITIZER=${ENGRAM_SANITIZER}")
-  if(ENGRAM_SANITIZER STREQUAL "thread")
-    # UCX's memory hooks run in threads that TSan has already taken down, and crash there.
-    list(APPEND environment "UCX_MEM_EVENTS=n")
-  endif()
   set(environment_script ${CMAKE_CURRENT_BINARY_DIR}/${name}_environment.cmake)
   file(WRITE ${environment_script}
     "if(${name}_TESTS)\n"
-    "  set_tests_properties(\${${name}_TESTS} PROPERTIES ENVIRONMENT \"${environment}\" LABELS \"${ARG_LABELS}\")\n"
+    "  set_tests_properties(\${${name}_TESTS} PROPERTIES ENVIRONMENT \"${engram_test_environment}\" LABELS \"${ARG_LABELS}\")\n"
     "endif()\n")
   set_property(DIRECTORY APPEND PROPERTY TEST_INCLUDE_FILES ${environment_script})
 endfunction()

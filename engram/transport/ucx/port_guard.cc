@@ -65,6 +65,14 @@ uint64_t InodeOf(int fd) {
   return fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
+// By its name in /proc, for it is UCX's: another thread may close it just now.
+bool IsSocket(int fd, uint64_t inode) {
+  char found[64] = {};
+  const std::string link = "/proc/self/fd/" + std::to_string(fd);
+  const ssize_t size = readlink(link.c_str(), found, sizeof(found) - 1);
+  return size > 0 && found == "socket:[" + std::to_string(inode) + "]";
+}
+
 std::string HostOf(const sockaddr_storage& address) {
   char text[INET6_ADDRSTRLEN] = {};
   if (address.ss_family == AF_INET) {
@@ -262,7 +270,7 @@ const char* PortGuard::TakeIn(const std::string& host, int connection) {
 
 void PortGuard::ForgetClosed(Host* host) {
   std::erase_if(host->connections, [](const Connection& connection) {
-    return InodeOf(connection.fd) != connection.inode;
+    return !IsSocket(connection.fd, connection.inode);
   });
 }
 
