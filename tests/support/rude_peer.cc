@@ -48,6 +48,7 @@ Status RudePeer::Open(const NodeTarget& target, const Options& options) {
   client_ = *std::move(client);
   proto::OpenSessionRequest request = OpenRequest(target, own, options.token);
   request.set_client_id(options.client_id);
+  for (const std::string& host : options.data_hosts) request.add_data_hosts(host);
   auto reply = Await(client_->Call<proto::OpenSessionReply>("session.Open", request, kPatience));
   if (!reply.has_value()) return reply.error();
   reply_ = *std::move(reply);

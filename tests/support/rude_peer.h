@@ -37,6 +37,7 @@ class RudePeer final : public UcxMessageHandler {
     ChannelSecurity security = {};
     std::string token = {};
     uint64_t client_id = 0;
+    std::vector<std::string> data_hosts = {};
     // What it says where it can be reached.
     std::function<std::string(std::string own_address)> addressed = nullptr;
     // Where it sends instead of the worker that the node named.

@@ -24,7 +24,7 @@ namespace {
 // UCX addresses here are a few hundred bytes, a few thousand with many network cards.
 constexpr size_t kWorkerAddressBytesMax = 64 << 10;
 // Different addresses of one holder: a host has kDataHostsMax at most, and some may change.
-constexpr size_t kHolderHostsMax = 4 * kDataHostsMax;
+constexpr size_t kHolderHostsMax = size_t{4} * kDataHostsMax;
 // How late a session may end after its token has lapsed.
 constexpr std::chrono::milliseconds kLapseCheck{250};
 

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/support/rude_peer.h"
 #include "tests/unit/engram/transport/ucx_fixture.h"
 
 namespace engram {
@@ -138,6 +139,34 @@ TEST(UcxLimitsTcpTest, WhatIsWantedNoMoreIsNotSent) {
   }
   EXPECT_EQ(f.server_->stats().expired, expired);
   EXPECT_GT(expired, 0u);
+}
+
+// Sessions that name addresses by the hundred, to have all the room for them or to open the ports.
+TEST(UcxLimitsTcpTest, AddressesThatDataMayComeFromAreBounded) {
+  test::UcxFixture f({"", "tcp", "off", ReadWay::kGather});
+  f.Start();
+  std::vector<std::unique_ptr<test::RudePeer>> peers;
+  const auto open = [&](int number) {
+    test::RudePeer::Options options;
+    for (int i = 0; i < 250; ++i) {
+      options.data_hosts.push_back("10." + std::to_string(number) + ".0." + std::to_string(i));
+    }
+    auto peer = test::RudePeer::Create(f.Target(), options);
+    if (!peer.has_value()) return peer.error();
+    peers.push_back(*std::move(peer));
+    return Status();
+  };
+  for (int number = 0; number < 4; ++number) ASSERT_TRUE(open(number).ok());
+  const Status refused = open(4);
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(refused.message().find("addresses"), std::string::npos) << refused.ToString();
+  ASSERT_TRUE(open(3).ok());  // the same ones again
+  const SessionId session = f.OpenSession();
+  const auto rows = f.OwnedRows(10);
+  f.ExpectStored(f.Read(session, 1, rows), rows);
+  // Those of sessions that are over are free.
+  peers.erase(peers.begin());
+  EXPECT_TRUE(Eventually([&] { return open(4).ok(); }));
 }
 
 TEST(UcxLimitsOptionsTest, TooLittleRoomIsRefused) {
