@@ -249,11 +249,20 @@ class ShardDirectoryImpl final : public ShardDirectory {
       tokens_again_ = Milliseconds::max();
       co_return;
     }
+    const MonotonicTime now = SteadyClock().Now();
+    const std::set<uint32_t> untold(reply->untold().begin(), reply->untold().end());
     for (int i = 0; i < std::min(reply->tokens_size(), request.addresses_size()); ++i) {
+      // An older one that is good opens sessions there now.
+      if (now < tokens_lapse_ && untold.contains(static_cast<uint32_t>(i)) &&
+          !options_.tokens->Get(map->version, request.addresses(i)).empty()) {
+        continue;
+      }
       options_.tokens->Put(map->version, request.addresses(i), reply->tokens(i));
     }
-    tokens_again_ = std::max(Milliseconds(reply->lifetime_ms() / 4), Milliseconds(100));
-    tokens_due_ = SteadyClock().Now() + tokens_again_;
+    const Milliseconds lifetime(reply->lifetime_ms());
+    if (untold.empty()) tokens_lapse_ = now + lifetime;
+    tokens_again_ = untold.empty() ? std::max(lifetime / 4, Milliseconds(100)) : kTokensRetry;
+    tokens_due_ = now + tokens_again_;
   }
 
   // Maps may come from a follower; this is for the leader.
@@ -326,6 +335,7 @@ class ShardDirectoryImpl final : public ShardDirectory {
   std::shared_ptr<RpcClient> client_;
   MonotonicTime tokens_due_ = MonotonicTime::max();  // fetched with the first map, then again
   Milliseconds tokens_again_ = Milliseconds::max();
+  MonotonicTime tokens_lapse_ = MonotonicTime::min();  // of the oldest that are kept
   // What does not change after the first map may be read on any thread from then on.
   DirectoryState state_;
 

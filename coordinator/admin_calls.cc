@@ -65,6 +65,7 @@ Result<std::string> CoordinatorService::Change(const std::string& method, const 
   if (method == "admin.RemoveNode") {
     ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::RemoveNodeRequest>(body));
     ENGRAM_TRY(Apply(NodeRemoved{request.node_id()}));
+    token_keys_told_.erase(request.node_id());
     return proto::RemoveNodeReply().SerializeAsString();
   }
   if (method == "admin.SwitchVersion") {
@@ -101,17 +102,31 @@ void CoordinatorService::KeepNotes(const std::vector<std::string>& notes) {
   while (notes_.size() > kNotesMax) notes_.pop_front();
 }
 
-awaitable<Result<std::string>> CoordinatorService::GetEvents(std::string body) {
-  const auto request = ParseMessage<proto::GetEventsRequest>(body);
-  if (!request.has_value()) co_return Error(request.error());
-  const MonotonicTime until =
-      SteadyClock().Now() + milliseconds(std::min(request->wait_ms(), options_.wait_ms_max));
+// All that is kept of a call that waits.
+struct CoordinatorService::EventsQuestion {
+  uint64_t after = 0;
+  MonotonicTime until;
+};
+
+Result<CoordinatorService::EventsQuestion> CoordinatorService::ReadEventsQuestion(
+    std::string body) const {
+  ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::GetEventsRequest>(body));
+  return EventsQuestion{
+      request.after(),
+      SteadyClock().Now() + milliseconds(std::min(request.wait_ms(), options_.wait_ms_max))};
+}
+
+awaitable<Result<std::string>> CoordinatorService::GetEvents(const RpcPeer& peer,
+                                                             std::string body) {
+  const auto question = ReadEventsQuestion(std::move(body));
+  if (!question.has_value()) co_return Error(question.error());
+  std::unique_ptr<HeldCalls::Call> held;
   while (true) {
     if (Status status = CheckLeads(); !status.ok()) co_return Error(std::move(status));
     const auto first = std::partition_point(
         notes_.begin(), notes_.end(),
-        [&](const proto::ClusterNote& note) { return note.sequence() <= request->after(); });
-    if (first != notes_.end() || stopped_ || SteadyClock().Now() >= until) {
+        [&](const proto::ClusterNote& note) { return note.sequence() <= question->after; });
+    if (first != notes_.end() || IsOver(question->until)) {
       proto::GetEventsReply reply;
       reply.set_term(term_);
       for (auto note = first; note != notes_.end() && reply.events_size() < kNotesPerReply;
@@ -120,7 +135,10 @@ awaitable<Result<std::string>> CoordinatorService::GetEvents(std::string body) {
       }
       co_return reply.SerializeAsString();
     }
-    co_await WaitForChange(until);
+    if (Status status = held_->Hold(peer, HeldCalls::By::kReader, &held); !status.ok()) {
+      co_return Error(std::move(status));
+    }
+    co_await held->Wait(question->until);
   }
 }
 

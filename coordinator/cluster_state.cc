@@ -104,6 +104,7 @@ void ClusterState::On(const NodeHeartbeat& event, MonotonicTime now, ClusterEffe
     return;
   }
   if (message.known_versions_size() != message.known_assignment_revisions_size() ||
+      message.known_versions_size() > static_cast<int>(kVersionsMax) ||
       message.held_size() > static_cast<int>(kVersionsMax)) {
     effects->status = Status(StatusCode::kMalformed, "the heartbeat's lists do not fit together");
     return;

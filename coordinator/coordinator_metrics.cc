@@ -67,8 +67,10 @@ void WriteVersions(const proto::GetStatusReply& status, FamilyWriter* out) {
 
 }  // namespace
 
-CoordinatorMetrics::CoordinatorMetrics(std::function<proto::GetStatusReply()> status)
+CoordinatorMetrics::CoordinatorMetrics(std::function<proto::GetStatusReply()> status,
+                                       std::shared_ptr<const HeldCalls> held)
     : status_(std::move(status)),
+      held_(std::move(held)),
       calls_(&prometheus::BuildCounter()
                   .Name("engram_coordinator_calls_total")
                   .Help("Control calls answered, by method and outcome.")
@@ -88,6 +90,11 @@ std::vector<prometheus::MetricFamily> CoordinatorMetrics::Collect() const {
   FamilyWriter out(&families);
   const proto::GetStatusReply status = status_();
   const bool leads = !status.follower();
+  out.Gauge("engram_coordinator_held_calls", "Calls that wait for a change.",
+            static_cast<double>(held_->count()));
+  out.Counter("engram_coordinator_held_call_wakes_total",
+              "Times that such a call looked again: at a change, or when its own time was up.",
+              static_cast<double>(held_->wakes()));
   out.Gauge("engram_coordinator_leading", "1 where this coordinator leads.", leads ? 1 : 0);
   out.Gauge("engram_coordinator_term", "This coordinator's term; 0 = it follows.",
             leads ? status.term() : 0);

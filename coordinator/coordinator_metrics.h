@@ -10,6 +10,7 @@
 #include <prometheus/counter.h>
 #include <prometheus/registry.h>
 
+#include "coordinator/held_calls.h"
 #include "engram/base/status.h"
 #include "proto/admin.pb.h"
 
@@ -20,7 +21,8 @@ namespace engram {
 // on the coordinator's executor.
 class CoordinatorMetrics final : public prometheus::Collectable {
  public:
-  explicit CoordinatorMetrics(std::function<proto::GetStatusReply()> status);
+  CoordinatorMetrics(std::function<proto::GetStatusReply()> status,
+                     std::shared_ptr<const HeldCalls> held);
 
   void CountCall(const std::string& method, StatusCode outcome);
   // A reader found damaged rows in a slot.
@@ -30,6 +32,7 @@ class CoordinatorMetrics final : public prometheus::Collectable {
 
  private:
   const std::function<proto::GetStatusReply()> status_;
+  const std::shared_ptr<const HeldCalls> held_;
   prometheus::Registry registry_;
   prometheus::Family<prometheus::Counter>* calls_;
   prometheus::Counter* damage_reports_;

@@ -14,7 +14,6 @@
 #include "engram/http/status_json.h"
 #include "engram/rpc/parse_message.h"
 #include "engram/security/permissions.h"
-#include "engram/table/table_proto.h"
 
 namespace engram {
 
@@ -31,10 +30,8 @@ CoordinatorService::CoordinatorService(boost::asio::any_io_executor executor,
       options_(options),
       on_fatal_(std::move(on_fatal)),
       alive_(std::make_shared<CoordinatorService*>(this)),
-      changed_(executor_),
-      tick_(executor_) {
-  changed_.expires_at(boost::asio::steady_timer::time_point::max());
-}
+      held_(std::make_shared<HeldCalls>(executor_, options_.held)),
+      tick_(executor_) {}
 
 CoordinatorService::~CoordinatorService() {
   checkpoint_readers_.stop();
@@ -87,11 +84,12 @@ Status CoordinatorService::Lead(uint64_t term) {
   if (!effects.has_value()) return effects.error();
   if (!effects->records.empty()) ENGRAM_RETURN_IF_ERROR(store_->Commit(term, effects->records));
   state_ = std::move(state);
+  map_bytes_.clear();
   followed_ = nullptr;
   term_ = term;
   notes_.clear();
   last_note_ = 0;
-  changed_.cancel();
+  held_->WakeAll();
   spdlog::info("term {}: {} records read back", term, records->size());
   return Status();
 }
@@ -104,15 +102,18 @@ void CoordinatorService::Follow(const std::shared_ptr<const std::vector<Metadata
   }
   if (followed_ == nullptr) spdlog::info("following: {} records read", records->size());
   state_ = std::move(state);
+  map_bytes_.clear();
   followed_ = records;
-  changed_.cancel();
+  held_->WakeAll();
 }
 
 void CoordinatorService::StepDown() {
   const uint64_t term = std::exchange(term_, 0);
   state_ = nullptr;
+  map_bytes_.clear();
+  token_keys_told_.clear();
   followed_ = nullptr;
-  changed_.cancel();
+  held_->WakeAll();
   if (term == 0) return;
   // Not again in the same term: nodes tell what they hold once a term.
   store_->Resign(term);
@@ -152,7 +153,7 @@ Status CoordinatorService::Settle(const ClusterEffects& effects) {
   }
   for (const std::string& note : effects.notes) spdlog::info("{}", note);
   KeepNotes(effects.notes);
-  if (effects.wake || !effects.notes.empty()) changed_.cancel();
+  if (effects.wake || !effects.notes.empty()) held_->WakeAll();
   return effects.status;
 }
 
@@ -167,7 +168,7 @@ void CoordinatorService::StartTicking() {
 
 void CoordinatorService::Stop() {
   stopped_ = true;
-  changed_.cancel();
+  held_->WakeAll();
   tick_.cancel();
 }
 
@@ -183,16 +184,6 @@ awaitable<void> CoordinatorService::Tick() {
   }
 }
 
-awaitable<void> CoordinatorService::WaitForChange(MonotonicTime until) {
-  // A timer of its own ends the wait; cancelling the shared one wakes everybody at once.
-  boost::asio::steady_timer deadline(executor_, until);
-  deadline.async_wait([this](const boost::system::error_code& error) {
-    if (!error) changed_.cancel();
-  });
-  boost::system::error_code ignored;
-  co_await changed_.async_wait(redirect_error(use_awaitable, ignored));
-}
-
 awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& peer,
                                                           std::string_view method_view,
                                                           std::string body) {
@@ -200,11 +191,11 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& peer,
   Result<std::string> reply = Error(StatusCode::kNotFound, "the coordinator has no " + method);
   (void)TakeRole();  // a process that was stopped for a while learns here that its term is over
   if (method == "node.Register") {
-    reply = co_await Register(peer.identity, std::move(body));
+    reply = Register(peer.identity.get(), body);
   } else if (method == "node.Heartbeat") {
-    reply = co_await Heartbeat(peer.identity, std::move(body));
+    reply = co_await Heartbeat(peer, std::move(body));
   } else if (method == "directory.GetShardMap") {
-    reply = co_await GetShardMap(std::move(body));
+    reply = co_await GetShardMap(peer, std::move(body));
   } else if (method == "directory.GetTokens") {
     reply = GetTokens(peer.identity.get(), body);
   } else if (method == "directory.ReportSlot") {
@@ -214,7 +205,7 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& peer,
   } else if (method == "admin.GetStatus") {
     reply = co_await GetStatus(std::move(body));
   } else if (method == "admin.GetEvents") {
-    reply = co_await GetEvents(std::move(body));
+    reply = co_await GetEvents(peer, std::move(body));
   } else if (IsAdminCall(method)) {
     reply = Change(method, body);
   } else {
@@ -225,120 +216,70 @@ awaitable<Result<std::string>> CoordinatorService::Handle(const RpcPeer& peer,
   co_return reply;
 }
 
-awaitable<Result<std::string>> CoordinatorService::Register(
-    std::shared_ptr<const PeerIdentity> peer, std::string body) {
-  auto request = ParseMessage<proto::RegisterNodeRequest>(body);
-  if (!request.has_value()) co_return Error(request.error());
-  if (Status own = CheckNodeName(peer.get(), request->node().id()); !own.ok()) {
-    co_return Error(std::move(own));
-  }
-  if (Status status = Apply(NodeRegistered{request->node()}); !status.ok()) {
-    co_return Error(std::move(status));
-  }
+Result<std::string> CoordinatorService::Register(const PeerIdentity* peer,
+                                                 const std::string& body) {
+  ENGRAM_ASSIGN_OR_RETURN(const auto request, ParseMessage<proto::RegisterNodeRequest>(body));
+  ENGRAM_TRY(CheckNodeName(peer, request.node().id()));
+  ENGRAM_TRY(Apply(NodeRegistered{request.node()}));
   proto::RegisterNodeReply reply;
   reply.set_term(term_);
-  if (peer != nullptr) TellTokenKeys({}, reply.mutable_token_keys());
+  if (peer != nullptr) TellTokenKeys(request.node().id(), {}, reply.mutable_token_keys());
   reply.set_heartbeat_interval_ms(
       static_cast<uint32_t>(options_.cluster.heartbeat_interval.count()));
-  co_return reply.SerializeAsString();
+  return reply.SerializeAsString();
 }
 
-awaitable<Result<std::string>> CoordinatorService::Heartbeat(
-    std::shared_ptr<const PeerIdentity> peer, std::string body) {
-  auto request = ParseMessage<proto::HeartbeatRequest>(body);
-  if (!request.has_value()) co_return Error(request.error());
-  if (Status own = CheckNodeName(peer.get(), request->id()); !own.ok()) {
-    co_return Error(std::move(own));
-  }
-  if (Status status = Apply(NodeHeartbeat{*request}); !status.ok()) {
-    co_return Error(std::move(status));
-  }
-  const uint64_t term = term_;
-  request->clear_held();  // taken; the rest is kept while the reply is held back
-  const MonotonicTime until =
+// Of a heartbeat, what is needed while its reply is held back.
+struct CoordinatorService::HeartbeatQuestion {
+  uint64_t term = 0;
+  MonotonicTime until;
+  proto::HeartbeatRequest known;  // id, versions, revisions and token keys
+};
+
+Result<CoordinatorService::HeartbeatQuestion> CoordinatorService::TakeHeartbeat(
+    const PeerIdentity* peer, std::string body) {
+  ENGRAM_ASSIGN_OR_RETURN(auto request, ParseMessage<proto::HeartbeatRequest>(body));
+  ENGRAM_TRY(CheckNodeName(peer, request.id()));
+  ENGRAM_TRY(Apply(NodeHeartbeat{request}));
+  HeartbeatQuestion question;
+  question.term = term_;
+  question.until =
       SteadyClock().Now() +
-      std::min<milliseconds>(milliseconds(request->wait_ms()), options_.cluster.heartbeat_interval);
+      std::min<milliseconds>(milliseconds(request.wait_ms()), options_.cluster.heartbeat_interval);
+  question.known.set_id(request.id());
+  question.known.mutable_known_versions()->Swap(request.mutable_known_versions());
+  question.known.mutable_known_assignment_revisions()->Swap(
+      request.mutable_known_assignment_revisions());
+  for (const TokenKey& key : token_keys_.All()) {
+    const auto& known = request.known_token_keys();
+    if (std::find(known.begin(), known.end(), key.id) != known.end()) {
+      question.known.add_known_token_keys(key.id);
+    }
+  }
+  return question;
+}
+
+awaitable<Result<std::string>> CoordinatorService::Heartbeat(const RpcPeer& peer,
+                                                             std::string body) {
+  const auto question = TakeHeartbeat(peer.identity.get(), std::move(body));
+  if (!question.has_value()) co_return Error(question.error());
+  std::unique_ptr<HeldCalls::Call> held;
   while (true) {
-    if (term_ != term) {
+    if (term_ != question->term) {
       co_return Error(StatusCode::kUnavailable,
                       "this coordinator's term ended meanwhile: ask the leader");
     }
-    proto::HeartbeatReply reply = state_->Changes(*request);
-    if (reply.changed_size() > 0 || reply.dropped_versions_size() > 0 || stopped_ ||
-        SteadyClock().Now() >= until) {
-      if (peer != nullptr) TellTokenKeys(request->known_token_keys(), reply.mutable_token_keys());
-      co_return reply.SerializeAsString();
+    proto::HeartbeatReply reply = state_->Changes(question->known);
+    bool news = reply.changed_size() > 0 || reply.dropped_versions_size() > 0;
+    if (peer.identity != nullptr) {
+      news |= TellTokenKeys(question->known.id(), question->known.known_token_keys(),
+                            reply.mutable_token_keys());
     }
-    co_await WaitForChange(until);
-  }
-}
-
-Status CoordinatorService::CheckCanRead(const proto::GetShardMapRequest& request) const {
-  if (state_ == nullptr) {
-    return Status(StatusCode::kUnavailable,
-                  "this coordinator has not read the cluster's state yet: is its store reached?");
-  }
-  // Whoever has a map may find a newer one elsewhere.
-  const Duration age = SteadyClock().Now() - store_->leadership().followed_at;
-  if (term_ == 0 && request.known_epoch() > 0 && age > options_.stale_after) {
-    return Status(StatusCode::kUnavailable,
-                  "this coordinator follows and has not reached its store for " +
-                      std::to_string(std::chrono::duration_cast<milliseconds>(age).count()) +
-                      " ms: another may know more");
-  }
-  return Status();
-}
-
-awaitable<Result<std::string>> CoordinatorService::GetShardMap(std::string body) {
-  const auto request = ParseMessage<proto::GetShardMapRequest>(body);
-  if (!request.has_value()) co_return Error(request.error());
-  const MonotonicTime until =
-      SteadyClock().Now() + milliseconds(std::min(request->wait_ms(), options_.wait_ms_max));
-  while (true) {
-    if (Status status = CheckCanRead(*request); !status.ok()) co_return Error(std::move(status));
-    const TableVersion version =
-        request->version() == 0 ? state_->DefaultVersion() : TableVersion(request->version());
-    const std::shared_ptr<const ShardMap> map = state_->Map(version);
-    const bool late = stopped_ || SteadyClock().Now() >= until;
-    if (map == nullptr && term_ != 0 && request->known_current() != 0 &&
-        request->known_current() != state_->current().value()) {
-      // It was dropped before its reader heard what to read instead.
-      proto::GetShardMapReply reply;
-      reply.set_current_version(state_->current().value());
-      co_return reply.SerializeAsString();
+    if (news || IsOver(question->until)) co_return reply.SerializeAsString();
+    if (Status status = held_->Hold(peer, HeldCalls::By::kNode, &held); !status.ok()) {
+      co_return Error(std::move(status));
     }
-    if (map == nullptr && (request->version() != 0 || late)) {
-      // The leader may have one that is not seen here yet.
-      co_return Error(term_ != 0 ? StatusCode::kNotFound : StatusCode::kUnavailable,
-                      request->version() != 0
-                          ? "there is no table version " + std::to_string(request->version())
-                          : "there is no table version yet: engramctl create-version makes one");
-    }
-    if (map != nullptr) {
-      const ModelIdentity& identity = *state_->Identity(version);
-      if (!request->model_identity().empty() &&
-          request->model_identity() != ModelIdentityToBytes(identity)) {
-        co_return Error(StatusCode::kWrongModel,
-                        "version " + std::to_string(version.value()) + " has model identity " +
-                            ModelIdentityHex(identity) +
-                            ", the client has another: use the config.json and tokenizer.json "
-                            "that the tables were made for");
-      }
-      proto::GetShardMapReply reply;
-      reply.set_ready(term_ != 0 ? state_->Ready(version) : state_->WasReady(version));
-      reply.set_current_version(state_->current().value());
-      if (map->epoch.value() > request->known_epoch() ||
-          (request->version() == 0 && request->known_epoch() == 0)) {
-        *reply.mutable_map() = ShardMapToProto(*map);
-        *reply.mutable_spec() = TableSpecToProto(*state_->Spec(version));
-        reply.set_model_identity(ModelIdentityToBytes(identity));
-        co_return reply.SerializeAsString();
-      }
-      const bool other_current =
-          request->known_current() != 0 && request->known_current() != reply.current_version();
-      if (late || other_current) co_return reply.SerializeAsString();
-    }
-    co_await WaitForChange(until);
+    co_await held->Wait(question->until);
   }
 }
 
@@ -348,8 +289,7 @@ Result<std::string> CoordinatorService::ReportSlot(const RpcPeer& peer, const st
   SlotReported event{TableVersion(request.version()), SlotIndex(request.slot()), request.node_id(),
                      Incarnation(request.incarnation())};
   // In development mode nobody has a name: by host, whatever port it calls from.
-  event.reader = peer.identity != nullptr ? peer.identity->name
-                                          : peer.address.substr(0, peer.address.rfind(':'));
+  event.reader = peer.identity != nullptr ? peer.identity->name : HostOfPeer(peer);
   const ClusterEffects effects = state_->Step(event, SteadyClock().Now());
   ENGRAM_TRY(Settle(effects));
   if (!effects.notes.empty()) metrics_->CountDamageReport();  // others have told it already
@@ -399,7 +339,7 @@ Result<std::string> CoordinatorService::MakeVersion(const VersionRequested& even
 awaitable<Result<std::string>> CoordinatorService::GetStatus(std::string body) {
   const auto request = ParseMessage<proto::GetStatusRequest>(body);
   if (!request.has_value()) co_return Error(request.error());
-  if (state_ == nullptr) co_return Error(CheckCanRead({}));
+  if (state_ == nullptr) co_return Error(CheckCanRead(0));
   co_return ClusterStatus().SerializeAsString();
 }
 

@@ -5,7 +5,10 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +20,7 @@
 
 #include "coordinator/cluster_state.h"
 #include "coordinator/coordinator_metrics.h"
+#include "coordinator/held_calls.h"
 #include "coordinator/metadata_store.h"
 #include "engram/base/status.h"
 #include "engram/http/http_server.h"
@@ -40,6 +44,7 @@ class CoordinatorService {
   struct Options {
     ClusterState::Options cluster;
     uint32_t wait_ms_max = 30'000;  // a held call is answered by then
+    HeldCalls::Options held;
     // A leader whose host vanished keeps its nodes waiting for as long as their calls may take: the
     // next one counts nodes as up for so much longer before it calls one down.
     std::chrono::milliseconds takeover_grace{6000};
@@ -78,6 +83,8 @@ class CoordinatorService {
   // Ends held calls and the clock.
   void Stop();
 
+  [[nodiscard]] const HeldCalls& held() const { return *held_; }
+
   // /healthz, /readyz, /metrics and /status (JSON).
   [[nodiscard]] HttpServer::Handler Pages();
 
@@ -92,7 +99,8 @@ class CoordinatorService {
   void StepDown();
   // ok, or what a caller is told who must ask the leader.
   [[nodiscard]] Status CheckLeads() const;
-  [[nodiscard]] Status CheckCanRead(const proto::GetShardMapRequest& request) const;
+  // known_epoch: of the map that the caller has; 0 = none.
+  [[nodiscard]] Status CheckCanRead(uint64_t known_epoch) const;
   [[nodiscard]] proto::GetStatusReply ClusterStatus() const;
   [[nodiscard]] Readiness RoleReadiness() const;
 
@@ -100,27 +108,46 @@ class CoordinatorService {
   [[nodiscard]] Status Apply(const ClusterEvent& event);
   [[nodiscard]] Status Settle(const ClusterEffects& effects);
   [[nodiscard]] boost::asio::awaitable<void> Tick();
-  // Until something changed or `until`.
-  [[nodiscard]] boost::asio::awaitable<void> WaitForChange(MonotonicTime until);
+  [[nodiscard]] bool IsOver(MonotonicTime until) const {
+    return stopped_ || SteadyClock().Now() >= until;
+  }
 
-  [[nodiscard]] boost::asio::awaitable<Result<std::string>> Register(
-      std::shared_ptr<const PeerIdentity> peer, std::string body);
-  [[nodiscard]] boost::asio::awaitable<Result<std::string>> Heartbeat(
-      std::shared_ptr<const PeerIdentity> peer, std::string body);
-  [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetShardMap(std::string body);
+  // `peer` outlives the call, whose body is gone before it is held.
+  [[nodiscard]] Result<std::string> Register(const PeerIdentity* peer, const std::string& body);
+  struct HeartbeatQuestion;
+  [[nodiscard]] Result<HeartbeatQuestion> TakeHeartbeat(const PeerIdentity* peer, std::string body);
+  [[nodiscard]] boost::asio::awaitable<Result<std::string>> Heartbeat(const RpcPeer& peer,
+                                                                      std::string body);
+  // map_calls.cc
+  struct MapQuestion;
+  [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetShardMap(const RpcPeer& peer,
+                                                                        std::string body);
+  [[nodiscard]] Result<MapQuestion> ReadMapQuestion(std::string body) const;
+  // None: nothing to tell yet.
+  [[nodiscard]] std::optional<Result<std::string>> AnswerMap(const MapQuestion& question);
+  // The serialized reply but for what changes without the map's epoch.
+  [[nodiscard]] const std::string& MapBytes(TableVersion version,
+                                            const std::shared_ptr<const ShardMap>& map);
   [[nodiscard]] Result<std::string> ReportSlot(const RpcPeer& peer, const std::string& body);
   // token_calls.cc
   void RotateTokenKeys();
   [[nodiscard]] Result<std::string> GetTokens(const PeerIdentity* peer, const std::string& body);
-  // Those that are not known yet.
-  void TellTokenKeys(const google::protobuf::RepeatedField<uint64_t>& known,
-                     google::protobuf::RepeatedPtrField<proto::TokenKey>* told) const;
+  // Those that the node does not know yet. True: it is the first time that it hears of one.
+  bool TellTokenKeys(const std::string& node,
+                     const google::protobuf::RepeatedField<uint64_t>& known,
+                     google::protobuf::RepeatedPtrField<proto::TokenKey>* told);
+  // Of the nodes that are up, those that were not told of keys that are good until then.
+  [[nodiscard]] std::set<std::string_view> UntoldAddresses(const ShardMap* map,
+                                                           UnixSeconds key_good_until) const;
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> CreateVersion(std::string body);
   // Its checkpoint was read.
   [[nodiscard]] Result<std::string> MakeVersion(const VersionRequested& event);
   [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetStatus(std::string body);
   // admin_calls.cc
-  [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetEvents(std::string body);
+  struct EventsQuestion;
+  [[nodiscard]] Result<EventsQuestion> ReadEventsQuestion(std::string body) const;
+  [[nodiscard]] boost::asio::awaitable<Result<std::string>> GetEvents(const RpcPeer& peer,
+                                                                      std::string body);
   [[nodiscard]] static bool IsAdminCall(std::string_view method);
   [[nodiscard]] Result<std::string> Change(const std::string& method, const std::string& body);
   void KeepNotes(const std::vector<std::string>& notes);
@@ -135,17 +162,24 @@ class CoordinatorService {
   std::shared_ptr<const std::vector<MetadataRecord>> followed_;  // what `state_` was made of
   // Gone with the service: what the election's thread posts may come later.
   const std::shared_ptr<CoordinatorService*> alive_;
-  boost::asio::steady_timer changed_;  // cancelled to wake every held call
+  const std::shared_ptr<HeldCalls> held_;
   boost::asio::steady_timer tick_;
   boost::asio::thread_pool checkpoint_readers_{1};
   bool stopped_ = false;
-  std::deque<proto::ClusterNote> notes_;  // of this term, the newest kNotesMax
+  struct KeptBytes {
+    std::shared_ptr<const ShardMap> map;
+    std::string bytes;
+  };
+  std::map<TableVersion, KeptBytes> map_bytes_;  // made once for all who wait
+  std::deque<proto::ClusterNote> notes_;         // of this term, the newest kNotesMax
   uint64_t last_note_ = 0;
   TokenKeys token_keys_;
   UnixSeconds token_keys_good_until_{};  // of the newest
+  // In this term, by node: good_until of the newest key that it was told or has.
+  std::map<std::string, UnixSeconds> token_keys_told_;
 
   const std::shared_ptr<CoordinatorMetrics> metrics_ =
-      std::make_shared<CoordinatorMetrics>([this] { return ClusterStatus(); });
+      std::make_shared<CoordinatorMetrics>([this] { return ClusterStatus(); }, held_);
 };
 
 }  // namespace engram

@@ -1,6 +1,7 @@
 // Session tokens: the keys that nodes are told, and what readers get.
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include <spdlog/spdlog.h>
 
@@ -15,7 +16,8 @@ constexpr int kTokensMax = 4096;  // of one call
 }  // namespace
 
 // A key is good for three lifetimes, and one is made every lifetime: it signs when the one before
-// has less than a lifetime left, so when every node has long been told of it.
+// has less than a lifetime left, so when every node has long been told of it. Who has just begun to
+// lead has told nobody of its keys, and says so with the tokens that it gives meanwhile.
 void CoordinatorService::RotateTokenKeys() {
   const UnixSeconds lifetime = options_.token_lifetime;
   const UnixSeconds now = UnixNow();
@@ -29,9 +31,9 @@ void CoordinatorService::RotateTokenKeys() {
   token_keys_.Add(*made, now);
 }
 
-void CoordinatorService::TellTokenKeys(
-    const google::protobuf::RepeatedField<uint64_t>& known,
-    google::protobuf::RepeatedPtrField<proto::TokenKey>* told) const {
+bool CoordinatorService::TellTokenKeys(const std::string& node,
+                                       const google::protobuf::RepeatedField<uint64_t>& known,
+                                       google::protobuf::RepeatedPtrField<proto::TokenKey>* told) {
   for (const TokenKey& key : token_keys_.All()) {
     if (std::find(known.begin(), known.end(), key.id) != known.end()) continue;
     proto::TokenKey* const message = told->Add();
@@ -39,6 +41,23 @@ void CoordinatorService::TellTokenKeys(
     message->set_secret(key.secret.data(), key.secret.size());
     message->set_good_until(key.good_until.count());
   }
+  // Once: a node that takes none of them (its clock is wrong) is not to ask without end.
+  return std::exchange(token_keys_told_[node], token_keys_good_until_) < token_keys_good_until_ &&
+         !told->empty();
+}
+
+std::set<std::string_view> CoordinatorService::UntoldAddresses(const ShardMap* map,
+                                                               UnixSeconds key_good_until) const {
+  std::set<std::string_view> untold;
+  if (map == nullptr) return untold;
+  for (const ShardMapNode& node : map->nodes) {
+    if (node.incarnation == Incarnation()) continue;
+    const auto told = token_keys_told_.find(node.id);
+    if (told == token_keys_told_.end() || told->second < key_good_until) {
+      untold.insert(node.address);
+    }
+  }
+  return untold;
 }
 
 Result<std::string> CoordinatorService::GetTokens(const PeerIdentity* peer,
@@ -52,11 +71,14 @@ Result<std::string> CoordinatorService::GetTokens(const PeerIdentity* peer,
   proto::GetTokensReply reply;
   if (peer == nullptr || options_.token_lifetime.count() == 0) return reply.SerializeAsString();
   const UnixSeconds now = UnixNow();
+  const UnixSeconds lapses = now + options_.token_lifetime;
+  const TableVersion version(request.version());
+  const auto map = state_->Map(version);
+  const auto untold = UntoldAddresses(map.get(), token_keys_.SignerGoodUntil(lapses));
   for (const std::string& address : request.addresses()) {
+    if (untold.contains(address)) reply.add_untold(static_cast<uint32_t>(reply.tokens_size()));
     ENGRAM_ASSIGN_OR_RETURN(std::string token,
-                            token_keys_.Sign({peer->name, TableVersion(request.version()), address,
-                                              now + options_.token_lifetime},
-                                             now));
+                            token_keys_.Sign({peer->name, version, address, lapses}, now));
     reply.add_tokens(std::move(token));
   }
   reply.set_lifetime_ms(static_cast<uint64_t>(options_.token_lifetime.count()) * 1000);

@@ -106,6 +106,18 @@ std::vector<TokenKey> TokenKeys::All() const {
   return keys_;
 }
 
+const TokenKey& TokenKeys::Signer(UnixSeconds lapses) const {
+  // The oldest that lives as long: the newest may not be known everywhere yet.
+  const auto shorter = std::find_if(keys_.begin(), keys_.end(),
+                                    [&](const TokenKey& k) { return k.good_until < lapses; });
+  return shorter == keys_.begin() ? keys_.front() : *std::prev(shorter);
+}
+
+UnixSeconds TokenKeys::SignerGoodUntil(UnixSeconds lapses) const {
+  const std::lock_guard lock(mutex_);
+  return keys_.empty() ? UnixSeconds(0) : Signer(lapses).good_until;
+}
+
 Result<std::string> TokenKeys::Sign(TokenClaims claims, UnixSeconds now) const {
   const std::lock_guard lock(mutex_);
   if (keys_.empty() || keys_.front().good_until <= now) {
@@ -114,10 +126,7 @@ Result<std::string> TokenKeys::Sign(TokenClaims claims, UnixSeconds now) const {
   if (claims.client.size() > kNameBytesMax || claims.node.size() > kNameBytesMax) {
     return Error(StatusCode::kInvalidArgument, "a name of more than 1,024 bytes in a token");
   }
-  // The oldest that lives as long: the newest may not be known everywhere yet.
-  const auto shorter = std::find_if(
-      keys_.begin(), keys_.end(), [&](const TokenKey& k) { return k.good_until < claims.lapses; });
-  const TokenKey& key = shorter == keys_.begin() ? keys_.front() : *std::prev(shorter);
+  const TokenKey& key = Signer(claims.lapses);
   claims.lapses = std::min(claims.lapses, key.good_until);
   std::string token(kMagic);
   Put(key.id, &token);

@@ -50,6 +50,8 @@ class TokenKeys {
   // that is good for longest, and until its end.
   // ERRORS: kUnavailable (there is none).
   [[nodiscard]] Result<std::string> Sign(TokenClaims claims, UnixSeconds now) const;
+  // Until when the key is good that signs claims which lapse then; 0 = there is none.
+  [[nodiscard]] UnixSeconds SignerGoodUntil(UnixSeconds lapses) const;
   // The claims of a token that is good here and now.
   // ERRORS: kPermissionDenied (forged, damaged, lapsed, another's), kUnavailable (no key is known
   // yet, or not the one that signed: ask again soon).
@@ -58,6 +60,9 @@ class TokenKeys {
                                            UnixSeconds now) const;
 
  private:
+  // With mutex_ held; there is a key.
+  [[nodiscard]] const TokenKey& Signer(UnixSeconds lapses) const;
+
   mutable std::mutex mutex_;
   std::vector<TokenKey> keys_;  // guarded by mutex_; the one that is good for longest first
 };

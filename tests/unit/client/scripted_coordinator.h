@@ -86,6 +86,14 @@ class ScriptedCoordinator {
     leader_ = leader;
     refuse_maps_ = refuse_maps;
   }
+  // What it gives for each node, and for which the node does not know the key yet.
+  void SetTokens(const std::string& token, const std::vector<uint32_t>& untold) {
+    const std::lock_guard lock(mutex_);
+    token_ = token;
+    tokens_.set_lifetime_ms(3'600'000);
+    tokens_.clear_untold();
+    for (const uint32_t index : untold) tokens_.add_untold(index);
+  }
   [[nodiscard]] std::vector<uint32_t> reports() const {
     const std::lock_guard lock(mutex_);
     return reports_;
@@ -105,6 +113,16 @@ class ScriptedCoordinator {
       const std::lock_guard lock(mutex_);
       reports_.push_back(request.slot());
       co_return std::string();
+    }
+    if (method == "directory.GetTokens") {
+      proto::GetTokensRequest request;
+      EXPECT_TRUE(request.ParseFromString(body));
+      const std::lock_guard lock(mutex_);
+      proto::GetTokensReply reply = tokens_;
+      for (const std::string& address : request.addresses()) {
+        reply.add_tokens(token_ + " for " + address);
+      }
+      co_return reply.SerializeAsString();
     }
     if (method != "directory.GetShardMap") {
       co_return Error(StatusCode::kNotFound, "no method " + method);
@@ -148,6 +166,8 @@ class ScriptedCoordinator {
   std::string address_;
   std::thread thread_;
   mutable std::mutex mutex_;
+  std::string token_;              // guarded by mutex_, as the others
+  proto::GetTokensReply tokens_;   // but for the tokens
   ShardMap map_;                   // guarded by mutex_
   bool ready_ = true;              // guarded by mutex_
   bool damaged_ = false;           // guarded by mutex_

@@ -6,6 +6,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "client/token_book.h"
 #include "tests/unit/client/scripted_coordinator.h"
 
 namespace engram {
@@ -80,6 +81,41 @@ TEST(ShardDirectoryTest, WhatAVersionIsStaysPutWhileMapsChange) {
   }
   stop = true;
   reader.join();
+}
+
+TEST(ShardDirectoryTest, ATokenThatItsNodeKnowsStaysUntilTheNodeKnowsTheNextOnesKey) {
+  ScriptedCoordinator coordinator;
+  coordinator.SetTokens("old", {});
+  ShardDirectoryOptions options = OptionsFor({coordinator.address()});
+  options.tokens = std::make_shared<TokenBook>();
+  const auto directory = *ShardDirectory::Connect(options);
+  const std::string first = coordinator.map().nodes[0].address;
+  const auto token = [&](const std::string& address) {
+    return options.tokens->Get(TableVersion(7), address);
+  };
+  EXPECT_EQ(token(first), "old for " + first);
+  // Another coordinator leads, and a node has joined.
+  ShardMap map = coordinator.map();
+  map.epoch = Epoch(2);
+  map.nodes.push_back({"m1", "zone", "127.0.0.1:3", Incarnation(6)});
+  coordinator.SetTokens("new", {0, 1});
+  coordinator.SetMap(map);
+  ASSERT_TRUE(Eventually([&] { return directory->Current()->epoch == Epoch(2); }));
+  EXPECT_EQ(token(first), "old for " + first);
+  EXPECT_EQ(token("127.0.0.1:3"), "new for 127.0.0.1:3");  // there is no older one
+  coordinator.SetTokens("newer", {});
+  EXPECT_TRUE(Eventually([&] { return token(first) == "newer for " + first; }));
+}
+
+// A reader that has only just come takes what there is: nodes that do not know it say so.
+TEST(ShardDirectoryTest, TheFirstTokenIsTakenWhoeverKnowsItsKey) {
+  ScriptedCoordinator coordinator;
+  coordinator.SetTokens("early", {0});
+  ShardDirectoryOptions options = OptionsFor({coordinator.address()});
+  options.tokens = std::make_shared<TokenBook>();
+  const auto directory = *ShardDirectory::Connect(options);
+  const std::string address = coordinator.map().nodes[0].address;
+  EXPECT_EQ(options.tokens->Get(TableVersion(7), address), "early for " + address);
 }
 
 TEST(ShardDirectoryTest, AnotherModelIsRefused) {

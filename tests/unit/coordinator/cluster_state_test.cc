@@ -107,6 +107,20 @@ TEST_F(ClusterStory, AnUnknownNodeIsToldToRegister) {
   EXPECT_EQ(NodeSays(Alive("ghost", 1)).code(), StatusCode::kNotFound);
 }
 
+// What it says that it knows is kept while its heartbeat is held.
+TEST_F(ClusterStory, ANodeKnowsNoMoreVersionsThanThereCanBe) {
+  NodeStarts("a", 11);
+  proto::HeartbeatRequest message = Alive("a", 11);
+  for (uint32_t i = 0; i < kVersionsMax; ++i) {
+    message.add_known_versions(1);
+    message.add_known_assignment_revisions(1);
+  }
+  EXPECT_EQ(NodeSays(message), Status());
+  message.add_known_versions(1);
+  message.add_known_assignment_revisions(1);
+  EXPECT_EQ(NodeSays(message).code(), StatusCode::kMalformed);
+}
+
 TEST_F(ClusterStory, ReadySlotsThatAreNotItsOwnAreIgnored) {
   NodeStarts("a", 11);
   NodeStarts("b", 12);

@@ -1,7 +1,9 @@
 #include "coordinator/coordinator_metrics.h"
 
+#include <memory>
 #include <string>
 
+#include <boost/asio/system_executor.hpp>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <prometheus/text_serializer.h>
@@ -30,12 +32,16 @@ proto::GetStatusReply SomeStatus() {
   return status;
 }
 
+std::shared_ptr<const HeldCalls> NoCalls() {
+  return std::make_shared<const HeldCalls>(boost::asio::system_executor(), HeldCalls::Options());
+}
+
 std::string Page(const CoordinatorMetrics& metrics) {
   return prometheus::TextSerializer().Serialize(metrics.Collect());
 }
 
 TEST(CoordinatorMetricsTest, LeaderTellsOfNodesAndVersions) {
-  CoordinatorMetrics metrics(SomeStatus);
+  CoordinatorMetrics metrics(SomeStatus, NoCalls());
   metrics.CountCall("node.Heartbeat", StatusCode::kOk);
   metrics.CountCall("node.Heartbeat", StatusCode::kOk);
   metrics.CountDamageReport();
@@ -57,12 +63,14 @@ TEST(CoordinatorMetricsTest, LeaderTellsOfNodesAndVersions) {
 }
 
 TEST(CoordinatorMetricsTest, FollowerTellsHowOldItsStateIsAndNothingOfNodes) {
-  const CoordinatorMetrics metrics([] {
-    proto::GetStatusReply status = SomeStatus();
-    status.set_follower(true);
-    status.set_state_age_ms(2500);
-    return status;
-  });
+  const CoordinatorMetrics metrics(
+      [] {
+        proto::GetStatusReply status = SomeStatus();
+        status.set_follower(true);
+        status.set_state_age_ms(2500);
+        return status;
+      },
+      NoCalls());
   EXPECT_THAT(Page(metrics), AllOf(HasSubstr("engram_coordinator_leading 0\n"),
                                    HasSubstr("engram_coordinator_term 0\n"),
                                    HasSubstr("engram_coordinator_state_age_seconds 2.5\n"),

@@ -124,6 +124,9 @@ TEST(TokenKeysTest, TheOldestKeyThatLivesAsLongSigns) {
   EXPECT_TRUE(known(kNow + kHour));
   EXPECT_TRUE(known(kNow + 2 * kHour));
   EXPECT_FALSE(known(kNow + 2 * kHour + UnixSeconds(1)));
+  EXPECT_EQ(keys.SignerGoodUntil(kNow + 2 * kHour), older.good_until);
+  EXPECT_EQ(keys.SignerGoodUntil(kNow + 2 * kHour + UnixSeconds(1)), newer.good_until);
+  EXPECT_EQ(TokenKeys().SignerGoodUntil(kNow), UnixSeconds(0));
 }
 
 TEST(TokenKeysTest, NoTokenOutlivesItsKey) {
