@@ -13,6 +13,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "engram/base/clock.h"
+#include "engram/base/tell_rate.h"
 #include "engram/rpc/rpc_server.h"
 #include "engram/security/session_token.h"
 #include "engram/transport/ucx/gather_thread.h"
@@ -105,6 +106,7 @@ class SessionService {
   const std::string tcp_segment_;
   std::map<uint64_t, Session> sessions_;  // by connection id
   std::atomic<uint64_t> refused_{0};
+  TellRate refusals_;  // in the log
   std::unique_ptr<RpcServer> server_;
 };
 
