@@ -32,7 +32,9 @@ class HostCounts {
     ~Share() {
       counts_->all_ -= amount_;
       const auto found = counts_->by_host_.find(host_);
-      if ((found->second -= amount_) == 0) counts_->by_host_.erase(found);
+      if (found != counts_->by_host_.end() && (found->second -= amount_) == 0) {
+        counts_->by_host_.erase(found);
+      }
     }
     Share(const Share&) = delete;
     Share& operator=(const Share&) = delete;

@@ -68,9 +68,9 @@ class RpcConnection final : public RpcClient {
     frame.set_method(std::string(method));
     frame.set_body(std::move(body));
     if (const Status peer = connection_->CheckPeer(); !peer.ok()) {
-      connection_->Close(peer);
-      EndAll(peer);
-      co_return Error(peer);
+      // As if it had ended by itself: whoever calls connects again.
+      connection_->Close(Status(StatusCode::kPeerLost, peer.message()));
+      EndAll(connection_->close_reason());
     }
     if (const Status sent = connection_->Send(frame); !sent.ok()) co_return Error(sent);
 

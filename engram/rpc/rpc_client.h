@@ -30,8 +30,8 @@ class RpcClient : public std::enable_shared_from_this<RpcClient> {
       ChannelSecurity security = {}, Role server_role = Role::kCoordinator);
   virtual ~RpcClient() = default;
 
-  // ERRORS: the peer's own code and message; kPeerLost; kDeadlineExceeded; kMalformed;
-  // kPermissionDenied (the peer's certificate has expired or its CA was dropped: connect again).
+  // ERRORS: the peer's own code and message; kPeerLost; kDeadlineExceeded; kMalformed.
+  // kPeerLost too where the peer's certificate has expired since, or its CA was dropped.
   [[nodiscard]] virtual boost::asio::awaitable<Result<std::string>> CallRaw(
       std::string_view method, std::string body, std::chrono::milliseconds timeout) = 0;
   // Who leads, as the last reply said ("host:port"); empty when it did not: then the peer leads, or

@@ -167,7 +167,7 @@ TEST_F(RpcLapseTest, AServerWhoseCaWasDroppedIsCalledNoMore) {
     const TestCa next;
     next.Issue(folder("gpu-1"), Role::kReader, "gpu-1");
     const Status refused = co_await CallUntilRefused(client);
-    EXPECT_EQ(refused.code(), StatusCode::kPermissionDenied) << refused.ToString();
+    EXPECT_EQ(refused.code(), StatusCode::kPeerLost) << refused.ToString();
     EXPECT_THAT(refused.message(), HasSubstr("'c0' is not one of our CA any more"));
   });
 }
