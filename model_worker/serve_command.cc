@@ -24,6 +24,7 @@ namespace asio = boost::asio;
 
 // How long answers in progress get to reach their clients after a signal.
 constexpr std::chrono::milliseconds kFlushTime{500};
+constexpr uint32_t kRequestBytesMax = 16u << 20;  // a prompt's text or token ids
 
 // Runs `context` until SIGINT or SIGTERM; then stops the engine, which ends every request with an
 // error, lets those answers out, and returns. A second signal ends the process at once.
@@ -68,6 +69,7 @@ Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* r
   if (leader != nullptr) metrics->SetRanks([leader] { return leader->Figures(); });
   HttpServer::Options http;
   http.listen_address = options.listen;
+  http.body_bytes_max = kRequestBytesMax;
   auto security = OpenSecurity(options.worker.security);
   if (!security.has_value()) return security.error();
   http.security = *std::move(security);

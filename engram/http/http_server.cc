@@ -1,9 +1,10 @@
 #include "engram/http/http_server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <utility>
@@ -21,9 +22,12 @@
 #include <boost/beast/ssl/ssl_stream.hpp>
 #include <spdlog/spdlog.h>
 
+#include "engram/base/log_text.h"
 #include "engram/base/tell_rate.h"
 #include "engram/rpc/byte_stream.h"
 #include "engram/rpc/host_port.h"
+#include "engram/rpc/host_share.h"
+#include "engram/security/peer_certificate.h"
 #include "engram/security/permissions.h"
 
 namespace engram {
@@ -39,6 +43,8 @@ using boost::system::error_code;
 
 constexpr std::chrono::seconds kIoTimeout{30};  // for a peer to take a part of an answer
 constexpr uint32_t kHeaderBytesMax = 16u << 10;
+// Of a body that comes in chunks, and so does not say how much room it will need.
+constexpr uint32_t kChunkedBytesMax = 1u << 20;
 // In the logs, as RpcServer does.
 constexpr uint32_t kRefusalsToldPerSecond = 20;
 
@@ -46,7 +52,8 @@ using TlsStream = beast::ssl_stream<beast::tcp_stream>;
 
 struct Peer {
   std::string address;
-  std::shared_ptr<const PeerIdentity> identity;  // null: it showed no certificate
+  std::string host;
+  std::optional<PeerCertificate> certificate = std::nullopt;  // none: it showed none with a role
 };
 
 template <typename Stream>
@@ -159,18 +166,24 @@ class StreamResponder final : public HttpResponder {
   std::vector<std::pair<std::string, std::string>> headers_;
 };
 
-HttpRequest ToRequest(http::request<http::string_body>&& message, const Peer& peer) {
+// Who asks for what; the body comes later.
+HttpRequest ToRequest(const http::request<http::empty_body>& message, const Peer& peer) {
   HttpRequest request;
   request.method = std::string(message.method_string());
   const std::string target(message.target());
   const size_t mark = target.find('?');
   request.path = target.substr(0, mark);
   if (mark != std::string::npos) request.query = target.substr(mark + 1);
-  request.body = std::move(message.body());
   request.peer = peer.address;
-  request.identity = peer.identity;
+  if (peer.certificate.has_value()) request.identity = peer.certificate->identity();
   return request;
 }
+
+// And the room that it takes of all bodies' while it is there.
+struct Body {
+  std::string text;
+  std::unique_ptr<HostCounts::Share> share;
+};
 
 // What connections share; kept by their coroutines.
 struct ServerState : std::enable_shared_from_this<ServerState> {
@@ -183,12 +196,21 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
 
   awaitable<void> Accept();
   awaitable<void> Start(tcp::socket socket);
-  awaitable<void> StartTls(tcp::socket socket, const std::string& peer);
+  awaitable<void> StartTls(tcp::socket socket, Peer peer);
   template <typename Stream>
   awaitable<void> Serve(Stream& stream, Peer peer);
+  // Answers one request, who shows no certificate.
+  template <typename Stream>
+  awaitable<void> ServeStranger(Stream& stream, Peer peer);
   // False: the connection ends.
   template <typename Stream>
-  awaitable<bool> ServeOne(Stream& stream, beast::flat_buffer& buffer, const Peer& peer);
+  awaitable<bool> ServeOne(Stream& stream, beast::flat_buffer& buffer, Peer& peer);
+  // Takes the header's body. False: an answer says why not, and the connection ends.
+  template <typename Stream>
+  awaitable<bool> ReadBody(Stream& stream, beast::flat_buffer& buffer, const Peer& peer,
+                           http::request_parser<http::empty_body>&& header, Body* body);
+  // What is asked is not for this peer. Told in the logs.
+  [[nodiscard]] Status CheckRequest(const HttpRequest& request, Peer& peer);
 
   const boost::asio::any_io_executor executor;
   const HttpServer::Options options;
@@ -196,9 +218,10 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
   tcp::acceptor acceptor;
   bool stopped = false;
   std::unordered_set<beast::tcp_stream*> connections;  // their coroutines own them
-  // In their handshakes, oldest first; their coroutines own them.
-  std::map<uint64_t, beast::tcp_stream*> greeting;
-  uint64_t next_greeting = 1;
+  HostQueue greeting;  // in their handshakes; their coroutines own them
+  HostQueue strangers;
+  const std::shared_ptr<HostCounts> open_by_host = std::make_shared<HostCounts>();
+  const std::shared_ptr<HostCounts> body_bytes_by_host = std::make_shared<HostCounts>();
   TellRate refusals{kRefusalsToldPerSecond};
 };
 
@@ -219,64 +242,133 @@ awaitable<void> ServerState::Accept() {
   }
 }
 
+// Takes a stream out of its queue, whichever way its coroutine ends.
+class Queued {
+ public:
+  Queued(HostQueue* queue, const std::string& host, beast::tcp_stream* stream)
+      : queue_(queue), number_(queue->Add(host, [stream] { stream->close(); })) {}
+  ~Queued() { queue_->Remove(number_); }
+  Queued(const Queued&) = delete;
+  Queued& operator=(const Queued&) = delete;
+
+ private:
+  HostQueue* const queue_;
+  const uint64_t number_;
+};
+
 awaitable<void> ServerState::Start(tcp::socket socket) {
   const auto self = shared_from_this();
   error_code error;
   const auto endpoint = socket.remote_endpoint(error);
-  const std::string peer = error ? "unknown" : EndpointText(endpoint);
+  Peer peer;
+  peer.address = error ? "unknown" : EndpointText(endpoint);
+  peer.host = error ? "" : endpoint.address().to_string();
   if (options.security.identity != nullptr) {
-    co_await StartTls(std::move(socket), peer);
+    co_await StartTls(std::move(socket), std::move(peer));
     co_return;
   }
   beast::tcp_stream stream(std::move(socket));
-  Peer about{peer, nullptr};
-  co_await Serve(stream, std::move(about));
+  co_await Serve(stream, std::move(peer));
 }
 
-awaitable<void> ServerState::StartTls(tcp::socket socket, const std::string& peer) {
+awaitable<void> ServerState::StartTls(tcp::socket socket, Peer peer) {
   const auto context = options.security.identity->Context();
   TlsStream stream(std::move(socket), *context);
   // A certificate that is shown must be right; none is for the paths that are open.
   stream.set_verify_mode(boost::asio::ssl::verify_peer);
-  // Whoever only begins must not keep others out: who has waited longest goes.
-  if (greeting.size() >= options.connections_max) greeting.begin()->second->close();
-  const uint64_t number = next_greeting++;
-  greeting.emplace(number, &TcpOf(stream));
-  TcpOf(stream).expires_after(options.request_timeout);
   error_code error;
-  co_await stream.async_handshake(boost::asio::ssl::stream_base::server,
-                                  redirect_error(use_awaitable, error));
-  greeting.erase(number);
+  {
+    // Whoever only begins must not keep others out.
+    if (greeting.size() >= options.connections_max) greeting.CloseOne();
+    const Queued waits(&greeting, peer.host, &TcpOf(stream));
+    TcpOf(stream).expires_after(options.request_timeout);
+    co_await stream.async_handshake(boost::asio::ssl::stream_base::server,
+                                    redirect_error(use_awaitable, error));
+  }
   if (stopped) co_return;
   if (error) {
     if (refusals.Tell(SteadyClock().Now()).has_value()) {
-      spdlog::info("refused the HTTPS connection of {}: {}", peer, TlsFailure(error).message());
+      spdlog::info("refused the HTTPS connection of {}: {}", peer.address,
+                   TlsFailure(error).message());
     }
     co_return;
   }
-  Peer about{peer, nullptr};
-  if (auto identity = PeerOf(stream.native_handle()); identity.has_value()) {
-    about.identity = std::make_shared<const PeerIdentity>(*std::move(identity));
+  auto certificate = PeerCertificate::Of(stream.native_handle(), context);
+  if (certificate.has_value()) {
+    peer.certificate = *std::move(certificate);
+    co_await Serve(stream, std::move(peer));
+  } else {
+    co_await ServeStranger(stream, std::move(peer));
   }
-  co_await Serve(stream, std::move(about));
+}
+
+Status ServerState::CheckRequest(const HttpRequest& request, Peer& peer) {
+  if (options.security.identity == nullptr) return {};
+  Status status;
+  if (peer.certificate.has_value()) {
+    status = peer.certificate->Check(*options.security.identity);
+  } else if (!PathIsOpen(request.path)) {
+    status = Status(StatusCode::kPermissionDenied,
+                    "show a certificate of this cluster's CA (curl --cert tls.crt --key tls.key "
+                    "--cacert ca.crt); without one only /healthz and /readyz are answered");
+  }
+  if (status.ok() || !refusals.Tell(SteadyClock().Now()).has_value()) return status;
+  const std::string what = request.method + " " + request.path;
+  spdlog::info("refused {} to {}: {}", LogText(what), request.peer,
+               request.identity == nullptr ? "no certificate" : status.message());
+  if (options.audit != nullptr) {
+    options.audit->Write({request.identity.get(), request.peer, what, {}, status});
+  }
+  return status;
 }
 
 template <typename Stream>
-awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer,
-                                      const Peer& peer) {
-  http::request_parser<http::string_body> parser;
-  parser.header_limit(kHeaderBytesMax);
-  parser.body_limit(options.body_bytes_max);
-  TcpOf(stream).expires_after(options.request_timeout);
+awaitable<bool> ServerState::ReadBody(Stream& stream, beast::flat_buffer& buffer, const Peer& peer,
+                                      http::request_parser<http::empty_body>&& header, Body* body) {
+  const bool chunked = header.chunked();
+  const uint64_t bytes_max =
+      std::min<uint64_t>(options.body_bytes_max, chunked ? kChunkedBytesMax : UINT64_MAX);
+  const uint64_t bytes = chunked ? bytes_max : header.content_length().value_or(uint64_t{0});
+  if (bytes == 0) co_return true;
+  StreamResponder responder(&stream, 11, false);
+  const std::string too_long =
+      "the body is longer than " + std::to_string(bytes_max) + " bytes" +
+      (bytes_max < options.body_bytes_max ? ": send Content-Length\n" : "\n");
+  if (bytes > bytes_max) {
+    (void)co_await responder.Respond(413, "text/plain", too_long);
+    co_return false;
+  }
+  if (!IsFree(body_bytes_by_host->of(peer.host), bytes, body_bytes_by_host->all(),
+              options.bodies_bytes_max)) {
+    responder.AddHeader("Retry-After", "1");
+    (void)co_await responder.Respond(503, "text/plain", "too many long bodies: try again\n");
+    co_return false;
+  }
+  auto share = std::make_unique<HostCounts::Share>(body_bytes_by_host, peer.host, bytes);
+  http::request_parser<http::string_body> parser(std::move(header));
+  parser.body_limit(bytes_max);
   error_code error;
   co_await http::async_read(stream, buffer, parser, redirect_error(use_awaitable, error));
   if (error == http::error::body_limit) {
-    StreamResponder responder(&stream, 11, false);
-    (void)co_await responder.Respond(
-        413, "text/plain",
-        "the body is longer than " + std::to_string(options.body_bytes_max) + " bytes\n");
-    co_return false;
+    (void)co_await responder.Respond(413, "text/plain", too_long);
   }
+  if (error) co_return false;
+  body->text = std::move(parser.get().body());
+  // Chunks may have been fewer.
+  share.reset();
+  body->share =
+      std::make_unique<HostCounts::Share>(body_bytes_by_host, peer.host, body->text.capacity());
+  co_return true;
+}
+
+template <typename Stream>
+awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer, Peer& peer) {
+  http::request_parser<http::empty_body> parser;
+  parser.header_limit(kHeaderBytesMax);
+  parser.body_limit(boost::none);  // of the header's word: ReadBody looks at it
+  TcpOf(stream).expires_after(options.request_timeout);
+  error_code error;
+  co_await http::async_read_header(stream, buffer, parser, redirect_error(use_awaitable, error));
   if (error) {
     if (error != http::error::end_of_stream && error != beast::error::timeout &&
         parser.get().method() == http::verb::unknown && buffer.size() > 0) {
@@ -285,29 +377,25 @@ awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer
     }
     co_return false;
   }
-  StreamResponder responder(&stream, parser.get().version(), parser.get().keep_alive());
-  const HttpRequest request = ToRequest(parser.release(), peer);
-  TcpOf(stream).expires_never();  // the handler may compute for long
-  if (options.security.identity != nullptr && request.identity == nullptr &&
-      !PathIsOpen(request.path)) {
-    const bool told = refusals.Tell(SteadyClock().Now()).has_value();
-    if (told) {
-      spdlog::info("refused {} {} to {}: no certificate", request.method, request.path,
-                   request.peer);
-    }
-    if (told && options.audit != nullptr) {
-      options.audit->Write({nullptr,
-                            request.peer,
-                            request.method + " " + request.path,
-                            {},
-                            Status(StatusCode::kPermissionDenied, "no certificate")});
-    }
-    (void)co_await responder.Respond(
-        403, "text/plain",
-        "show a certificate of this cluster's CA (curl --cert tls.crt --key tls.key --cacert "
-        "ca.crt); without one only /healthz and /readyz are answered\n");
-    co_return responder.usable();
+  const unsigned version = parser.get().version();
+  const bool keep_alive = parser.get().keep_alive() &&
+                          (options.security.identity == nullptr || peer.certificate.has_value());
+  HttpRequest request = ToRequest(parser.get(), peer);
+  if (const Status status = CheckRequest(request, peer); !status.ok()) {
+    StreamResponder responder(&stream, version, false);  // its body is not read
+    std::string why = status.message() + "\n";
+    (void)co_await responder.Respond(403, "text/plain", std::move(why));
+    co_return false;
   }
+  Body body;
+  // Who shows no certificate says nothing that needs a body.
+  if (options.security.identity == nullptr || peer.certificate.has_value()) {
+    const bool whole = co_await ReadBody(stream, buffer, peer, std::move(parser), &body);
+    if (!whole) co_return false;
+  }
+  request.body = std::move(body.text);
+  StreamResponder responder(&stream, version, keep_alive);
+  TcpOf(stream).expires_never();  // the handler may compute for long
   std::string failure;
   try {
     co_await handler(request, responder);
@@ -315,7 +403,7 @@ awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer
     failure = exception.what();
   }
   if (!failure.empty()) {
-    spdlog::error("{} {} threw: {}", request.method, request.path, failure);
+    spdlog::error("{} {} threw: {}", request.method, LogText(request.path), failure);
     if (responder.answered()) co_return false;
     (void)co_await responder.Respond(500, "text/plain", "a bug in the server: see its log\n");
   } else if (!responder.answered()) {
@@ -325,22 +413,37 @@ awaitable<bool> ServerState::ServeOne(Stream& stream, beast::flat_buffer& buffer
   co_return responder.usable();
 }
 
+// Ends a connection whose peer may not have read all that was written.
+void End(beast::tcp_stream& stream) {
+  error_code ignored;
+  stream.socket().shutdown(tcp::socket::shutdown_both, ignored);
+  stream.close();
+}
+
 template <typename Stream>
 awaitable<void> ServerState::Serve(Stream& stream, Peer peer) {
-  if (connections.size() >= options.connections_max) {
+  if (!IsFree(open_by_host->of(peer.host), 1, open_by_host->all(), options.connections_max)) {
     StreamResponder responder(&stream, 11, false);
     responder.AddHeader("Retry-After", "1");
     (void)co_await responder.Respond(503, "text/plain", "too many connections: try again\n");
     co_return;
   }
+  const HostCounts::Share share(open_by_host, peer.host);
   connections.insert(&TcpOf(stream));
   beast::flat_buffer buffer;
   while (!stopped && co_await ServeOne(stream, buffer, peer)) {
   }
   connections.erase(&TcpOf(stream));
-  error_code ignored;
-  TcpOf(stream).socket().shutdown(tcp::socket::shutdown_both, ignored);
-  TcpOf(stream).close();
+  End(TcpOf(stream));
+}
+
+template <typename Stream>
+awaitable<void> ServerState::ServeStranger(Stream& stream, Peer peer) {
+  if (strangers.size() >= options.strangers_max) strangers.CloseOne();
+  const Queued waits(&strangers, peer.host, &TcpOf(stream));
+  beast::flat_buffer buffer;
+  (void)co_await ServeOne(stream, buffer, peer);
+  End(TcpOf(stream));
 }
 
 class BeastHttpServer final : public HttpServer {
@@ -355,7 +458,8 @@ class BeastHttpServer final : public HttpServer {
     error_code ignored;
     state_->acceptor.close(ignored);
     for (beast::tcp_stream* stream : state_->connections) stream->close();
-    for (const auto& [number, stream] : state_->greeting) stream->close();
+    state_->greeting.CloseAll();
+    state_->strangers.CloseAll();
   }
   [[nodiscard]] std::string address() const override { return address_; }
 

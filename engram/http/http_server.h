@@ -50,13 +50,22 @@ class HttpResponder {
 class HttpServer {
  public:
   struct Options {
-    std::string listen_address;           // "host:port"; port 0 = any free one
-    uint32_t connections_max = 1024;      // one more gets 503
-    uint32_t body_bytes_max = 16u << 20;  // a longer body gets 413
+    std::string listen_address;  // "host:port"; port 0 = any free one
+    // One more gets 503; so does one more of a host that has as many as are still free. Handshakes
+    // are as many again: one more ends the oldest of the host that has most.
+    uint32_t connections_max = 1024;
+    // Under TLS, beside those, of peers without a certificate, which are answered once: one more
+    // ends the oldest of the host that has most.
+    uint32_t strangers_max = 64;
+    uint32_t body_bytes_max = 4u << 10;  // a longer body gets 413
+    // Of bodies of all connections, until they are answered; a host may have as much as is still
+    // free. One more gets 503. At least twice body_bytes_max.
+    uint64_t bodies_bytes_max = 256u << 20;
     // For a handshake, and for a request to come; then the connection closes.
     std::chrono::milliseconds request_timeout{30'000};
-    // With an identity: HTTPS, and a request without a certificate of our CA gets 403 except where
-    // PathIsOpen says so (probes have none).
+    // With an identity: HTTPS, and a request without a certificate of our CA gets 403, before its
+    // body is read, except where PathIsOpen says so (probes have none). One whose certificate, or
+    // its CA, has ended since the connection was made gets 403 too.
     ChannelSecurity security = {};
     std::shared_ptr<AuditLog> audit = nullptr;  // gets refusals; null = nobody does
   };

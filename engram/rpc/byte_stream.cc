@@ -18,7 +18,7 @@ using boost::asio::ip::tcp;
 using boost::system::error_code;
 
 ByteStream::ByteStream(tcp::socket socket, const std::shared_ptr<TlsIdentity>& identity)
-    : stream_(std::move(socket)) {
+    : stream_(std::move(socket)), identity_(identity) {
   if (identity == nullptr) return;
   Tls tls;
   tls.context = identity->Context();
@@ -65,9 +65,11 @@ awaitable<Status> ByteStream::Handshake(Side side, std::chrono::milliseconds tim
 Result<std::shared_ptr<const PeerIdentity>> ByteStream::Peer() {
   auto* const tls = std::get_if<Tls>(&stream_);
   if (tls == nullptr) return nullptr;
-  ENGRAM_ASSIGN_OR_RETURN(PeerIdentity peer, PeerOf(tls->stream->native_handle()));
-  return std::make_shared<const PeerIdentity>(std::move(peer));
+  ENGRAM_ASSIGN_OR_RETURN(peer_, PeerCertificate::Of(tls->stream->native_handle(), tls->context));
+  return peer_->identity();
 }
+
+Status ByteStream::CheckPeer() { return peer_.has_value() ? peer_->Check(*identity_) : Status(); }
 
 awaitable<size_t> ByteStream::ReadSome(boost::asio::mutable_buffer to, error_code* error) {
   if (auto* const plain = std::get_if<tcp::socket>(&stream_)) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <variant>
 
 #include <boost/asio/awaitable.hpp>
@@ -13,6 +14,7 @@
 #include <boost/asio/ssl/stream.hpp>
 
 #include "engram/base/status.h"
+#include "engram/security/peer_certificate.h"
 #include "engram/security/tls_identity.h"
 
 namespace engram {
@@ -31,8 +33,12 @@ class ByteStream {
   // (anything else, such as a peer without TLS).
   [[nodiscard]] boost::asio::awaitable<Status> Handshake(Side side,
                                                          std::chrono::milliseconds timeout);
-  // Who the peer is; null on a plain stream. ERRORS: those of PeerOf.
+  // Who the peer is; null on a plain stream. After the handshake. ERRORS: those of PeerOf.
   [[nodiscard]] Result<std::shared_ptr<const PeerIdentity>> Peer();
+
+  // Whether it would still be let in (PeerCertificate::Check); always on a plain stream. After
+  // Peer().
+  [[nodiscard]] Status CheckPeer();
 
   [[nodiscard]] boost::asio::awaitable<size_t> ReadSome(boost::asio::mutable_buffer to,
                                                         boost::system::error_code* error);
@@ -50,6 +56,8 @@ class ByteStream {
     std::unique_ptr<TlsStream> stream;
   };
   std::variant<boost::asio::ip::tcp::socket, Tls> stream_;
+  std::shared_ptr<TlsIdentity> identity_;
+  std::optional<PeerCertificate> peer_;
 };
 
 // What went wrong in a handshake, or later with a peer that refused our certificate: a sentence

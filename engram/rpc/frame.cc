@@ -9,7 +9,6 @@ namespace engram {
 namespace {
 
 constexpr size_t kPrepareBytesMin = 16384;
-constexpr size_t kKeptBufferBytesMax = 256u << 10;
 
 uint32_t LoadLittleEndian32(const char* bytes) {
   const auto* b = reinterpret_cast<const unsigned char*>(bytes);
@@ -107,17 +106,30 @@ Status CheckReply(const proto::Frame& frame) {
 
 std::span<char> FrameDecoder::Prepare() {
   if (begin_ == end_) begin_ = end_ = 0;
-  // Room grows with what has arrived, not with what a header claims.
-  const size_t room = std::max(kPrepareBytesMin, end_ - begin_);
+  // Room grows with what has arrived, not with what a header claims, and not beyond the frame.
+  const size_t have = end_ - begin_;
+  size_t room = have;
+  if (have >= kFrameHeaderBytes) {
+    const size_t whole = size_t{kFrameHeaderBytes} + LoadLittleEndian32(buffer_.data() + begin_);
+    room = std::min(room, whole > have ? whole - have : 0);
+  }
+  room = std::max(room, kPrepareBytesMin);
   if (buffer_.size() - end_ < room) {
     if (begin_ > 0) {
       std::memmove(buffer_.data(), buffer_.data() + begin_, end_ - begin_);
       end_ -= begin_;
       begin_ = 0;
     }
-    if (buffer_.size() - end_ < room) buffer_.resize(end_ + room);
+    if (buffer_.size() - end_ < room) {
+      buffer_.reserve(end_ + room);  // resize alone would double it
+      buffer_.resize(end_ + room);
+    }
   }
   return {buffer_.data() + end_, buffer_.size() - end_};
+}
+
+size_t FrameDecoder::coming_bytes() const {
+  return std::max(buffer_.size(), kPrepareBytesMin) - kPrepareBytesMin;
 }
 
 void FrameDecoder::Commit(size_t byte_count) {
@@ -145,7 +157,7 @@ Result<std::optional<proto::Frame>> FrameDecoder::Next() {
   if (begin_ == end_) {
     begin_ = end_ = 0;
     // One long message must not hold its memory for the rest of the connection.
-    if (buffer_.size() > kKeptBufferBytesMax) {
+    if (buffer_.size() > kPrepareBytesMin) {
       buffer_.clear();
       buffer_.shrink_to_fit();
     }

@@ -38,7 +38,7 @@ inline constexpr size_t kErrorMessageBytesMax = 4096;  // a longer one is cut by
 [[nodiscard]] Status CheckReply(const proto::Frame& frame);
 
 // Cuts a stream of bytes into frames. Holds at most twice the bytes received, however long a frame
-// claims to be. Thread-compatible.
+// claims to be, and no more than the longest frame and 16 KiB. Thread-compatible.
 class FrameDecoder {
  public:
   explicit FrameDecoder(uint32_t frame_bytes_max) : frame_bytes_max_(frame_bytes_max) {}
@@ -51,6 +51,9 @@ class FrameDecoder {
   // The next whole frame; none when more bytes are needed.
   // ERRORS: kMalformed (length 0 or above the bound, not a Frame): the stream cannot go on.
   [[nodiscard]] Result<std::optional<proto::Frame>> Next();
+
+  // Memory held for a frame that is coming, beyond the 16 KiB that every stream has.
+  [[nodiscard]] size_t coming_bytes() const;
 
   // True when a part of a frame has come and its rest has not. Meaningful after Next() gave none.
   [[nodiscard]] bool mid_frame() const { return end_ > begin_; }

@@ -86,7 +86,10 @@ awaitable<Result<proto::Frame>> FrameConnection::Receive() {
       co_return std::move(**next);
     }
     UpdateReadDeadline();
+    const size_t before = decoder_.coming_bytes();
     const std::span<char> room = decoder_.Prepare();
+    if (limits_.on_growth && decoder_.coming_bytes() > before) limits_.on_growth();
+    if (closed_) break;
     error_code error;
     const size_t count =
         co_await stream_.ReadSome(boost::asio::buffer(room.data(), room.size()), &error);
@@ -102,13 +105,13 @@ awaitable<Result<proto::Frame>> FrameConnection::Receive() {
 Status FrameConnection::Send(const proto::Frame& frame) {
   if (closed_) return Status(StatusCode::kPeerLost, close_reason_.message());
   const uint64_t waiting = queued_.size() + writing_.size();
-  if (waiting > 0 && waiting + frame.ByteSizeLong() > limits_.write_queue_bytes_max) {
+  if (waiting > limits_.write_queue_bytes_max) {
     return Status(StatusCode::kResourceExhausted,
                   std::to_string(waiting) + " bytes wait for " + peer_address_ +
                       " to read them; the bound is " +
                       std::to_string(limits_.write_queue_bytes_max) + " (write_queue_bytes_max)");
   }
-  ENGRAM_RETURN_IF_ERROR(AppendFrame(frame, limits_.frame_bytes_max, &queued_));
+  ENGRAM_RETURN_IF_ERROR(AppendFrame(frame, limits_.sent_frame_bytes_max, &queued_));
   if (!writer_running_) {
     writer_running_ = true;
     boost::asio::co_spawn(

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -16,8 +17,10 @@
 namespace engram {
 
 struct FrameLimits {
-  uint32_t frame_bytes_max = 64u << 20;
-  uint64_t write_queue_bytes_max = 128u << 20;  // queued and not yet taken by the system
+  uint32_t frame_bytes_max = 64u << 20;       // of one that comes
+  uint32_t sent_frame_bytes_max = 64u << 20;  // of one that is sent
+  // Queued and not yet taken by the system: where it is more, no further frame is.
+  uint64_t write_queue_bytes_max = 128u << 20;
   // While more than this is queued nothing is read: who takes no replies asks no more either. Not
   // for both sides of a connection, which might wait for each other. 0 = read on.
   uint64_t pause_reading_bytes = 0;
@@ -26,6 +29,9 @@ struct FrameLimits {
   // The peer must take some bytes of a write within this time.
   std::chrono::milliseconds write_timeout{30'000};
   bool expect_first_frame = false;  // the side that is called: a silent peer is closed
+  // Called when a frame that is coming has needed more memory (coming_bytes). May close any
+  // connection. Null = nobody asks.
+  std::function<void()> on_growth = nullptr;
 };
 
 // Everything runs on the socket's executor (a strand or a single-threaded io_context). Owned by
@@ -42,6 +48,11 @@ class FrameConnection : public std::enable_shared_from_this<FrameConnection> {
   // Queues one frame. ERRORS: kResourceExhausted (too long, or the queue is full), kPeerLost
   // (closed). Nothing was queued then.
   [[nodiscard]] Status Send(const proto::Frame& frame);
+
+  // Those of ByteStream.
+  [[nodiscard]] Status CheckPeer() { return stream_.CheckPeer(); }
+  // That of FrameDecoder.
+  [[nodiscard]] size_t coming_bytes() const { return decoder_.coming_bytes(); }
 
   // Ends both directions; the first reason is kept.
   void Close(Status reason);

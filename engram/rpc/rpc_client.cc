@@ -67,6 +67,11 @@ class RpcConnection final : public RpcClient {
     frame.set_call_id(id);
     frame.set_method(std::string(method));
     frame.set_body(std::move(body));
+    if (const Status peer = connection_->CheckPeer(); !peer.ok()) {
+      // As if it had ended by itself: whoever calls connects again.
+      connection_->Close(Status(StatusCode::kPeerLost, peer.message()));
+      EndAll(connection_->close_reason());
+    }
     if (const Status sent = connection_->Send(frame); !sent.ok()) co_return Error(sent);
 
     const auto call = std::make_shared<Call>(executor_);

@@ -16,8 +16,6 @@
 
 namespace engram {
 
-inline constexpr uint32_t kRpcFrameBytesMax = 64u << 20;
-
 // One connection, many calls in flight. Everything runs on the executor given, which must be a
 // strand or a single-threaded io_context. Destroying the last reference closes the connection.
 class RpcClient : public std::enable_shared_from_this<RpcClient> {
@@ -33,6 +31,7 @@ class RpcClient : public std::enable_shared_from_this<RpcClient> {
   virtual ~RpcClient() = default;
 
   // ERRORS: the peer's own code and message; kPeerLost; kDeadlineExceeded; kMalformed.
+  // kPeerLost too where the peer's certificate has expired since, or its CA was dropped.
   [[nodiscard]] virtual boost::asio::awaitable<Result<std::string>> CallRaw(
       std::string_view method, std::string body, std::chrono::milliseconds timeout) = 0;
   // Who leads, as the last reply said ("host:port"); empty when it did not: then the peer leads, or

@@ -1,23 +1,27 @@
 #include "engram/rpc/rpc_server.h"
 
+#include <algorithm>
 #include <chrono>
 #include <exception>
-#include <map>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <google/protobuf/stubs/logging.h>
 #include <spdlog/spdlog.h>
 
+#include "engram/base/log_text.h"
 #include "engram/base/tell_rate.h"
 #include "engram/rpc/frame_connection.h"
 #include "engram/rpc/host_port.h"
+#include "engram/rpc/host_share.h"
 #include "engram/security/permissions.h"
 
 namespace engram {
@@ -29,8 +33,13 @@ using boost::asio::use_awaitable;
 using boost::asio::ip::tcp;
 using boost::system::error_code;
 
-// Of replies that a peer does not take.
+// Of replies that a peer does not take: then it is asked nothing more; and where calls that waited
+// meanwhile are answered all the same, it is closed.
 constexpr uint64_t kPauseReadingBytes = 1u << 20;
+constexpr uint64_t kRepliesBytesMax = 16u << 20;
+// How often certificates of open connections are looked at, beside at each call.
+constexpr std::chrono::seconds kLookInterval{1};
+constexpr int kLooksAtOnce = 64;  // signatures, before others have their turn
 // Refusals and faults of peers in the logs: peers must not fill a disk, nor push out of the audit
 // log what it is there for.
 constexpr uint32_t kRefusalsToldPerSecond = 20;
@@ -56,8 +65,15 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
 
   awaitable<void> Accept();
   [[nodiscard]] bool HasRoomFor(const std::string& host);
+  awaitable<void> LookAtCertificates();
   awaitable<void> Greet(tcp::socket socket, std::string host);
+  [[nodiscard]] FrameLimits LimitsOf(const RpcPeer& peer);
   awaitable<void> Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer);
+  // False: its certificate would not be let in any more; the connection is closed then, and told.
+  [[nodiscard]] bool StillWelcome(FrameConnection& connection, const RpcPeer& peer,
+                                  std::string_view what);
+  // Closes connections until frames that are coming fit coming_bytes_max.
+  void BoundComingFrames();
   awaitable<void> Answer(std::shared_ptr<FrameConnection> connection, RpcPeer peer,
                          proto::Frame request);
   void Stop();
@@ -71,30 +87,18 @@ struct ServerState : std::enable_shared_from_this<ServerState> {
   tcp::acceptor acceptor;
   bool stopped = false;
   uint64_t next_connection = 1;
-  std::map<uint64_t, std::shared_ptr<ByteStream>> greeting;  // in their handshakes, oldest first
-  uint64_t next_greeting = 1;
+  struct Open {
+    std::shared_ptr<FrameConnection> connection;
+    RpcPeer peer;
+    std::string host;
+  };
+  HostQueue greeting;  // in their handshakes
   TellRate refusals{kRefusalsToldPerSecond};
-  std::unordered_map<uint64_t, std::shared_ptr<FrameConnection>> connections;
+  std::unordered_map<uint64_t, Open> connections;
   std::unordered_map<uint64_t, uint32_t> calls_in_flight;  // by connection
-  std::unordered_map<std::string, uint32_t> open_by_host;  // those in handshakes too
-};
-
-// Counts a connection with its host while it lives.
-class HostCount {
- public:
-  HostCount(std::shared_ptr<ServerState> state, std::string host)
-      : state_(std::move(state)), host_(std::move(host)) {
-    ++state_->open_by_host[host_];
-  }
-  ~HostCount() {
-    if (--state_->open_by_host[host_] == 0) state_->open_by_host.erase(host_);
-  }
-  HostCount(const HostCount&) = delete;
-  HostCount& operator=(const HostCount&) = delete;
-
- private:
-  const std::shared_ptr<ServerState> state_;
-  const std::string host_;
+  const std::shared_ptr<HostCounts> open_by_host =         // those in handshakes too
+      std::make_shared<HostCounts>();
+  boost::asio::steady_timer look{executor};
 };
 
 awaitable<void> ServerState::Accept() {
@@ -112,18 +116,16 @@ awaitable<void> ServerState::Accept() {
     }
     const std::string host = HostOf(socket);
     if (!HasRoomFor(host)) continue;
-    // Those without a certificate must not keep out those with one: who has waited longest goes.
-    if (greeting.size() >= options.handshakes_max) greeting.begin()->second->Close();
+    // Those without a certificate must not keep out those with one.
+    if (greeting.size() >= options.handshakes_max) greeting.CloseOne();
     boost::asio::co_spawn(executor, Greet(std::move(socket), host), boost::asio::detached);
   }
 }
 
 bool ServerState::HasRoomFor(const std::string& host) {
   const size_t open = connections.size();
-  const size_t left = open < options.connections_max ? options.connections_max - open : 0;
-  const auto of_host = open_by_host.find(host);
-  const size_t count = of_host == open_by_host.end() ? 0 : of_host->second;
-  if (count < left) return true;
+  const uint64_t count = open_by_host->of(host);
+  if (IsFree(count, 1, open, options.connections_max)) return true;
   if (IsTold()) {
     spdlog::warn("closed a new connection of {}: {} of {} are open, {} of them its own", host, open,
                  options.connections_max, count);
@@ -133,12 +135,11 @@ bool ServerState::HasRoomFor(const std::string& host) {
 
 awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
   const auto self = shared_from_this();
-  const HostCount counted(self, std::move(host));
+  const HostCounts::Share counted(open_by_host, host);
   const auto stream = std::make_shared<ByteStream>(std::move(socket), options.security.identity);
-  const uint64_t number = next_greeting++;
-  greeting.emplace(number, stream);
+  const uint64_t number = greeting.Add(host, [stream] { stream->Close(); });
   Status status = co_await stream->Handshake(ByteStream::Side::kServer, options.handshake_timeout);
-  greeting.erase(number);
+  greeting.Remove(number);
   if (stopped) co_return;
   RpcPeer peer;
   if (status.ok()) {
@@ -146,12 +147,7 @@ awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
     if (identity.has_value()) peer.identity = *std::move(identity);
     if (!identity.has_value()) status = identity.error();
   }
-  FrameLimits limits;
-  limits.frame_bytes_max = options.frame_bytes_max;
-  limits.expect_first_frame = true;
-  limits.frame_timeout = options.frame_timeout;
-  limits.pause_reading_bytes = kPauseReadingBytes;
-  auto connection = std::make_shared<FrameConnection>(std::move(*stream), limits);
+  auto connection = std::make_shared<FrameConnection>(std::move(*stream), LimitsOf(peer));
   peer.address = connection->peer_address();
   if (!status.ok()) {
     if (IsTold()) {
@@ -164,8 +160,84 @@ awaitable<void> ServerState::Greet(tcp::socket socket, std::string host) {
     co_return;
   }
   peer.connection_id = next_connection++;
-  connections.emplace(peer.connection_id, connection);
+  connections.emplace(peer.connection_id, Open{connection, peer, std::move(host)});
   co_await Serve(std::move(connection), std::move(peer));
+}
+
+FrameLimits ServerState::LimitsOf(const RpcPeer& peer) {
+  FrameLimits limits;
+  limits.frame_bytes_max = options.frame_bytes_max;
+  if (peer.identity != nullptr && peer.identity->role == Role::kReader) {
+    limits.frame_bytes_max = std::min(limits.frame_bytes_max, kReaderFrameBytesMax);
+  }
+  limits.expect_first_frame = true;
+  limits.frame_timeout = options.frame_timeout;
+  limits.pause_reading_bytes = kPauseReadingBytes;
+  limits.write_queue_bytes_max = kRepliesBytesMax;
+  // The connection is read from by Serve alone, which keeps this.
+  limits.on_growth = [this] { BoundComingFrames(); };
+  return limits;
+}
+
+void ServerState::BoundComingFrames() {
+  while (true) {
+    uint64_t all = 0;
+    std::unordered_map<std::string, uint64_t> by_host;
+    for (const auto& [id, open] : connections) {
+      if (open.connection->closed()) continue;
+      all += open.connection->coming_bytes();
+      by_host[open.host] += open.connection->coming_bytes();
+    }
+    if (all <= options.coming_bytes_max) return;
+    const Open* largest = nullptr;
+    const auto key = [&](const Open& open) {
+      return std::pair(by_host[open.host], open.connection->coming_bytes());
+    };
+    for (const auto& [id, open] : connections) {
+      if (open.connection->closed()) continue;
+      if (largest == nullptr || key(open) > key(*largest)) largest = &open;
+    }
+    if (largest == nullptr) return;
+    largest->connection->Close(
+        Status(StatusCode::kResourceExhausted,
+               "frames that have begun take " + std::to_string(all) +
+                   " bytes, and this connection has most of the host with most: send whole ones"));
+  }
+}
+
+bool ServerState::StillWelcome(FrameConnection& connection, const RpcPeer& peer,
+                               std::string_view what) {
+  const Status status = connection.CheckPeer();
+  if (status.ok()) return true;
+  if (IsTold()) {
+    spdlog::warn("closed the connection of {}: {}", peer.address, status.message());
+    if (options.audit != nullptr) {
+      options.audit->Write({peer.identity.get(), peer.address, what, {}, status});
+    }
+  }
+  connection.Close(Status(StatusCode::kCancelled, status.message()));
+  return false;
+}
+
+// Calls are looked at when they come; what a connection means where nothing is called, such as a
+// session of a memory node, ends here.
+awaitable<void> ServerState::LookAtCertificates() {
+  const auto self = shared_from_this();
+  while (!stopped) {
+    error_code ignored;
+    look.expires_after(kLookInterval);
+    co_await look.async_wait(redirect_error(use_awaitable, ignored));
+    std::vector<uint64_t> ids;
+    for (const auto& [id, open] : connections) ids.push_back(id);
+    int looks = 0;
+    for (const uint64_t id : ids) {
+      if (++looks % kLooksAtOnce == 0) co_await boost::asio::post(executor, use_awaitable);
+      const auto found = connections.find(id);
+      if (stopped || found == connections.end()) continue;
+      const Open& open = found->second;
+      if (!open.connection->closed()) (void)StillWelcome(*open.connection, open.peer, "connection");
+    }
+  }
 }
 
 awaitable<void> ServerState::Serve(std::shared_ptr<FrameConnection> connection, RpcPeer peer) {
@@ -178,6 +250,7 @@ awaitable<void> ServerState::Serve(std::shared_ptr<FrameConnection> connection, 
       }
       break;
     }
+    if (!StillWelcome(*connection, peer, request->method())) break;
     if (const Status status = CheckRequest(*request); !status.ok()) {
       if (IsTold()) {
         spdlog::warn("closed the connection of {}: {}", peer.address, status.ToString());
@@ -213,30 +286,33 @@ awaitable<void> ServerState::Answer(std::shared_ptr<FrameConnection> connection,
   bool told = true;
   bool allowed = false;
   std::string about;
-  if (change && options.describe) about = options.describe(request.method(), request.body());
   try {
     const Status may =
         peer.identity == nullptr ? Status() : CheckCall(*peer.identity, request.method());
     allowed = may.ok();
     if (allowed) {
+      if (change && options.describe) about = options.describe(request.method(), request.body());
       body = co_await handler(peer, request.method(), std::move(*request.mutable_body()));
     } else {
       told = IsTold();
       if (told) {
-        spdlog::warn("refused {} to {}: {}", request.method(), peer.address, may.message());
+        spdlog::warn("refused {} to {}: {}", LogText(request.method()), peer.address,
+                     LogText(may.message()));
       }
       body = Error(may);
     }
   } catch (const std::exception& error) {
-    spdlog::error("{} from {} threw: {}", request.method(), peer.address, error.what());
+    spdlog::error("{} from {} threw: {}", LogText(request.method()), peer.address, error.what());
     body = Error(StatusCode::kInternal, std::string("a bug in the server: ") + error.what());
   }
   if (options.audit != nullptr) {
     const Status outcome = body.has_value() ? Status() : body.error();
-    // Changes that were refused for what they ask are as cheap to the caller as any refusal.
-    if (allowed && change && !outcome.ok()) told = IsTold();
-    if (told && (change || outcome.code() == StatusCode::kPermissionDenied)) {
-      options.audit->Write({peer.identity.get(), peer.address, request.method(), about, outcome});
+    if (change || outcome.code() == StatusCode::kPermissionDenied) {
+      // What the handler refused is as cheap to the caller as what it may not call.
+      if (allowed && !outcome.ok()) told = IsTold();
+      if (told) {
+        options.audit->Write({peer.identity.get(), peer.address, request.method(), about, outcome});
+      }
     }
   }
   if (const auto found = calls_in_flight.find(peer.connection_id); found != calls_in_flight.end()) {
@@ -281,9 +357,10 @@ void ServerState::Stop() {
   stopped = true;
   error_code ignored;
   acceptor.close(ignored);
-  for (const auto& [number, stream] : greeting) stream->Close();
-  for (auto& [id, connection] : connections) {
-    connection->Close(Status(StatusCode::kCancelled, "the server stops"));
+  look.cancel();
+  greeting.CloseAll();
+  for (auto& [id, open] : connections) {
+    open.connection->Close(Status(StatusCode::kCancelled, "the server stops"));
   }
 }
 
@@ -293,6 +370,9 @@ class AsioRpcServer final : public RpcServer {
     error_code ignored;
     address_ = EndpointText(state_->acceptor.local_endpoint(ignored));
     boost::asio::co_spawn(state_->executor, state_->Accept(), boost::asio::detached);
+    if (state_->options.security.identity != nullptr) {
+      boost::asio::co_spawn(state_->executor, state_->LookAtCertificates(), boost::asio::detached);
+    }
   }
   ~AsioRpcServer() override { state_->Stop(); }
 
@@ -300,7 +380,7 @@ class AsioRpcServer final : public RpcServer {
   void Disconnect(uint64_t connection_id) override {
     const auto found = state_->connections.find(connection_id);
     if (found != state_->connections.end()) {
-      found->second->Close(Status(StatusCode::kCancelled, "disconnected by the server"));
+      found->second.connection->Close(Status(StatusCode::kCancelled, "disconnected by the server"));
     }
   }
 

@@ -24,6 +24,9 @@ struct RpcPeer {
   std::shared_ptr<const PeerIdentity> identity = nullptr;  // null in development mode
 };
 
+// What readers send is shorter: a UCX worker's address of 64 KiB at most, a token, a list of nodes.
+inline constexpr uint32_t kReaderFrameBytesMax = 128u << 10;
+
 // Everything, handlers included, runs on the executor given (a strand or a single-threaded
 // io_context). Handlers of one connection may overlap when they suspend.
 class RpcServer {
@@ -33,9 +36,14 @@ class RpcServer {
     // One more is closed at once; so is one more of a host that has as many as are still free: one
     // host alone may have half of them, two a third each.
     uint32_t connections_max = 4096;
-    uint32_t handshakes_max = 256;         // beside those; one more ends the oldest
-    uint32_t calls_in_flight_max = 256;    // per connection; one more gets kResourceExhausted
-    uint32_t frame_bytes_max = 64u << 20;  // a longer frame closes the connection
+    // Beside those; one more ends the oldest of the host that has most.
+    uint32_t handshakes_max = 256;
+    uint32_t calls_in_flight_max = 256;  // per connection; one more gets kResourceExhausted
+    // A longer frame closes the connection; so does one of a reader above kReaderFrameBytesMax.
+    uint32_t frame_bytes_max = 64u << 20;
+    // Of frames that have begun to come, of all connections: over it the connection with most, of
+    // the host with most, is closed.
+    uint64_t coming_bytes_max = 128u << 20;
     std::chrono::milliseconds handshake_timeout{10'000};
     // For the first frame, and for the rest of a frame that has begun; then the connection closes.
     std::chrono::milliseconds frame_timeout{30'000};
@@ -43,10 +51,12 @@ class RpcServer {
     // empty = this process does, or nobody knows. Null where nobody leads anybody.
     std::function<std::string()> leader = nullptr;
     // With an identity every caller shows a certificate, and CheckCall decides what it may call.
+    // A connection ends within some two seconds of its certificate, or of its CA.
     ChannelSecurity security = {};
     // Gets changes and refusals; null = nobody does.
     std::shared_ptr<AuditLog> audit = nullptr;
-    // What a change is about, for the audit log, from its method and body. Null: nothing.
+    // What a change is about, for the audit log, from its method and body; asked where the caller
+    // may call it. Null: nothing.
     std::function<std::string(std::string_view method, const std::string& body)> describe = nullptr;
   };
   // Gives the reply's body. Exceptions become kInternal.

@@ -13,6 +13,9 @@
 
 namespace engram {
 
+// Of each text of an entry; a longer one is cut and ends with "...".
+inline constexpr size_t kAuditTextBytesMax = 512;
+
 struct AuditEntry {
   const PeerIdentity* who = nullptr;  // null: unknown (development mode, or no certificate)
   std::string_view from;              // "host:port"
@@ -30,7 +33,7 @@ class AuditLog {
   struct Options {
     std::filesystem::path file;      // changes; refusals go to RefusalsBeside(file)
     uint64_t bytes_max = 16u << 20;  // of each; then audit.log becomes audit.1.log, and so on
-    uint32_t files_max = 8;          // of each; older ones than these are removed
+    uint32_t files_max = 8;          // of each, at least 1; older ones than these are removed
   };
   // Appends to what is there. ERRORS: kIo naming the file.
   [[nodiscard]] static Result<std::shared_ptr<AuditLog>> Open(const Options& options);
@@ -40,7 +43,8 @@ class AuditLog {
   //  "what":"admin.DrainNode","about":"m0","outcome":"OK","message":""}
   // What was done, or may have been, goes among the changes; what surely was not among the
   // refusals. Written to the file before it returns. Where the file cannot be written (a full disk)
-  // the process's log has the entry, and the next one is tried again.
+  // the process's log has the entry, and the next one is tried again; where a full file cannot give
+  // way to a new one it grows on, the process's log says so, and a second later it is tried again.
   virtual void Write(const AuditEntry& entry) = 0;
 };
 

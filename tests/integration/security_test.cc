@@ -40,6 +40,7 @@ class SecurityTest : public testing::Test {
     ReadingClient::Options reading;
     reading.transport = way == "gather" ? "tcp" : "auto";
     reading.way = way;
+    // An absolute path stays as it is.
     if (!holder.empty()) reading.security.certs = (cluster_->certs() / holder).string();
     return ReadingClient::Create(*cluster_, reading);
   }
@@ -227,6 +228,12 @@ TEST_F(SecurityTest, CertificatesAndCaAreReplacedUnderLoadWithoutAFailedRead) {
   ASSERT_NE(cluster_, nullptr);
   auto client = Reader("gather");
   ASSERT_TRUE(client.has_value()) << client.error().ToString();
+  // A key that somebody has copied, and which nobody replaces.
+  const ScratchDir elsewhere;
+  std::filesystem::copy(cluster_->certs() / "reader", elsewhere.path() / "copied",
+                        std::filesystem::copy_options::recursive);
+  auto thief = Reader("gather", elsewhere.path() / "copied");
+  ASSERT_TRUE(thief.has_value()) << thief.error().ToString();
   std::atomic<bool> stop{false};
   ReadTally tally;
   std::thread reading([&] {
@@ -240,7 +247,19 @@ TEST_F(SecurityTest, CertificatesAndCaAreReplacedUnderLoadWithoutAFailedRead) {
   certs({"rotate", "--within-days", "100000"});  // every certificate
   certs({"rotate", "--ca"});                     // a new CA beside the old one
   certs({"rotate", "--within-days", "100000"});  // every certificate, of the new one
+  ReadTally stolen;
+  (*thief)->Read(5, &stolen);
+  EXPECT_EQ(stolen.batches_failed, 0u) << "its CA is still trusted";
   certs({"rotate", "--drop-old-ca"});
+  // Its session was opened before, and its token is good for an hour.
+  bool ended = false;
+  for (const auto end = std::chrono::steady_clock::now() + seconds(30);
+       !ended && std::chrono::steady_clock::now() < end;) {
+    ReadTally one;
+    (*thief)->Read(1, &one);
+    ended = one.batches_failed != 0;
+  }
+  EXPECT_TRUE(ended) << "who has a dropped CA's certificate reads on";
   stop = true;
   reading.join();
   EXPECT_GT(tally.batches_ok, 20u);

@@ -14,6 +14,7 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <spdlog/spdlog.h>
 
+#include "engram/base/log_text.h"
 #include "engram/rpc/host_port.h"
 #include "engram/transport/ucx/host_identity.h"
 #include "engram/transport/ucx/ucx_context.h"
@@ -27,6 +28,7 @@ constexpr size_t kWorkerAddressBytesMax = 64 << 10;
 constexpr size_t kHolderHostsMax = size_t{4} * kDataHostsMax;
 // How late a session may end after its token has lapsed.
 constexpr std::chrono::milliseconds kLapseCheck{250};
+constexpr uint32_t kRefusalsToldPerSecond = 20;  // as RpcServer does
 
 uint64_t RandomSessionId() {
   static std::random_device device;
@@ -77,7 +79,8 @@ SessionService::SessionService(boost::asio::io_context& io, const Options& optio
       state_(state),
       threads_(std::move(threads)),
       host_identity_(HostIdentity()),
-      tcp_segment_(UcxTcpSegment()) {}
+      tcp_segment_(UcxTcpSegment()),
+      refusals_(kRefusalsToldPerSecond) {}
 
 Status SessionService::Listen(const RpcServer::Options& options) {
   auto server = RpcServer::Create(
@@ -138,7 +141,12 @@ boost::asio::awaitable<Result<std::string>> SessionService::Handle(const RpcPeer
     auto reply = co_await Open(peer, std::move(body));
     if (!reply.has_value()) {
       refused_.fetch_add(1, std::memory_order_relaxed);
-      spdlog::info("refused a session of {}: {}", peer.address, reply.error().ToString());
+      if (const auto left_out = refusals_.Tell(SteadyClock().Now()); left_out.has_value()) {
+        if (*left_out > 0) spdlog::info("{} more refused sessions are not shown", *left_out);
+        // It may quote what the reader sent.
+        spdlog::info("refused a session of {}: {}", peer.address,
+                     LogText(reply.error().ToString()));
+      }
     }
     co_return reply;
   }

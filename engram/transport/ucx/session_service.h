@@ -13,6 +13,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "engram/base/clock.h"
+#include "engram/base/tell_rate.h"
 #include "engram/rpc/rpc_server.h"
 #include "engram/security/session_token.h"
 #include "engram/transport/ucx/gather_thread.h"
@@ -111,6 +112,7 @@ class SessionService {
   // The addresses that each holder's sessions have named, and how often.
   std::map<std::string, std::map<std::string, uint32_t>> named_hosts_;
   std::atomic<uint64_t> refused_{0};
+  TellRate refusals_;  // in the log
   std::unique_ptr<RpcServer> server_;
 };
 

@@ -147,7 +147,7 @@ Status UcxRowServerImpl::Start() {
   RpcServer::Options rpc;
   rpc.listen_address = options_.listen_address;
   rpc.connections_max = options_.sessions_max + 64;
-  rpc.frame_bytes_max = 1u << 20;
+  rpc.frame_bytes_max = kReaderFrameBytesMax;  // whoever calls a node reads from it
   rpc.security = options_.security;
   rpc.audit = options_.audit;
   ENGRAM_RETURN_IF_ERROR(service_->Listen(rpc));

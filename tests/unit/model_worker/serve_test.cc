@@ -112,6 +112,7 @@ class ServeTest : public ::testing::Test {
     };
     HttpServer::Options http;
     http.listen_address = "127.0.0.1:0";
+    http.body_bytes_max = 16u << 20;
     auto server = HttpServer::Create(context_->get_executor(), http,
                                      ServicePages(
                                          std::make_shared<EngineMetrics>(engine_.get(), nullptr),

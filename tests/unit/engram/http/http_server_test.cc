@@ -95,6 +95,40 @@ TEST_F(HttpServerTest, ALongBodyIs413) {
   EXPECT_NE(reply.find("413"), std::string::npos) << reply;
 }
 
+TEST_F(HttpServerTest, BodiesOfAllConnectionsAreBounded) {
+  Start(Echo(), {.body_bytes_max = 1000, .bodies_bytes_max = 2000});
+  const std::string header = "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+  const std::string whole = header + "Content-Length: 1000\r\n\r\n" + std::string(1000, 'x');
+  tcp::socket half = Connect();
+  boost::asio::write(half, boost::asio::buffer(whole.data(), whole.size() - 1));
+  // Once the server has begun with it, this host has its half of the room.
+  std::string reply;
+  for (int i = 0; i < 1000 && reply.find("503") == std::string::npos; ++i) reply = Exchange(whole);
+  EXPECT_NE(reply.find("503"), std::string::npos) << reply;
+  // Chunks do not say how long they will be.
+  const std::string chunked =
+      Exchange(header + "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n");
+  EXPECT_NE(chunked.find("503"), std::string::npos) << chunked;
+  EXPECT_NE(Exchange(Get("/a")).find("200 OK"), std::string::npos);
+  boost::asio::write(half, boost::asio::buffer(std::string("x")));
+  boost::system::error_code error;
+  std::string first;
+  boost::asio::read(half, boost::asio::dynamic_buffer(first), error);
+  EXPECT_NE(first.find("200 OK"), std::string::npos) << first;
+  EXPECT_NE(Exchange(whole).find("200 OK"), std::string::npos);
+  EXPECT_NE(
+      Exchange(header + "Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n").find("200 OK"),
+      std::string::npos);
+}
+
+TEST_F(HttpServerTest, ALongChunkedBodyIs413) {
+  Start(Echo(), {.body_bytes_max = 10});
+  const std::string reply = Exchange(
+      "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+      "chunked\r\n\r\nb\r\nelevenbytes\r\n0\r\n\r\n");
+  EXPECT_NE(reply.find("413"), std::string::npos) << reply;
+}
+
 TEST_F(HttpServerTest, RubbishIs400) {
   Start(Echo());
   EXPECT_NE(Exchange("\x01\x02\x03 rubbish\r\n\r\n").find("400"), std::string::npos);

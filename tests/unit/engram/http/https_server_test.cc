@@ -1,4 +1,5 @@
-// HTTPS: who only begins a handshake keeps nobody out.
+// HTTPS: what peers without a certificate, or with one that has ended, cost others.
+#include <chrono>
 #include <string>
 #include <thread>
 #include <utility>
@@ -7,6 +8,7 @@
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/read.hpp>
+#include <boost/asio/read_until.hpp>
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
@@ -25,13 +27,17 @@ using boost::asio::ip::tcp;
 
 constexpr int kPatienceMs = 5000;
 constexpr size_t kConnectionsMax = 4;
+constexpr size_t kStrangersMax = 3;
 
 class HttpsServerTest : public testing::Test {
  protected:
+  using TlsStream = boost::asio::ssl::stream<tcp::socket>;
+
   HttpsServerTest() {
     HttpServer::Options options;
     options.listen_address = "127.0.0.1:0";
     options.connections_max = kConnectionsMax;
+    options.strangers_max = kStrangersMax;
     options.security = ca_.Security(scratch_.path() / "c0", Role::kCoordinator, "c0");
     server_ = HttpServer::Create(
                   io_.get_executor(), options,
@@ -48,8 +54,9 @@ class HttpsServerTest : public testing::Test {
     io_.stop();
     thread_.join();
   }
-  tcp::socket Connect() {
-    tcp::socket socket(client_io_);
+  tcp::socket Connect(const std::string& from = "127.0.0.1") {
+    tcp::socket socket(client_io_, tcp::v4());
+    socket.bind({boost::asio::ip::make_address(from), 0});
     const auto target = ParseHostPort(server_->address());
     socket.connect({boost::asio::ip::make_address(target->host), target->port});
     return socket;
@@ -62,19 +69,39 @@ class HttpsServerTest : public testing::Test {
     (void)socket.receive(boost::asio::buffer(&byte, 1), tcp::socket::message_peek, error);
     return static_cast<bool>(error);
   }
-  // The answer to a GET by who has a certificate.
-  std::string Get(const std::string& path) {
-    const auto security = ca_.Security(scratch_.path() / "ann", Role::kOperator, "ann");
-    const auto context = security.identity->Context();
-    boost::asio::ssl::stream<tcp::socket> stream(Connect(), *context);
+  // Says its name, and the handshake is over; null: the server closed.
+  std::unique_ptr<TlsStream> Greeted(const std::shared_ptr<boost::asio::ssl::context>& context,
+                                     const std::string& from) {
+    auto stream = std::make_unique<TlsStream>(Connect(from), *context);
     boost::system::error_code error;
-    stream.handshake(boost::asio::ssl::stream_base::client, error);
-    if (error) return error.message();
-    const std::string text = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream->handshake(boost::asio::ssl::stream_base::client, error);
+    return error ? nullptr : std::move(stream);
+  }
+  // What comes until the server closes.
+  static std::string Ask(TlsStream& stream, const std::string& text) {
+    boost::system::error_code error;
     boost::asio::write(stream, boost::asio::buffer(text), error);
     std::string reply;
     boost::asio::read(stream, boost::asio::dynamic_buffer(reply), error);
     return reply;
+  }
+  static std::string GetText(const std::string& path, const std::string& more = "") {
+    return "GET " + path + " HTTP/1.1\r\nHost: x\r\n" + more + "\r\n";
+  }
+  // Of who has a certificate.
+  std::shared_ptr<boost::asio::ssl::context> Ann() {
+    return ca_.Security(scratch_.path() / "ann", Role::kOperator, "ann").identity->Context();
+  }
+  // Of who has none.
+  static std::shared_ptr<boost::asio::ssl::context> Nobody() {
+    return std::make_shared<boost::asio::ssl::context>(boost::asio::ssl::context::tls_client);
+  }
+  // The answer to a GET by who has a certificate.
+  std::string Get(const std::string& path, const std::string& from = "127.0.0.1") {
+    const auto context = Ann();
+    const auto stream = Greeted(context, from);
+    if (stream == nullptr) return "no handshake";
+    return Ask(*stream, GetText(path, "Connection: close\r\n"));
   }
 
   test::ScratchDir scratch_;
@@ -105,6 +132,93 @@ TEST_F(HttpsServerTest, OfTooManyHandshakesTheOldestEndsAndWhoHasACertificateIsA
   for (size_t i = first + 1; i < silent.size(); ++i) {
     EXPECT_FALSE(ClosesWithin(silent[i], 0)) << i;
   }
+}
+
+TEST_F(HttpsServerTest, HandshakesOfOneHostEndNoneOfAnother) {
+  tcp::socket other = Connect("127.0.0.2");
+  std::vector<tcp::socket> silent;
+  for (size_t i = 0; i < 5 * kConnectionsMax; ++i) {
+    silent.push_back(Connect());
+    if (i >= kConnectionsMax - 1) {
+      EXPECT_TRUE(ClosesWithin(silent[i - (kConnectionsMax - 1)], kPatienceMs)) << i;
+    }
+  }
+  EXPECT_FALSE(ClosesWithin(other, 0));
+}
+
+TEST_F(HttpsServerTest, WhoHasNoCertificateIsAnsweredBeforeItsBodyIsRead) {
+  const auto context = Nobody();
+  for (const std::string body : {"Content-Length: 1000\r\n", "Content-Length: 900000000000\r\n",
+                                 "Transfer-Encoding: chunked\r\n"}) {
+    const auto stream = Greeted(context, "127.0.0.1");
+    ASSERT_NE(stream, nullptr);
+    const std::string reply =
+        Ask(*stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + body + "\r\n");
+    EXPECT_NE(reply.find("403 Forbidden"), std::string::npos) << body << reply;
+    EXPECT_NE(reply.find("show a certificate"), std::string::npos) << body << reply;
+  }
+  // Nor is it where it is answered.
+  const auto stream = Greeted(context, "127.0.0.1");
+  ASSERT_NE(stream, nullptr);
+  const std::string reply = Ask(*stream, GetText("/healthz", "Content-Length: 900000000000\r\n"));
+  EXPECT_NE(reply.find("200 OK"), std::string::npos) << reply;
+}
+
+TEST_F(HttpsServerTest, SilentStrangersOfOneHostKeepNobodyOut) {
+  const auto context = Nobody();
+  const auto other = Greeted(context, "127.0.0.2");
+  ASSERT_NE(other, nullptr);
+  std::vector<std::unique_ptr<TlsStream>> silent;
+  for (int i = 0; i < 1024; ++i) {
+    silent.push_back(Greeted(context, "127.0.0.1"));
+    if (silent.size() > 100) silent.erase(silent.begin());  // for the limit of descriptors
+  }
+  // One that was there before them, one that comes now, and who shows a certificate.
+  const std::string reply = Ask(*other, GetText("/healthz"));
+  EXPECT_NE(reply.find("200 OK"), std::string::npos) << reply;
+  // Answered once: then its place is another's.
+  EXPECT_NE(reply.find("Connection: close"), std::string::npos) << reply;
+  const auto later = Greeted(context, "127.0.0.2");
+  ASSERT_NE(later, nullptr);
+  EXPECT_NE(Ask(*later, GetText("/readyz")).find("200 OK"), std::string::npos);
+  EXPECT_NE(Get("/metrics").find("200 OK"), std::string::npos);
+}
+
+TEST_F(HttpsServerTest, AHostHasAsManyConnectionsAsAreFree) {
+  const auto context = Ann();
+  std::vector<std::unique_ptr<TlsStream>> idle;
+  for (size_t i = 0; i < kConnectionsMax / 2; ++i) {
+    idle.push_back(Greeted(context, "127.0.0.1"));
+    ASSERT_NE(idle.back(), nullptr);
+  }
+  // A client is done with its handshake before the server is.
+  std::string reply;
+  for (int i = 0; i < 1000 && reply.find("503") == std::string::npos; ++i) reply = Get("/metrics");
+  EXPECT_NE(reply.find("503"), std::string::npos) << reply;
+  EXPECT_NE(Get("/metrics", "127.0.0.2").find("200 OK"), std::string::npos);
+}
+
+TEST_F(HttpsServerTest, AConnectionThatIsKeptIsAnsweredNoLongerThanItsCertificateIsGood) {
+  const auto context = Ann();
+  const auto stream = Greeted(context, "127.0.0.1");
+  ASSERT_NE(stream, nullptr);
+  const auto next_reply = [&] {
+    std::string reply;
+    boost::system::error_code error;
+    boost::asio::write(*stream, boost::asio::buffer(GetText("/metrics")), error);
+    boost::asio::read_until(*stream, boost::asio::dynamic_buffer(reply), "\r\n\r\n", error);
+    return reply;
+  };
+  std::string reply = next_reply();
+  EXPECT_NE(reply.find("200 OK"), std::string::npos) << reply;
+  const test::TestCa next;
+  next.Issue(scratch_.path() / "c0", Role::kCoordinator, "c0");
+  // Whatever is left of an answer's body stands before the next one's header.
+  for (int i = 0; i < 200 && reply.find("403") == std::string::npos && !reply.empty(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    reply = next_reply();
+  }
+  EXPECT_NE(reply.find("403 Forbidden"), std::string::npos) << reply;
 }
 
 }  // namespace

@@ -11,6 +11,10 @@
 #include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/write.hpp>
 #include <gmock/gmock.h>
 #include <google/protobuf/stubs/logging.h>
@@ -64,10 +68,17 @@ class RpcBoundsTest : public testing::Test {
     options.listen_address = "127.0.0.1:0";
     auto server = RpcServer::Create(
         io_.get_executor(), options,
-        [this](const RpcPeer&, std::string_view, std::string) -> awaitable<Result<std::string>> {
+        [this](const RpcPeer&, std::string_view method,
+               std::string) -> awaitable<Result<std::string>> {
           ++handled_;
+          if (method == "test.Held") {
+            boost::system::error_code ignored;
+            co_await held_.async_wait(
+                boost::asio::redirect_error(boost::asio::use_awaitable, ignored));
+          }
           co_return std::string(reply_bytes_, 'x');
-        });
+        },
+        [this](const RpcPeer&) { ++ended_; });
     ASSERT_TRUE(server.has_value()) << server.error().ToString();
     server_ = *std::move(server);
     const std::string address = server_->address();
@@ -96,6 +107,9 @@ class RpcBoundsTest : public testing::Test {
   uint16_t port_ = 0;
   std::thread thread_;
   size_t reply_bytes_ = 2;
+  // Cancelled: calls of test.Held are answered. On the server's thread.
+  boost::asio::steady_timer held_{io_, boost::asio::steady_timer::time_point::max()};
+  std::atomic<int> ended_{0};
   std::atomic<int> handled_{0};
 };
 
@@ -228,6 +242,25 @@ TEST_F(RpcBoundsTest, WhoTakesNoRepliesIsNotReadFromUntilItDoes) {
   EXPECT_EQ(handled_, static_cast<int>(kCalls));
 }
 
+TEST_F(RpcBoundsTest, CallsThatWaitedDoNotFillMemoryWithRepliesThatNobodyTakes) {
+  constexpr uint64_t kCalls = 256;  // whose replies are 64 MiB
+  reply_bytes_ = kLongReplyBytes;
+  StartServer({});
+  tcp::socket socket(client_io_, tcp::v4());
+  socket.set_option(tcp::socket::receive_buffer_size(4096));
+  socket.connect({boost::asio::ip::make_address("127.0.0.1"), port_});
+  std::string calls;
+  for (uint64_t i = 1; i <= kCalls; ++i) calls += FrameOf(i, "test.Held");
+  boost::asio::write(socket, boost::asio::buffer(calls));
+  for (int i = 0; handled_ < static_cast<int>(kCalls) && i < 1000; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_EQ(handled_, static_cast<int>(kCalls));
+  boost::asio::post(io_, [this] { held_.cancel(); });
+  for (int i = 0; ended_ == 0 && i < 1000; ++i) std::this_thread::sleep_for(milliseconds(10));
+  EXPECT_EQ(ended_, 1);
+}
+
 class LinesSink final : public spdlog::sinks::base_sink<std::mutex> {
  public:
   [[nodiscard]] std::vector<std::string> lines() {
@@ -293,6 +326,23 @@ TEST_F(RpcBoundsTest, RefusalsAreToldAtABoundedRateAndNoneIsForgotten) {
   }
   EXPECT_EQ(count().first + count().second, sent);
   StopServer();
+}
+
+TEST_F(RpcBoundsTest, AMethodsNameMakesNoLineOfItsOwn) {
+  const TakenLog log;
+  RpcServer::Options options;
+  options.security = Security(Role::kCoordinator, "c0");
+  StartServer(options);
+  const auto refused = RpcCallOnce({server_->address()}, "admin.\nX\x1b[2J", "", seconds(5),
+                                   Security(Role::kReader, "gpu-1"));
+  EXPECT_FALSE(refused.has_value());
+  StopServer();
+  bool told = false;
+  for (const std::string& line : log.lines()) {
+    told = told || line.find("refused admin.?X?[2J") != std::string::npos;
+    EXPECT_EQ(line.find_first_of("\n\x1b"), std::string::npos) << line;
+  }
+  EXPECT_TRUE(told);
 }
 
 std::atomic<int> protobuf_lines{0};

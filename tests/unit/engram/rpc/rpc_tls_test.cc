@@ -40,11 +40,17 @@ class RpcTlsTest : public testing::Test {
     options.security = security;
     options.connections_max = 8;
     options.audit = AuditLog::Open({.file = audit_file()}).value();
-    options.describe = [](std::string_view, const std::string& body) { return body; };
+    options.describe = [this](std::string_view, const std::string& body) {
+      ++described_;
+      return body;
+    };
     auto server = RpcServer::Create(io_.get_executor(), options,
                                     [this](const RpcPeer& peer, std::string_view,
                                            std::string) -> awaitable<Result<std::string>> {
                                       ++handled_;
+                                      if (refuse_) {
+                                        co_return Error(StatusCode::kPermissionDenied, "no");
+                                      }
                                       co_return peer.identity == nullptr
                                           ? std::string("nobody")
                                           : std::string(RoleName(peer.identity->role)) + " " +
@@ -91,6 +97,8 @@ class RpcTlsTest : public testing::Test {
   std::unique_ptr<RpcServer> server_;
   std::thread thread_;
   std::atomic<int> handled_{0};
+  std::atomic<int> described_{0};
+  std::atomic<bool> refuse_{false};
 };
 
 TEST_F(RpcTlsTest, TheServerKnowsWhoCalls) {
@@ -124,10 +132,53 @@ TEST_F(RpcTlsTest, ChangesAndRefusalsAreInTheAuditLogAndNothingElse) {
   for (int i = 0; Audited().size() < 4 && i < 500; ++i) {
     std::this_thread::sleep_for(milliseconds(10));
   }
-  EXPECT_THAT(Audited(), testing::ElementsAre("ann admin.DrainNode m0 OK",
-                                              "gpu-1 admin.DrainNode m1 PERMISSION_DENIED",
-                                              "ann node.Heartbeat  PERMISSION_DENIED",
-                                              " connect  PERMISSION_DENIED"));
+  EXPECT_THAT(
+      Audited(),
+      testing::ElementsAre("ann admin.DrainNode m0 OK", "gpu-1 admin.DrainNode  PERMISSION_DENIED",
+                           "ann node.Heartbeat  PERMISSION_DENIED", " connect  PERMISSION_DENIED"));
+}
+
+TEST_F(RpcTlsTest, WhatACallerMayNotCallIsNotLookedInto) {
+  StartCoordinator();
+  (void)Call(Security(Role::kReader, "gpu-1"), "admin.CreateVersion", std::string(100'000, '\x01'));
+  EXPECT_EQ(described_, 0);
+  (void)Call(Security(Role::kOperator, "ann"), "admin.CreateVersion", std::string(100'000, '\x01'));
+  EXPECT_EQ(described_, 1);
+  for (const auto& file : {audit_file(), RefusalsBeside(audit_file())}) {
+    EXPECT_LT(std::filesystem::file_size(file), 16u << 10) << file;
+  }
+}
+
+TEST_F(RpcTlsTest, WhatAHandlerRefusesIsToldAtABoundedRate) {
+  constexpr int kCalls = 200;
+  StartCoordinator();
+  refuse_ = true;
+  const ChannelSecurity reader = Security(Role::kReader, "gpu-1");
+  const auto began = std::chrono::steady_clock::now();
+  boost::asio::io_context io;
+  boost::asio::co_spawn(
+      io,
+      [&]() -> awaitable<void> {
+        auto client =
+            co_await RpcClient::Connect(io.get_executor(), server_->address(), kPatience, reader);
+        EXPECT_TRUE(client.has_value());
+        if (!client.has_value()) co_return;
+        for (int i = 0; i < kCalls; ++i) {
+          auto refused = co_await (*client)->CallRaw("session.Renew", "", kPatience);
+          EXPECT_EQ(refused.error().code(), StatusCode::kPermissionDenied);
+        }
+      },
+      boost::asio::detached);
+  io.run();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+  std::ifstream in(RefusalsBeside(audit_file()));
+  int told = 0;
+  for (std::string line; std::getline(in, line);) {
+    told += nlohmann::json::parse(line).at("what") == "session.Renew" ? 1 : 0;
+  }
+  EXPECT_EQ(handled_, kCalls);
+  EXPECT_GE(told, 20);
+  EXPECT_LE(told, 20 * (took.count() + 1));
 }
 
 TEST_F(RpcTlsTest, ACertificateOfAnotherCaIsRefusedOnBothSides) {

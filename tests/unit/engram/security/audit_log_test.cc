@@ -1,14 +1,20 @@
 #include "engram/security/audit_log.h"
 
+#include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include "tests/support/child_process.h"
 
@@ -140,6 +146,128 @@ TEST(AuditLogTest, LinesOfManyThreadsStayWhole) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(Entries(file).size(), 1000u);
+}
+
+TEST(AuditLogTest, ALineIsBoundedWhateverWasAskedFor) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "audit.log";
+  const auto log = AuditLog::Open({.file = file}).value();
+  const std::string hostile(10u << 20, '\x01');
+  const PeerIdentity eve{Role::kOperator, hostile};
+  log->Write({&eve, "x", hostile, hostile, Status(StatusCode::kInternal, hostile)});
+  EXPECT_EQ(Entries(file).size(), 1u);
+  EXPECT_LT(std::filesystem::file_size(file), 16u << 10);
+}
+
+// A limit of this process, until the end of its life.
+class Limit {
+ public:
+  Limit(__rlimit_resource resource, rlim_t limit) : resource_(resource) {
+    EXPECT_EQ(::getrlimit(resource_, &before_), 0);
+    const rlimit now{limit, before_.rlim_max};
+    EXPECT_EQ(::setrlimit(resource_, &now), 0);
+  }
+  ~Limit() { EXPECT_EQ(::setrlimit(resource_, &before_), 0); }
+  Limit(const Limit&) = delete;
+  Limit& operator=(const Limit&) = delete;
+
+ private:
+  const __rlimit_resource resource_;
+  rlimit before_{};
+};
+
+// Writes numbered changes, short and long, and reads them all again.
+class Numbered {
+ public:
+  explicit Numbered(std::filesystem::path file)
+      : file_(std::move(file)),
+        log_(AuditLog::Open({.file = file_, .bytes_max = 2000, .files_max = 3}).value()) {}
+  void Write(int count) {
+    for (int i = 0; i < count; ++i) {
+      const std::string padding(i % 2 == 0 ? 400 : 0, 'x');
+      log_->Write({nullptr, "x", padding, std::to_string(written_++), Status()});
+    }
+  }
+  // Until the file has given way to another, so that it is small again.
+  void WriteUntilRotated() {
+    const auto small = [&] {
+      std::error_code none;
+      return std::filesystem::file_size(file_, none) < 1000;
+    };
+    for (int i = 0; i < 1000; ++i) {
+      Write(1);
+      if (std::filesystem::is_regular_file(OlderName(1)) && small()) return;
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    ADD_FAILURE() << "never rotated";
+  }
+  // Of the newest `count`, how many are in the files.
+  [[nodiscard]] int Found(int count) const {
+    std::vector<bool> found(static_cast<size_t>(written_));
+    for (const auto& name : {file_, OlderName(1), OlderName(2), OlderName(3)}) {
+      for (const json& entry : Entries(name)) {
+        found[static_cast<size_t>(std::stoi(entry.at("about").get<std::string>()))] = true;
+      }
+    }
+    return static_cast<int>(std::count(found.end() - count, found.end(), true));
+  }
+  [[nodiscard]] std::filesystem::path OlderName(int number) const {
+    return file_.parent_path() / ("audit." + std::to_string(number) + ".log");
+  }
+
+ private:
+  const std::filesystem::path file_;
+  const std::shared_ptr<AuditLog> log_;
+  int written_ = 0;
+};
+
+TEST(AuditLogTest, WithoutADescriptorForTheNextFileItIsWrittenOn) {
+  const test::ScratchDir scratch;
+  Numbered log(scratch.path() / "audit.log");
+  {
+    const int lowest = ::dup(0);
+    ASSERT_GE(lowest, 0);
+    ::close(lowest);
+    const Limit none(RLIMIT_NOFILE, static_cast<rlim_t>(lowest));
+    log.Write(40);
+  }
+  EXPECT_EQ(log.Found(40), 40);
+  log.WriteUntilRotated();
+}
+
+TEST(AuditLogTest, WhereItCannotBeRenamedNothingIsLost) {
+  const test::ScratchDir scratch;
+  Numbered log(scratch.path() / "audit.log");
+  // Folders are not renamed over, and by nobody: root would not mind a folder's permissions.
+  for (int i = 1; i <= 3; ++i) std::filesystem::create_directories(log.OlderName(i) / "x");
+  log.Write(40);
+  for (int i = 1; i <= 3; ++i) EXPECT_TRUE(std::filesystem::is_directory(log.OlderName(i)));
+  for (int i = 1; i <= 3; ++i) std::filesystem::remove_all(log.OlderName(i));
+  EXPECT_EQ(log.Found(40), 40);
+  log.WriteUntilRotated();
+  EXPECT_EQ(log.Found(40), 40);
+}
+
+TEST(AuditLogTest, ALineThatWasCutShortSpoilsNoOther) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "audit.log";
+  const auto log = AuditLog::Open({.file = file}).value();
+  const auto before = std::signal(SIGXFSZ, SIG_IGN);
+  log->Write({nullptr, "x", "node.Register", "whole", Status()});
+  {
+    const Limit full(RLIMIT_FSIZE, static_cast<rlim_t>(std::filesystem::file_size(file) + 20));
+    log->Write({nullptr, "x", "node.Register", "cut", Status()});
+    log->Write({nullptr, "x", "node.Register", "none", Status()});
+  }
+  log->Write({nullptr, "x", "node.Register", "after", Status()});
+  (void)std::signal(SIGXFSZ, before);
+  std::vector<std::string> whole;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) {
+    const json entry = json::parse(line, nullptr, false);
+    if (entry.is_object()) whole.push_back(entry.at("about"));
+  }
+  EXPECT_THAT(whole, testing::ElementsAre("whole", "after"));
 }
 
 TEST(AuditLogTest, AFileThatCannotBeOpenedIsNamedAndAFullDiskEndsNothing) {
