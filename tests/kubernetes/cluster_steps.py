@@ -1,5 +1,6 @@
 """What happens to the release while the reader reads, step by step, and what must hold of each."""
 import contextlib
+import json
 import threading
 import time
 import urllib.error
@@ -251,6 +252,24 @@ class Run:
         self.require(caller.done > 0 and caller.texts == {answer}, f"through the service: {caller.texts}, {caller.errors[:3]}")
         if caller.errors:
             self.problems.append(f"model workers 1 -> 4 -> 1: {len(caller.errors)} requests not answered: {caller.errors[:3]}")
+
+    def benchmark(self, folder):
+        """The benchmark's Job beside the reader; its report is in the claim, which is `folder` here."""
+        release = self.release
+        values = {"bench.enabled": "true", "bench.claimName": "reports", "bench.resources.requests.cpu": "50m",
+                  "bench.resources.requests.memory": "256Mi", "bench.resources.limits.memory": "1Gi",
+                  "bench.args": "{--profile=v41-like,--decode=1,--no-prefill,--seconds=3}"}
+        with self.step("the benchmark's Job") as notes:
+            release.upgrade(values=values)
+            revision = json.loads(release.helm("list", "--output", "json"))[0]["revision"]
+            job = f"bench-{revision}"
+            release.kubectl("wait", f"job/{release.full}-{job}", "--for=condition=Complete", "--timeout=120s")
+            table = release.job_log(job).strip()
+            report = json.loads((folder / f"prefetch-{revision}.json").read_text())
+            self.require(report and table, f"{report} {table}")
+            notes.append(f"its report is kept as prefetch-{revision}.json")
+            release.upgrade(values=dict.fromkeys(values))
+        return table, report
 
     def stop_reader(self):
         self.reader.stop()
