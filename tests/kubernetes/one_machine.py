@@ -337,10 +337,17 @@ runtime_type = "io.containerd.runc.v2"
                   f"--node-ip={NODE_ADDRESS}", f"--hostname-override={NODE}", "--node-labels=topology.kubernetes.io/zone=here")
         self.wait("the node", self._node_ready)
         self.run("kube-proxy", self.programs["kube-proxy"], f"--config={proxy}")
-        # Of its three parts the one that enforces network policies.
+        # Of its three parts the one that enforces network policies. It writes back the whole filter table as it read it, and
+        # what kube-proxy changed meanwhile would be lost: it has tables of its own, which the kernel looks at as well.
+        own = self.folder / "iptables"
+        own.mkdir()
+        for family in ("iptables", "ip6tables"):
+            for verb in ("", "-save", "-restore"):
+                (own / f"{family}{verb}").symlink_to(shutil.which(f"{family}-legacy{verb}"))
         self.run("kube-router", self.programs["kube-router"], f"--kubeconfig={self.kubeconfig}", "--run-firewall=true",
                  "--run-router=false", "--run-service-proxy=false", f"--hostname-override={NODE}",
-                 f"--service-cluster-ip-range={SERVICES}", "--health-port=0", "--metrics-port=0")
+                 f"--service-cluster-ip-range={SERVICES}", "--health-port=0", "--metrics-port=0",
+                 env=dict(os.environ, PATH=f"{own}:{os.environ['PATH']}"))
         self.wait("the default account", lambda: self.get("serviceaccount", "default"))
 
     def _node_ready(self):
