@@ -283,6 +283,7 @@ class Run:
             names = [f"{m['kind']} {m['metadata']['name'].removeprefix(release.full + '-')}" for m in left
                      if "ownerReferences" not in m["metadata"]]
             secrets = [s["metadata"]["name"] for s in release.get("secrets", "--field-selector", "type!=helm.sh/release.v1")["items"]]
-            notes.append(f"left, for a day: {', '.join(names)}; for you to delete: {len(secrets)} Secrets, the coordinator's claim")
+            claims = [c["metadata"]["name"] for c in release.get("pvc", "--selector", "app.kubernetes.io/name=engram-pool")["items"]]
+            notes.append(f"left, for a day: {', '.join(names)}; for you to delete: {len(secrets)} Secrets, claims {', '.join(claims)}")
             running = [m for m in left if m["kind"] != "Job" and m.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
             self.require(not running, f"left running: {names}")
