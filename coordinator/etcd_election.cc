@@ -135,20 +135,29 @@ Status EtcdElection::Stand() {
   renewed_at_ = asked;
   EtcdTxn txn;
   txn.compares = {{names_.leader, EtcdCompare::Target::kCreateRevision, 0}};
-  txn.success = {EtcdOp::Put(names_.leader, options_.own_address, lease->id)};
+  txn.success = {EtcdOp::Put(names_.leader, options_.own_address, lease->id),
+                 EtcdOp::Range(names_.restored)};
   const auto stood = client_.Txn(txn, asked + ttl_);
   if (!stood.has_value() || !stood->succeeded) {
     DropLease();  // another was faster, or it is not known: then the key goes with the lease
     return stood.has_value() ? Status() : stood.error().WithContext("standing for election");
   }
+  const auto restored = RestoredOf(
+      names_, stood->ranges.empty() ? std::vector<EtcdKeyValue>() : stood->ranges[0].keys);
+  if (!restored.has_value()) {
+    DropLease();
+    return restored.error();
+  }
+  leader_revision_ = stood->revision;
+  const uint64_t term = restored->revisions_skipped + stood->revision;
   {
     const std::lock_guard lock(mutex_);
-    leadership_ = {stood->revision, options_.own_address, nullptr, {}};
+    leadership_ = {term, options_.own_address, nullptr, {}};
     term_ends_ = asked + ttl_;
     resigned_ = 0;
   }
   read_once_ = false;
-  spdlog::info("elected: this coordinator leads, term {}", stood->revision);
+  spdlog::info("elected: this coordinator leads, term {}", term);
   on_change_();
   return Status();
 }
@@ -182,7 +191,7 @@ bool EtcdElection::Lead() {
   const auto seen = client_.Txn(look, ends);
   if (!seen.has_value()) return true;  // it is seen at the next renewal, or the lease ends
   if (seen->ranges.size() != 1 || seen->ranges[0].keys.empty() ||
-      seen->ranges[0].keys[0].create_revision != term) {
+      seen->ranges[0].keys[0].create_revision != leader_revision_) {
     return EndTerm("somebody removed its key from etcd");
   }
   renewed_at_ = asked;

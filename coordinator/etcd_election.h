@@ -63,6 +63,8 @@ class EtcdElection {
   // The thread's own.
   EtcdClient client_;
   uint64_t lease_id_ = 0;  // 0 = none
+  uint64_t leader_revision_ =
+      0;  // of its key, while it leads; the term is this and what was skipped
   std::chrono::seconds ttl_{0};
   MonotonicTime renewed_at_;        // the last renewal was sent
   MonotonicTime stand_not_before_;  // after a resignation

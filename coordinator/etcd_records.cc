@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdio>
 #include <map>
 #include <optional>
@@ -34,6 +35,23 @@ Status Damaged(std::string_view key, const std::string& what) {
 }
 
 }  // namespace
+
+std::string EncodeRestored(const EtcdRestored& restored) {
+  return std::to_string(restored.revisions_skipped) + " " + restored.name;
+}
+
+Result<EtcdRestored> RestoredOf(const EtcdKeys& names, const std::vector<EtcdKeyValue>& keys) {
+  EtcdRestored restored;
+  if (keys.empty()) return restored;
+  const std::string& value = keys[0].value;
+  const char* end = value.data() + value.size();
+  const auto read = std::from_chars(value.data(), end, restored.revisions_skipped);
+  if (read.ec != std::errc() || read.ptr == end || *read.ptr != ' ') {
+    return Error(Damaged(names.restored, "is not a number and a name"));
+  }
+  restored.name.assign(read.ptr + 1, end);
+  return restored;
+}
 
 std::vector<MetadataRecord> LastOfEachKey(const std::vector<MetadataRecord>& records) {
   std::map<std::string_view, const MetadataRecord*> last;

@@ -28,16 +28,28 @@ struct EtcdKeys {
   explicit EtcdKeys(const std::string& prefix)
       : leader(prefix + "/leader"),
         commit(prefix + "/commit"),
+        restored(prefix + "/restored"),
         pending(prefix + "/pending"),
         event(prefix + "/event/"),
         records(prefix + "/records/") {}
 
-  const std::string leader;   // -> the leader's "host:port"; its create revision is the term
-  const std::string commit;   // -> "term/count" of the last write; each write compares and sets it
-  const std::string pending;  // -> EtcdPendingEvent: the event under `event` is committed
-  const std::string event;    // + part: a large event, in parts
-  const std::string records;  // + record's key [+ part]
+  const std::string leader;    // -> the leader's "host:port"; its create revision is the term
+  const std::string commit;    // -> "term/count" of the last write; each write compares and sets it
+  const std::string restored;  // -> EtcdRestored: the last snapshot that was put back; or absent
+  const std::string pending;   // -> EtcdPendingEvent: the event under `event` is committed
+  const std::string event;     // + part: a large event, in parts
+  const std::string records;   // + record's key [+ part]
 };
+
+// A snapshot that was put back: etcd counts its revisions from there again, and terms must not be.
+struct EtcdRestored {
+  uint64_t revisions_skipped = 0;  // a term is a create revision and this
+  std::string name;                // what --restored called it; empty = none was
+};
+[[nodiscard]] std::string EncodeRestored(const EtcdRestored& restored);
+// Back from the key's value, or from its absence. ERRORS: kCorrupt.
+[[nodiscard]] Result<EtcdRestored> RestoredOf(const EtcdKeys& names,
+                                              const std::vector<EtcdKeyValue>& keys);
 
 // The last record of each key, in the order of keys: etcd takes no key twice in a transaction.
 [[nodiscard]] std::vector<MetadataRecord> LastOfEachKey(const std::vector<MetadataRecord>& records);

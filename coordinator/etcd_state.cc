@@ -44,7 +44,8 @@ Result<std::vector<EtcdKeyValue>> AllPages(EtcdClient& client, EtcdRangeReply fi
 Result<EtcdState> ReadEtcdState(EtcdClient& client, const EtcdKeys& names, MonotonicTime deadline) {
   EtcdTxn txn;
   txn.success = {EtcdOp::Range(names.leader), EtcdOp::Range(names.commit),
-                 EtcdOp::Range(names.pending), FirstPage(names.records)};
+                 EtcdOp::Range(names.pending), EtcdOp::Range(names.restored),
+                 FirstPage(names.records)};
   ENGRAM_ASSIGN_OR_RETURN(EtcdTxnReply reply, client.Txn(txn, deadline));
   if (reply.ranges.size() != txn.success.size()) {
     return Error(StatusCode::kMalformed, "etcd answered " + std::to_string(reply.ranges.size()) +
@@ -54,13 +55,13 @@ Result<EtcdState> ReadEtcdState(EtcdClient& client, const EtcdKeys& names, Monot
   EtcdState state;
   if (const auto& keys = reply.ranges[0].keys; !keys.empty()) {
     state.leader = keys[0].value;
-    state.leader_revision = keys[0].create_revision;
   }
   if (const auto& keys = reply.ranges[1].keys; !keys.empty()) {
     state.commit_revision = keys[0].mod_revision;
   }
+  ENGRAM_ASSIGN_OR_RETURN(state.restored, RestoredOf(names, reply.ranges[3].keys));
   ENGRAM_ASSIGN_OR_RETURN(auto record_keys,
-                          AllPages(client, std::move(reply.ranges[3]), names.records, deadline));
+                          AllPages(client, std::move(reply.ranges[4]), names.records, deadline));
   ENGRAM_ASSIGN_OR_RETURN(state.records, RecordsOf(names, std::move(record_keys)));
   if (const auto& keys = reply.ranges[2].keys; !keys.empty()) {
     EtcdOp page = FirstPage(names.event);

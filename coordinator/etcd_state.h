@@ -12,8 +12,8 @@
 namespace engram {
 
 struct EtcdState {
-  std::string leader;                   // its "host:port"; empty = nobody leads
-  uint64_t leader_revision = 0;         // its term; 0 = nobody leads
+  std::string leader;  // its "host:port"; empty = nobody leads
+  EtcdRestored restored;
   uint64_t commit_revision = 0;         // of the last write; 0 = none yet
   std::vector<MetadataRecord> records;  // in the order of keys, `pending` applied
   // The last event is committed, but not yet all where it belongs.

@@ -1,10 +1,12 @@
 #include "coordinator/etcd_store.h"
 
 #include <algorithm>
+#include <random>
 #include <thread>
 #include <utility>
 
 #include "coordinator/etcd_state.h"
+#include "coordinator/restored_state.h"
 
 namespace engram {
 namespace {
@@ -13,6 +15,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kReadTimeout{20'000};
 constexpr milliseconds kWriteAgainAfter{100};
+constexpr milliseconds kSkipAgainAfter{250};
 
 }  // namespace
 
@@ -73,6 +76,8 @@ Status EtcdStore::BeginTerm(uint64_t term, MonotonicTime deadline) {
   const auto state = ReadEtcdState(client_, names_, deadline);
   if (!state.has_value()) return state.error();
   term_ = term;
+  leader_revision_ = term - state->restored.revisions_skipped;
+  writer_ = std::to_string(term);
   writes_ = 0;
   commit_revision_ = state->commit_revision;
   Status status;
@@ -86,6 +91,58 @@ Status EtcdStore::BeginTerm(uint64_t term, MonotonicTime deadline) {
   }
   if (!status.ok()) term_ = 0;
   return status;
+}
+
+Status EtcdStore::SkipGiven(const std::string& name, MonotonicTime deadline) {
+  while (true) {
+    const auto state = ReadEtcdState(client_, names_, SteadyClock().Now() + kReadTimeout);
+    Status status;
+    if (!state.has_value()) {
+      status = state.error();
+    } else if (state->restored.name == name) {
+      return Status();
+    } else if (!state->leader.empty()) {
+      // Or it led when the snapshot was made: its lease ends by itself.
+      status =
+          Status(StatusCode::kFailedPrecondition,
+                 state->leader + " leads: end every coordinator, then start them with --restored");
+    } else {
+      status = SkipGivenIn(*state, name);
+      if (status.ok()) return status;
+    }
+    // Another coordinator may just have done it.
+    const bool again = status.code() == StatusCode::kUnavailable ||
+                       status.code() == StatusCode::kFailedPrecondition;
+    if (!again || SteadyClock().Now() + kSkipAgainAfter >= deadline) return status;
+    std::this_thread::sleep_for(kSkipAgainAfter);
+  }
+}
+
+Status EtcdStore::SkipGivenIn(const EtcdState& state, const std::string& name) {
+  const MonotonicTime deadline = SteadyClock().Now() + options_.commit_timeout;
+  const auto changed = SkipGivenNumbers(state.records);
+  if (!changed.has_value()) return changed.error();
+  const auto groups = RecordOps(names_, *changed);
+  if (!groups.has_value()) return groups.error();
+  // Writes are fenced as those of a term are: they count while nobody leads.
+  term_ = 0;
+  leader_revision_ = 0;
+  writer_ = "restored:" + std::to_string(std::random_device{}());
+  writes_ = 0;
+  commit_revision_ = state.commit_revision;
+  if (state.has_pending) {
+    const auto pending = RecordOps(names_, LastOfEachKey(state.pending));
+    if (!pending.has_value()) return pending.error();
+    ENGRAM_RETURN_IF_ERROR(FinishEvent(*pending, deadline));
+  }
+  const EtcdRestored restored{state.restored.revisions_skipped + kRestoredRevisionsSkipped, name};
+  std::vector<EtcdOp> last{EtcdOp::Put(names_.restored, EncodeRestored(restored))};
+  if (groups->size() > 1) {
+    ENGRAM_RETURN_IF_ERROR(CommitLarge(*changed, *groups, deadline));
+  } else if (!groups->empty()) {
+    last.insert(last.begin(), groups->front().begin(), groups->front().end());
+  }
+  return Write(std::move(last), deadline);
 }
 
 EtcdOp EtcdStore::ClearEvent() const {
@@ -115,9 +172,9 @@ Status EtcdStore::FinishEvent(const std::vector<std::vector<EtcdOp>>& groups,
 }
 
 Status EtcdStore::Write(std::vector<EtcdOp> operations, MonotonicTime deadline) {
-  const std::string own = std::to_string(term_) + "/" + std::to_string(++writes_);
+  const std::string own = writer_ + "/" + std::to_string(++writes_);
   EtcdTxn txn;
-  txn.compares = {{names_.leader, EtcdCompare::Target::kCreateRevision, term_},
+  txn.compares = {{names_.leader, EtcdCompare::Target::kCreateRevision, leader_revision_},
                   {names_.commit, EtcdCompare::Target::kModRevision, commit_revision_}};
   txn.success = std::move(operations);
   txn.success.push_back(EtcdOp::Put(names_.commit, own));
@@ -142,7 +199,7 @@ Status EtcdStore::Write(std::vector<EtcdOp> operations, MonotonicTime deadline) 
         return Status();
       }
       if (leader.empty()) return deposed("nobody does");
-      if (leader[0].create_revision != term_) return deposed(leader[0].value + " does");
+      if (leader[0].create_revision != leader_revision_) return deposed(leader[0].value + " does");
       return Status(StatusCode::kFailedPrecondition,
                     "somebody else writes under " + names_.commit +
                         " in etcd: each cluster needs a prefix of its own (--store)");

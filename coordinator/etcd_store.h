@@ -8,6 +8,7 @@
 #include "coordinator/etcd_client.h"
 #include "coordinator/etcd_election.h"
 #include "coordinator/etcd_records.h"
+#include "coordinator/etcd_state.h"
 #include "coordinator/metadata_store.h"
 
 namespace engram {
@@ -31,6 +32,13 @@ class EtcdStore final : public MetadataStore {
   explicit EtcdStore(Options options);
   ~EtcdStore() override;
 
+  // etcd was put back from a snapshot, which whoever did it calls `name`: moves terms, and the
+  // numbers in the records (coordinator/restored_state.h), past what may have been given since the
+  // snapshot; once for each name, whichever coordinator comes first. Before Campaign. Waits for
+  // etcd, and for the leader that the snapshot has, until `deadline`.
+  // ERRORS: kFailedPrecondition (a coordinator leads); kUnavailable; kCorrupt, kIo.
+  [[nodiscard]] Status SkipGiven(const std::string& name, MonotonicTime deadline);
+
   [[nodiscard]] Status Campaign(std::string address, std::function<void()> on_change) override;
   [[nodiscard]] Leadership leadership() const override;
   void Resign(uint64_t term) override;
@@ -41,6 +49,7 @@ class EtcdStore final : public MetadataStore {
  private:
   // Before the first write of a term: what a lost leader had begun is finished, or cleared away.
   [[nodiscard]] Status BeginTerm(uint64_t term, MonotonicTime deadline);
+  [[nodiscard]] Status SkipGivenIn(const EtcdState& state, const std::string& name);
   [[nodiscard]] Status CommitLarge(const std::vector<MetadataRecord>& records,
                                    const std::vector<std::vector<EtcdOp>>& groups,
                                    MonotonicTime deadline);
@@ -53,10 +62,12 @@ class EtcdStore final : public MetadataStore {
 
   const Options options_;
   const EtcdKeys names_;
-  EtcdClient client_;                       // the coordinator's thread's
-  uint64_t term_ = 0;                       // what the next two are of; 0 = BeginTerm comes first
-  uint64_t writes_ = 0;                     // of this term
-  uint64_t commit_revision_ = 0;            // of the last one
+  EtcdClient client_;             // the coordinator's thread's
+  uint64_t term_ = 0;             // what the next ones are of; 0 = BeginTerm comes first
+  uint64_t leader_revision_ = 0;  // of the leader's key in this term; 0 = there must be no leader
+  std::string writer_;            // who writes, in `commit`: the term
+  uint64_t writes_ = 0;           // of this term
+  uint64_t commit_revision_ = 0;  // of the last one
   std::unique_ptr<EtcdElection> election_;  // null before Campaign
 };
 

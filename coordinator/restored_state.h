@@ -12,6 +12,8 @@ namespace engram {
 
 // So far the numbers are moved on: more than are given out between two copies.
 constexpr uint64_t kRestoredTermsSkipped = 1u << 20;
+// Terms in etcd are its revisions, of which every write takes one.
+constexpr uint64_t kRestoredRevisionsSkipped = 1ull << 40;
 constexpr uint64_t kRestoredVersionsSkipped = 1'000'000;
 constexpr uint64_t kRestoredEpochsSkipped = 1u << 30;
 

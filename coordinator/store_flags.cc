@@ -1,5 +1,7 @@
 #include "coordinator/store_flags.h"
 
+#include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <filesystem>
 #include <string_view>
@@ -13,6 +15,10 @@
 
 namespace engram {
 namespace {
+
+constexpr std::string_view kOnce = "once";  // --restored without a name
+// etcd's members may be on their way still, and the snapshot's leader has its lease.
+constexpr std::chrono::seconds kRestoredPatience{60};
 
 Status Wrong(const std::string& what) { return {StatusCode::kInvalidArgument, what}; }
 
@@ -50,17 +56,29 @@ void WarnOfOneCa(const std::string& etcd_certs, const std::string& certs) {
   }
 }
 
+Status CheckRestoredName(const std::string& name) {
+  const bool good = name != kOnce && name.size() <= 64 &&
+                    std::all_of(name.begin(), name.end(), [](unsigned char c) {
+                      return std::isalnum(c) != 0 || c == '-' || c == '_' || c == '.' || c == ':';
+                    });
+  return good ? Status()
+              : Wrong(
+                    "--restored needs a name for this restore where the state is in etcd, of up "
+                    "to 64 letters, digits and -_.: such as --restored=2026-11-28, and for each "
+                    "restore another");
+}
+
 }  // namespace
 
 void AddStoreFlags(CLI::App* app, StoreFlags* flags) {
   CLI::Option* state = app->add_option("--state", flags->state,
                                        "The SQLite file to keep state in; made when missing");
-  app->add_flag(
-         "--restored", flags->restored,
-         "The file of --state is a copy from earlier that was put in place: give out no term, "
-         "version or epoch that may have been given since. At this start only: not in a "
-         "service's flags")
-      ->needs(state);
+  app->add_flag("--restored{once}", flags->restored,
+                "The state is a copy from earlier that was put in place: give out no term, version "
+                "or epoch that may have been given since. With --state at this start only: not in "
+                "a service's flags. With --store https://... as --restored=NAME, any name for this "
+                "restore (2026-11-28): each name counts once, for all coordinators, so it may stay "
+                "in their flags");
   app->add_option("--store", flags->store,
                   "Where to keep state: https://HOST:PORT,HOST:PORT/PREFIX, an etcd under mutual "
                   "TLS with --etcd-certs; etcd://HOST:PORT,HOST:PORT/PREFIX, one without TLS, on "
@@ -90,7 +108,12 @@ Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
       return Error(Wrong("--etcd-certs is for --store https://..., and the state is in " + file));
     }
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<SqliteStore> store, SqliteStore::Open(file));
-    if (flags.restored) {
+    if (!flags.restored.empty() && flags.restored != kOnce) {
+      return Error(
+          Wrong("--restored=NAME is for --store https://...; with --state give --restored "
+                "alone, at one start"));
+    }
+    if (!flags.restored.empty()) {
       ENGRAM_TRY(store->SkipGiven());
       spdlog::info("{} is a copy: terms, versions and epochs go on far above it", file);
     }
@@ -112,7 +135,15 @@ Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
     options.identity = *std::move(identity);
     WarnOfOneCa(flags.etcd_certs, security.certs);
   }
-  return std::make_unique<EtcdStore>(std::move(options));
+  auto store = std::make_unique<EtcdStore>(std::move(options));
+  if (!flags.restored.empty()) {
+    ENGRAM_TRY(CheckRestoredName(flags.restored));
+    ENGRAM_TRY(store->SkipGiven(flags.restored, SteadyClock().Now() + kRestoredPatience)
+                   .WithContext("--restored=" + flags.restored));
+    spdlog::info("the state was restored as '{}': terms, versions and epochs go on far above it",
+                 flags.restored);
+  }
+  return store;
 }
 
 }  // namespace engram

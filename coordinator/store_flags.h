@@ -15,7 +15,7 @@ namespace engram {
 
 struct StoreFlags {
   std::string state;       // SQLite file
-  bool restored = false;   // it is a copy from earlier: see SqliteStore::SkipGiven
+  std::string restored;    // it is a copy from earlier, this one: see SkipGiven of the stores
   std::string store;       // see ParseEtcdAddress, or sqlite:FILE
   std::string etcd_certs;  // folder; empty: etcd is spoken to without TLS
   int leader_lease_s = 3;

@@ -152,7 +152,8 @@ Result<proto::CreateVersionReply> CreateWhenRegistered(const Options& options,
     if (created.has_value()) return created;
     const StatusCode code = created.error().code();
     const bool later = code == StatusCode::kFailedPrecondition ||
-                       (options.first && code == StatusCode::kUnavailable);
+                       (options.first && (code == StatusCode::kUnavailable ||
+                                          code == StatusCode::kDeadlineExceeded));
     if (!patient || !later || Clock::now() >= registered_by) return created;
     std::this_thread::sleep_for(kPollInterval);
   }

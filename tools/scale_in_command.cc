@@ -19,7 +19,8 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPollInterval = std::chrono::milliseconds(200);
 // A plan that cannot be made may be for a moment, while a node restarts.
 constexpr auto kProblemGrace = std::chrono::seconds(30);
-// One upgrade may replace memory nodes and the coordinator.
+// One upgrade may replace memory nodes and every coordinator; and a network policy may let a new
+// pod in a little later.
 constexpr auto kCoordinatorGrace = std::chrono::seconds(60);
 
 struct Options {
@@ -42,11 +43,32 @@ std::string Names(const std::vector<std::string>& ids) {
   return text;
 }
 
+// No coordinator answers, and one may soon. A host that is gone does not refuse: it is silent.
+bool IsAway(const Status& status) {
+  return status.code() == StatusCode::kUnavailable ||
+         status.code() == StatusCode::kDeadlineExceeded;
+}
+
+// With --wait or --forget coordinators that are away just now are waited for. `call` may be made
+// twice: its answer may have been lost.
+template <typename Call>
+auto OnceThere(const Options& options, Call call) {
+  const auto end = std::min(EndOf(options), Clock::now() + kCoordinatorGrace);
+  while (true) {
+    auto reply = call();
+    const bool later =
+        (options.wait || options.forget) && !reply.has_value() && IsAway(reply.error());
+    if (!later || Clock::now() >= end) return reply;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
 Status Drain(const Options& options, const std::string& id, bool undo) {
   proto::DrainNodeRequest request;
   request.set_node_id(id);
   request.set_undo(undo);
-  const auto reply = CallDrainNode(options.coordinator, request);
+  const auto reply =
+      OnceThere(options, [&] { return CallDrainNode(options.coordinator, request); });
   return reply.has_value() ? Status() : reply.error().WithContext("node " + id);
 }
 
@@ -112,23 +134,11 @@ Status WaitEmpty(const Options& options, const std::vector<std::string>& ids) {
   }
 }
 
-// With --wait or --forget a coordinator that restarts just now is waited for.
-Result<proto::GetStatusReply> StatusOnceThere(const Options& options) {
-  const auto end = std::min(EndOf(options), Clock::now() + kCoordinatorGrace);
-  while (true) {
-    auto status = CallGetStatus(options.coordinator);
-    const bool later = (options.wait || options.forget) && !status.has_value() &&
-                       status.error().code() == StatusCode::kUnavailable;
-    if (!later || Clock::now() >= end) return status;
-    std::this_thread::sleep_for(kPollInterval);
-  }
-}
-
 Result<proto::GetPlanReply> PlanWithout(const Options& options, const ScaleIn& scale_in) {
   proto::GetPlanRequest request;
   for (const std::string& id : scale_in.leaving) request.add_drain(id);
   for (const std::string& id : scale_in.undrained) request.add_undrain(id);
-  return CallGetPlan(options.coordinator, request);
+  return OnceThere(options, [&] { return CallGetPlan(options.coordinator, request); });
 }
 
 Status RunDrains(const Options& options, const proto::GetStatusReply& status,
@@ -166,8 +176,8 @@ Status Forget(const Options& options, const std::string& id, Clock::time_point e
     request.set_node_id(id);
     const auto reply = CallRemoveNode(options.coordinator, request);
     if (reply.has_value() || reply.error().code() == StatusCode::kNotFound) return {};
-    const StatusCode code = reply.error().code();
-    const bool later = code == StatusCode::kFailedPrecondition || code == StatusCode::kUnavailable;
+    const bool later =
+        reply.error().code() == StatusCode::kFailedPrecondition || IsAway(reply.error());
     if (!later || Clock::now() >= end) return reply.error().WithContext("node " + id);
     std::this_thread::sleep_for(kPollInterval);
   }
@@ -188,7 +198,7 @@ Status Run(const Options& options, bool json) {
     if (!parsed.has_value()) return parsed.error();
     kept.push_back(*parsed);
   }
-  const auto status = StatusOnceThere(options);
+  const auto status = OnceThere(options, [&] { return CallGetStatus(options.coordinator); });
   if (!status.has_value()) return status.error();
   const ScaleIn scale_in = PlanScaleIn(*status, kept, options.keep_drained);
   return options.forget ? RunForget(options, scale_in, json)

@@ -87,6 +87,9 @@ class RpcConnection final : public RpcClient {
   }
 
   [[nodiscard]] const std::string& leader() const override { return leader_; }
+  [[nodiscard]] const std::string& peer_address() const override {
+    return connection_->peer_address();
+  }
 
   awaitable<Status> Closed() override {
     const auto self = shared_from_this();

@@ -37,6 +37,8 @@ class RpcClient : public std::enable_shared_from_this<RpcClient> {
   // Who leads, as the last reply said ("host:port"); empty when it did not: then the peer leads, or
   // nobody does that it knows of. A reply that names a leader comes from a follower.
   [[nodiscard]] virtual const std::string& leader() const = 0;
+  // "host:port" of the other end, numeric.
+  [[nodiscard]] virtual const std::string& peer_address() const = 0;
   // Completes when the connection has ended, with the reason.
   [[nodiscard]] virtual boost::asio::awaitable<Status> Closed() = 0;
   virtual void Close() = 0;

@@ -17,17 +17,22 @@ STORAGE = "local"
 WAIT_S = 240
 
 
+def volume(name, mode, size, **more):
+    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+            "spec": {"capacity": {"storage": size}, "accessModes": [mode], "storageClassName": STORAGE,
+                     "persistentVolumeReclaimPolicy": "Retain",
+                     "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
+                         {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}]}}, **more}}
+
+
+def local_volume(folder, name, mode="ReadWriteOnce", size="1Gi"):
+    """A folder of this machine; local, not a hostPath: it is given to the pod's group."""
+    (folder / name).mkdir()
+    return volume(name, mode, size, local={"path": str(folder / name)})
+
+
 def namespace_manifests(folder, models):
     """A namespace that refuses pods above the restricted level, and the disks of this machine: the checkpoints, the state."""
-    state = folder / "coordinator-state"
-    state.mkdir()
-
-    def volume(name, mode, size, **more):
-        return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
-                "spec": {"capacity": {"storage": size}, "accessModes": [mode], "storageClassName": STORAGE,
-                         "persistentVolumeReclaimPolicy": "Retain",
-                         "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
-                             {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}]}}, **more}}
     return [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": {
             "pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/enforce-version": "latest"}}},
@@ -35,10 +40,12 @@ def namespace_manifests(folder, models):
          "metadata": {"name": STORAGE, "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
          "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"},
         volume("models", "ReadOnlyMany", "4Gi", hostPath={"path": str(models)}, claimRef={"namespace": NAMESPACE, "name": "models"}),
-        # local: it is given to the pod's group.
-        volume("state", "ReadWriteOnce", "1Gi", local={"path": str(state)}),
+        local_volume(folder, "state"),
+        local_volume(folder, "reports"),
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models", "namespace": NAMESPACE},
          "spec": {"accessModes": ["ReadOnlyMany"], "resources": {"requests": {"storage": "4Gi"}}}},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "reports", "namespace": NAMESPACE},
+         "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "reports", "resources": {"requests": {"storage": "1Gi"}}}},
     ]
 
 
@@ -53,8 +60,14 @@ class Release:
         self.values = dict(values)
         self.name = "pool"
         self.full = "pool-engram-pool"
-        self.coordinators = f"{self.full}-coordinator.{NAMESPACE}.svc:7000"
         self._contexts = {}
+
+    @property
+    def coordinators(self):
+        """As readers name them, like the chart's own pods do."""
+        if int(self.values.get("coordinator.replicas", 1)) == 1:
+            return f"{self.full}-coordinator.{NAMESPACE}.svc:7000"
+        return ",".join(f"{self.full}-coordinator-{i}.{self.full}-coordinators.{NAMESPACE}.svc:7000" for i in range(3))
 
     # ---- helm ----
 
@@ -76,10 +89,11 @@ class Release:
     def install(self):
         return self.helm("install", self.name, self.chart, *self._settings())
 
-    def upgrade(self, **options):
-        """values: those that change."""
-        self.values.update(options.pop("values", {}))
-        self.helm("upgrade", self.name, self.chart, *self._settings(), "--timeout", "10m")
+    def upgrade(self, *words, values=None):
+        """values: those that change; None takes one back."""
+        self.values.update(values or {})
+        self.values = {name: value for name, value in self.values.items() if value is not None}
+        self.helm("upgrade", self.name, self.chart, *self._settings(), "--timeout", "10m", *words)
 
     # ---- kubectl ----
 
@@ -129,9 +143,9 @@ class Release:
     def await_settled(self, nodes):
         self.await_true(lambda: self.unsettled(nodes))
 
-    def await_true(self, why_not):
+    def await_true(self, why_not, seconds=WAIT_S):
         """Until it gives nothing."""
-        end = time.monotonic() + WAIT_S
+        end = time.monotonic() + seconds
         said = ""
         while time.monotonic() < end:
             try:
@@ -141,7 +155,7 @@ class Release:
             except Failed as failed:  # the operator's pod may be on its way
                 said = str(failed)
             time.sleep(0.5)
-        raise Failed(f"after {WAIT_S} s: {said}")
+        raise Failed(f"after {seconds} s: {said}")
 
     # ---- HTTP ----
 
@@ -170,9 +184,9 @@ class Release:
         lines = (line.rsplit(" ", 1) for line in page.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in lines}
 
-    def completion(self, address, prompt="Every row comes from"):
+    def completion(self, address, prompt="Every row comes from", tokens=8):
         reply = json.loads(self.http(f"https://{address}:8080/v1/completions", "worker",
-                                     {"prompt": prompt, "max_tokens": 8, "temperature": 0}))
+                                     {"prompt": prompt, "max_tokens": tokens, "temperature": 0}))
         return reply["choices"][0]["text"]
 
     # ---- When something failed ----

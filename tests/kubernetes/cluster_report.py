@@ -3,7 +3,7 @@ import datetime
 import platform
 import subprocess
 
-from go_programs import COREDNS_VERSION, HELM_VERSION, ROOT
+from go_programs import ADAPTER_VERSION, COREDNS_VERSION, HELM_VERSION, KUBE_ROUTER_VERSION, ROOT
 
 
 def first_line(*command):
@@ -26,13 +26,14 @@ def table(rows):
     return "\n".join(lines)
 
 
-def text(title, run, tally, machine_version, ready_s, total_s, reader):
+def text(title, commit, run, tally, machine_version, ready_s, total_s, reader):
     now = datetime.datetime.now(datetime.timezone.utc)
     return f"""## {title}
-{now:%Y-%m-%d %H:%M} UTC, commit {revision()}. {"Passed" if not run.problems else "FAILED"} in {total_s:.0f} s.
+{now:%Y-%m-%d %H:%M} UTC, commit {commit}. {"Passed" if not run.problems else "FAILED"} in {total_s:.0f} s.
 
 - Kubernetes {machine_version}, one node (ready {ready_s:.1f} s after its first process), kernel {platform.release()}, containerd
-  {first_line("containerd", "--version").split()[2]}, {first_line("runc", "--version")}, {first_line("etcd", "--version")}, CoreDNS {COREDNS_VERSION}, Helm {HELM_VERSION}.
+  {first_line("containerd", "--version").split()[2]}, {first_line("runc", "--version")}, {first_line("etcd", "--version")}, CoreDNS {COREDNS_VERSION}, kube-router
+  {KUBE_ROUTER_VERSION}, prometheus-adapter {ADAPTER_VERSION}, Helm {HELM_VERSION}.
 - {reader}
 - **{tally.rows_verified:,} rows verified in {tally.batches:,} batches, {tally.rows_wrong} wrong, {tally.batches_failed} batches failed**, {tally.crc_wrong} with a wrong CRC on the way; the longest
   batch took {tally.longest_ms:.0f} ms (deadline 2,000 ms).

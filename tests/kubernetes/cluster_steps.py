@@ -1,5 +1,6 @@
 """What happens to the release while the reader reads, step by step, and what must hold of each."""
 import contextlib
+import json
 import threading
 import time
 import urllib.error
@@ -252,6 +253,24 @@ class Run:
         if caller.errors:
             self.problems.append(f"model workers 1 -> 4 -> 1: {len(caller.errors)} requests not answered: {caller.errors[:3]}")
 
+    def benchmark(self, folder):
+        """The benchmark's Job beside the reader; its report is in the claim, which is `folder` here."""
+        release = self.release
+        values = {"bench.enabled": "true", "bench.claimName": "reports", "bench.resources.requests.cpu": "50m",
+                  "bench.resources.requests.memory": "256Mi", "bench.resources.limits.memory": "1Gi",
+                  "bench.args": "{--profile=v41-like,--decode=1,--no-prefill,--seconds=3}"}
+        with self.step("the benchmark's Job") as notes:
+            release.upgrade(values=values)
+            revision = json.loads(release.helm("list", "--output", "json"))[0]["revision"]
+            job = f"bench-{revision}"
+            release.kubectl("wait", f"job/{release.full}-{job}", "--for=condition=Complete", "--timeout=120s")
+            table = release.job_log(job).strip()
+            report = json.loads((folder / f"prefetch-{revision}.json").read_text())
+            self.require(report and table, f"{report} {table}")
+            notes.append(f"its report is kept as prefetch-{revision}.json")
+            release.upgrade(values=dict.fromkeys(values))
+        return table, report
+
     def stop_reader(self):
         self.reader.stop()
         self.reading = False
@@ -264,6 +283,7 @@ class Run:
             names = [f"{m['kind']} {m['metadata']['name'].removeprefix(release.full + '-')}" for m in left
                      if "ownerReferences" not in m["metadata"]]
             secrets = [s["metadata"]["name"] for s in release.get("secrets", "--field-selector", "type!=helm.sh/release.v1")["items"]]
-            notes.append(f"left, for a day: {', '.join(names)}; for you to delete: {len(secrets)} Secrets, the coordinator's claim")
+            claims = [c["metadata"]["name"] for c in release.get("pvc", "--selector", "app.kubernetes.io/name=engram-pool")["items"]]
+            notes.append(f"left, for a day: {', '.join(names)}; for you to delete: {len(secrets)} Secrets, claims {', '.join(claims)}")
             running = [m for m in left if m["kind"] != "Job" and m.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
             self.require(not running, f"left running: {names}")

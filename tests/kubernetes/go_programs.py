@@ -10,6 +10,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "kubernetes"
 BUILD = ROOT / "build" / "kubernetes"
 HELM_VERSION = "v3.22.0"
+KUBE_ROUTER_VERSION = "v2.1.0"
 
 
 def version_of(module, folder):
@@ -20,6 +21,7 @@ def version_of(module, folder):
 
 KUBERNETES_VERSION = version_of("k8s.io/kubernetes", "programs")
 COREDNS_VERSION = version_of("github.com/coredns/coredns", "coredns")
+ADAPTER_VERSION = version_of("sigs.k8s.io/prometheus-adapter", "prometheus-adapter")
 
 
 def go(what, folder, *words):
@@ -53,9 +55,26 @@ def kubernetes(*names):
     return {name: folder / name for name in names}
 
 
-def coredns():
-    binary = BUILD / "bin" / "coredns"
+def kube_router():
+    binary = BUILD / "bin" / "kube-router"
     if not binary.exists():
-        go(f"CoreDNS {COREDNS_VERSION}", HERE / "coredns", "build", "-p", "2", "-trimpath", "-ldflags", "-s -w",
-           "-o", str(binary), ".")
+        go(f"kube-router {KUBE_ROUTER_VERSION}", ROOT, "install", "-trimpath", "-ldflags", "-s -w",
+           f"github.com/cloudnativelabs/kube-router/v2/cmd/kube-router@{KUBE_ROUTER_VERSION}")
+        (BUILD / "kube-router").rename(binary)
+    return binary
+
+
+def prometheus_adapter():
+    return built("prometheus-adapter", ADAPTER_VERSION, "sigs.k8s.io/prometheus-adapter/cmd/adapter")
+
+
+def coredns():
+    return built("coredns", COREDNS_VERSION, ".")
+
+
+def built(name, version, package):
+    """Of the module in the folder of this name, which pins it."""
+    binary = BUILD / "bin" / name
+    if not binary.exists():
+        go(f"{name} {version}", HERE / name, "build", "-p", "2", "-trimpath", "-ldflags", "-s -w", "-o", str(binary), package)
     return binary

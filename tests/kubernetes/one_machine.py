@@ -1,5 +1,5 @@
-"""A Kubernetes cluster of one node on this machine: etcd, the control plane, containerd, a kubelet, kube-proxy and CoreDNS, each a
-real process, all in namespaces of their own (network, mounts, processes). Nothing of it reaches further than
+"""A Kubernetes cluster of one node on this machine: etcd, the control plane, containerd, a kubelet, kube-proxy, kube-router for
+network policies and CoreDNS, each a real process, all in namespaces of their own (network, mounts, processes). Nothing of it reaches further than
 this machine or outlives the process that started it. docs/decisions/0035-cluster-test.md says why it is as it is."""
 import contextlib
 import ctypes
@@ -28,8 +28,8 @@ TOKEN = "operator-of-the-test"  # for a server that lives as long as the test, i
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 CGROUP = "engram-kubernetes"
 PLUGINS = ("/usr/lib/cni", "/opt/cni/bin")
-NEEDED = {"containerd": "containerd", "runc": "runc", "etcd": "etcd-server", "iptables": "iptables", "ip": "iproute2",
-          "unshare": "util-linux", "openssl": "openssl"}
+NEEDED = {"containerd": "containerd", "runc": "runc", "etcd": "etcd-server", "iptables": "iptables", "ipset": "ipset", "ip": "iproute2",
+          "unshare": "util-linux", "openssl": "openssl", "prometheus": "prometheus", "etcdctl": "etcd-client"}
 READY_S = 120
 PR_SET_PDEATHSIG = 1
 # What a kubelet would set for the whole machine: it is shown these values, and so changes nothing.
@@ -161,7 +161,8 @@ class OneMachine:
 
     # ---- Its start ----
 
-    def _run(self, name, *command, **options):
+    def run(self, name, *command, **options):
+        """Starts what runs until the cluster ends, or until end()."""
         self._check()
         with open(self.folder / f"{name}.log", "wb") as log:
             self.processes[name] = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, cwd=self.folder,
@@ -173,7 +174,12 @@ class OneMachine:
                 log = self.folder / f"{name}.log"
                 raise Failed(f"{name} ended with {process.returncode}: {log}\n{log.read_text(errors='replace')[-2000:]}")
 
-    def _wait(self, what, ready):
+    def end(self, name):
+        process = self.processes.pop(name)
+        process.terminate()
+        process.wait(30)
+
+    def wait(self, what, ready):
         end = time.monotonic() + READY_S
         while True:
             self._check()
@@ -231,8 +237,8 @@ conf_dir = "{networks}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 ''')
-        self._run("containerd", "containerd", "--config", config)
-        self._wait("containerd", lambda: self.ctr("version"))
+        self.run("containerd", "containerd", "--config", config)
+        self.wait("containerd", lambda: self.ctr("version"))
         for archive in self.images:
             self.ctr("images", "import", "--no-unpack", str(archive))
 
@@ -244,7 +250,7 @@ runtime_type = "io.containerd.runc.v2"
         return output.stdout or " "
 
     def _start_control_plane(self):
-        self._run("etcd", "etcd", "--data-dir", self.folder / "etcd", "--unsafe-no-fsync",
+        self.run("etcd", "etcd", "--data-dir", self.folder / "etcd", "--unsafe-no-fsync",
                   "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
                   "--listen-peer-urls", "http://127.0.0.1:2380")
         key = self.folder / "accounts.key"
@@ -257,18 +263,32 @@ runtime_type = "io.containerd.runc.v2"
             "users": [{"name": "test", "user": {"token": TOKEN}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}]}))
         certificates = self.folder / "server"
-        self._run("apiserver", self.programs["kube-apiserver"], "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443",
+        front = self._make_front_proxy()
+        self.run("apiserver", self.programs["kube-apiserver"], "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443",
                   f"--advertise-address={NODE_ADDRESS}", f"--cert-dir={certificates}", f"--token-auth-file={tokens}",
                   "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={key}",
                   f"--service-account-signing-key-file={key}", f"--service-cluster-ip-range={SERVICES}",
-                  "--authorization-mode=RBAC", "--kubelet-preferred-address-types=InternalIP", "--event-ttl=24h")
-        self._wait("the API server", lambda: urllib.request.urlopen(urllib.request.Request(
+                  f"--requestheader-client-ca-file={front}/ca.crt", f"--proxy-client-cert-file={front}/proxy.crt",
+                  f"--proxy-client-key-file={front}/proxy.key", "--requestheader-allowed-names=front-proxy",
+                  "--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+                  "--requestheader-extra-headers-prefix=X-Remote-Extra-", "--authorization-mode=RBAC", "--kubelet-preferred-address-types=InternalIP", "--event-ttl=24h")
+        self.wait("the API server", lambda: urllib.request.urlopen(urllib.request.Request(
             "https://127.0.0.1:6443/readyz", headers={"Authorization": f"Bearer {TOKEN}"}), context=self.context, timeout=5))
-        self._run("controller-manager", self.programs["kube-controller-manager"], f"--kubeconfig={self.kubeconfig}",
+        self.run("controller-manager", self.programs["kube-controller-manager"], f"--kubeconfig={self.kubeconfig}",
                   "--leader-elect=false", "--bind-address=127.0.0.1", f"--service-account-private-key-file={key}",
                   f"--root-ca-file={certificates / 'apiserver.crt'}")
-        self._run("scheduler", self.programs["kube-scheduler"], f"--kubeconfig={self.kubeconfig}", "--leader-elect=false",
+        self.run("scheduler", self.programs["kube-scheduler"], f"--kubeconfig={self.kubeconfig}", "--leader-elect=false",
                   "--bind-address=127.0.0.1")
+
+    def _make_front_proxy(self):
+        """What the API server shows to servers of further groups, so that they believe it who asks."""
+        folder = self.folder / "front-proxy"
+        folder.mkdir()
+        for words in ("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -subj /CN=front-proxy-ca -days 2",
+                      "req -newkey rsa:2048 -nodes -keyout proxy.key -out proxy.csr -subj /CN=front-proxy",
+                      "x509 -req -in proxy.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out proxy.crt -days 2"):
+            subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
+        return folder
 
     def _start_node(self):
         corefile = self.folder / "Corefile"
@@ -284,7 +304,7 @@ runtime_type = "io.containerd.runc.v2"
   cache 30
 }}
 ''')
-        self._run("coredns", self.programs["coredns"], "-conf", corefile)
+        self.run("coredns", self.programs["coredns"], "-conf", corefile)
         proxy = self.folder / "proxy.yaml"
         proxy.write_text(yaml.safe_dump({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
@@ -312,12 +332,23 @@ runtime_type = "io.containerd.runc.v2"
             # The disk is this machine's: how full it is is not the test's matter.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99}))
-        self._run("kubelet", self.programs["kubelet"], f"--config={config}", f"--kubeconfig={self.kubeconfig}",
+        self.run("kubelet", self.programs["kubelet"], f"--config={config}", f"--kubeconfig={self.kubeconfig}",
                   f"--root-dir={self.folder / 'kubelet'}", f"--cert-dir={self.folder / 'kubelet-certs'}",
                   f"--node-ip={NODE_ADDRESS}", f"--hostname-override={NODE}", "--node-labels=topology.kubernetes.io/zone=here")
-        self._wait("the node", self._node_ready)
-        self._run("kube-proxy", self.programs["kube-proxy"], f"--config={proxy}")
-        self._wait("the default account", lambda: self.get("serviceaccount", "default"))
+        self.wait("the node", self._node_ready)
+        self.run("kube-proxy", self.programs["kube-proxy"], f"--config={proxy}")
+        # Of its three parts the one that enforces network policies. It writes back the whole filter table as it read it, and
+        # what kube-proxy changed meanwhile would be lost: it has tables of its own, which the kernel looks at as well.
+        own = self.folder / "iptables"
+        own.mkdir()
+        for family in ("iptables", "ip6tables"):
+            for verb in ("", "-save", "-restore"):
+                (own / f"{family}{verb}").symlink_to(shutil.which(f"{family}-legacy{verb}"))
+        self.run("kube-router", self.programs["kube-router"], f"--kubeconfig={self.kubeconfig}", "--run-firewall=true",
+                 "--run-router=false", "--run-service-proxy=false", f"--hostname-override={NODE}",
+                 f"--service-cluster-ip-range={SERVICES}", "--health-port=0", "--metrics-port=0",
+                 env=dict(os.environ, PATH=f"{own}:{os.environ['PATH']}"))
+        self.wait("the default account", lambda: self.get("serviceaccount", "default"))
 
     def _node_ready(self):
         conditions = self.get("node", NODE)["status"]["conditions"]

@@ -11,6 +11,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "engram/base/clock.h"
+#include "engram/rpc/host_port.h"
 
 namespace engram {
 namespace {
@@ -88,6 +89,9 @@ boost::asio::awaitable<Status> ControlLink::OpenSession() {
     if (!directory.has_value()) co_return directory.error();
     event.directory = *std::move(directory);
   }
+  // A node of before data_hosts connects to its readers, from the address that they reached it at.
+  const auto node = ParseHostPort(client_->peer_address());
+  if (opened->data_hosts().empty() && node.has_value()) opened->add_data_hosts(node->host);
   event.opened = *std::move(opened);
   inbox_->Put(std::move(event));
   co_return Status();

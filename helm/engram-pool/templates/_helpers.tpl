@@ -275,6 +275,13 @@ for the name then are told for half a minute that there is none. A pod that come
       fieldPath: status.podIP
 {{- end -}}
 
+{{- define "engram.podNameEnv" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+{{- end -}}
+
 {{/* Env of pods that run engramctl or engram-bench. */}}
 {{- define "engram.toolEnv" -}}
 - name: ENGRAM_COORDINATOR

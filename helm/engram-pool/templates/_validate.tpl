@@ -20,6 +20,18 @@
 {{- if and $v.etcd.enabled $v.etcd.image.repository (empty $v.etcd.image.tag) (empty $v.etcd.image.digest) -}}
 {{- fail "etcd.image has no tag: set etcd.image.tag or etcd.image.digest" -}}
 {{- end -}}
+{{- if and $v.coordinator.restored (eq $c 1) -}}
+{{- fail "coordinator.restored is for a state in etcd; SQLite's file is started once with --restored (docs/OPERATIONS.md): leave coordinator.restored out" -}}
+{{- end -}}
+{{- if and $v.etcd.snapshots.claimName (not $v.etcd.enabled) -}}
+{{- fail "etcd.snapshots are of the etcd that etcd.enabled runs: set etcd.enabled=true, or leave etcd.snapshots.claimName out and take snapshots of yours where it runs" -}}
+{{- end -}}
+{{- if and $v.etcd.snapshots.restore (empty $v.etcd.snapshots.claimName) -}}
+{{- fail "etcd.snapshots.restore is a file of a claim: set etcd.snapshots.claimName" -}}
+{{- end -}}
+{{- if and $v.etcd.snapshots.restore (empty $v.coordinator.restored) -}}
+{{- fail "a snapshot that is put back gives terms, versions and epochs again that were given since: set coordinator.restored to a name for this restore, such as the day" -}}
+{{- end -}}
 {{- if and $v.etcd.clientSecret (not $v.etcd.tls) -}}
 {{- fail "etcd.clientSecret is for TLS to etcd, which is off: set etcd.tls=true" -}}
 {{- end -}}

@@ -12,6 +12,8 @@
 #include <signal.h>
 
 #include "coordinator/etcd_state.h"
+#include "coordinator/restored_state.h"
+#include "proto/state.pb.h"
 #include "tests/support/etcd_process.h"
 
 namespace engram {
@@ -34,14 +36,18 @@ class EtcdStoreTest : public testing::Test {
         EtcdClient::Options{.endpoints = etcd_->endpoints(), .try_timeout = milliseconds(5000)});
   }
 
-  std::unique_ptr<EtcdStore> Open(const std::string& address, milliseconds poll = milliseconds(20),
+  std::unique_ptr<EtcdStore> Make(milliseconds poll = milliseconds(20),
                                   seconds lease = seconds(10)) {
     EtcdStore::Options options;
     options.address = {etcd_->endpoints(), "test"};
     options.lease = lease;
     options.poll = poll;
     options.try_timeout = milliseconds(5000);
-    auto store = std::make_unique<EtcdStore>(options);
+    return std::make_unique<EtcdStore>(options);
+  }
+  std::unique_ptr<EtcdStore> Open(const std::string& address, milliseconds poll = milliseconds(20),
+                                  seconds lease = seconds(10)) {
+    auto store = Make(poll, lease);
     EXPECT_TRUE(store->Campaign(address, [] {}).ok());
     return store;
   }
@@ -63,6 +69,14 @@ class EtcdStoreTest : public testing::Test {
   void RemoveLeader() {
     EtcdTxn txn;
     txn.success = {EtcdOp::Delete(names_.leader)};
+    ASSERT_TRUE(client_->Txn(txn, Soon()).has_value());
+  }
+  // As if a leader had been lost after it had committed a large event that puts `key`.
+  void MakePending(const std::string& key, const std::string& value) {
+    EtcdEvent event = EncodeEvent(names_, {{key, value}});
+    EtcdTxn txn;
+    txn.success = std::move(event.parts);
+    txn.success.push_back(EtcdOp::Put(names_.pending, event.pending));
     ASSERT_TRUE(client_->Txn(txn, Soon()).has_value());
   }
   std::vector<EtcdKeyValue> Keys(const std::string& prefix) {
@@ -167,6 +181,63 @@ TEST_F(EtcdStoreTest, ACommittedEventIsSeenAtOnceAndFinishedByTheNextLeader) {
   ASSERT_EQ(records.size(), 4u);
   records.pop_back();
   EXPECT_EQ(records, expected);
+}
+
+TEST_F(EtcdStoreTest, ARestoredSnapshotGivesNoNumberAgain) {
+  proto::ClusterRecord cluster;
+  cluster.set_next_version(3);
+  proto::VersionRecord version;
+  version.set_epoch(7);
+  auto before = Open("before:1");
+  const uint64_t term = AwaitTerm(*before);
+  ASSERT_TRUE(before
+                  ->Commit(term, {{"cluster", cluster.SerializeAsString()},
+                                  {"version/2", version.SerializeAsString()},
+                                  {"version/2/owners", "as they are"}})
+                  .ok());
+  // While somebody leads nothing is changed.
+  const Status refused = Make()->SkipGiven("monday", SteadyClock().Now());
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("before:1 leads: end every coordinator"));
+  before = nullptr;
+
+  // Three coordinators start with the same name, at the same time and later: it counts once.
+  auto first = Make();
+  std::thread beside([&] { EXPECT_EQ(Make()->SkipGiven("monday", Soon()), Status()); });
+  EXPECT_EQ(first->SkipGiven("monday", Soon()), Status());
+  beside.join();
+  ASSERT_TRUE(first->Campaign("first:1", [] {}).ok());
+  const uint64_t next = AwaitTerm(*first);
+  EXPECT_GT(next, term + kRestoredRevisionsSkipped);
+  EXPECT_LT(next, term + 2 * kRestoredRevisionsSkipped);
+  EXPECT_EQ(Make()->SkipGiven("monday", SteadyClock().Now()), Status());
+  const auto check = [&](uint64_t times) {
+    const auto records = first->ReadAll();
+    ASSERT_TRUE(records.has_value());
+    ASSERT_EQ(records->size(), 3u);
+    ASSERT_TRUE(cluster.ParseFromString((*records)[0].value.value()));
+    EXPECT_EQ(cluster.next_version(), 3 + times * kRestoredVersionsSkipped);
+    ASSERT_TRUE(version.ParseFromString((*records)[1].value.value()));
+    EXPECT_EQ(version.epoch(), 7 + times * kRestoredEpochsSkipped);
+    EXPECT_EQ((*records)[2].value, "as they are");
+  };
+  check(1);
+  // It leads as ever: writes, and sees it when it is deposed.
+  EXPECT_EQ(first->Commit(next, {{"a", "1"}}), Status());
+  EXPECT_EQ(first->Commit(next, {{"a", std::nullopt}}), Status());
+  RemoveLeader();
+  EXPECT_TRUE(Await([&] { return first->leadership().term > next; }));
+  first = nullptr;
+
+  // Another restore, and in this snapshot a large event is on its way.
+  MakePending("cluster", cluster.SerializeAsString());
+  first = Make();
+  EXPECT_EQ(first->SkipGiven("tuesday", Soon()), Status());
+  EXPECT_TRUE(Keys(names_.event).empty());
+  EXPECT_TRUE(Keys(names_.pending).empty());
+  check(2);
+  ASSERT_TRUE(first->Campaign("first:1", [] {}).ok());
+  EXPECT_GT(AwaitTerm(*first), next + kRestoredRevisionsSkipped);
 }
 
 TEST_F(EtcdStoreTest, PartsOfAnEventThatWasNeverCommittedAreClearedAway) {
