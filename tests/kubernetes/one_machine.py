@@ -161,7 +161,8 @@ class OneMachine:
 
     # ---- Its start ----
 
-    def _run(self, name, *command, **options):
+    def run(self, name, *command, **options):
+        """Starts what runs until the cluster ends."""
         self._check()
         with open(self.folder / f"{name}.log", "wb") as log:
             self.processes[name] = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log, cwd=self.folder,
@@ -173,7 +174,7 @@ class OneMachine:
                 log = self.folder / f"{name}.log"
                 raise Failed(f"{name} ended with {process.returncode}: {log}\n{log.read_text(errors='replace')[-2000:]}")
 
-    def _wait(self, what, ready):
+    def wait(self, what, ready):
         end = time.monotonic() + READY_S
         while True:
             self._check()
@@ -231,8 +232,8 @@ conf_dir = "{networks}"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 ''')
-        self._run("containerd", "containerd", "--config", config)
-        self._wait("containerd", lambda: self.ctr("version"))
+        self.run("containerd", "containerd", "--config", config)
+        self.wait("containerd", lambda: self.ctr("version"))
         for archive in self.images:
             self.ctr("images", "import", "--no-unpack", str(archive))
 
@@ -244,7 +245,7 @@ runtime_type = "io.containerd.runc.v2"
         return output.stdout or " "
 
     def _start_control_plane(self):
-        self._run("etcd", "etcd", "--data-dir", self.folder / "etcd", "--unsafe-no-fsync",
+        self.run("etcd", "etcd", "--data-dir", self.folder / "etcd", "--unsafe-no-fsync",
                   "--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
                   "--listen-peer-urls", "http://127.0.0.1:2380")
         key = self.folder / "accounts.key"
@@ -257,17 +258,17 @@ runtime_type = "io.containerd.runc.v2"
             "users": [{"name": "test", "user": {"token": TOKEN}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}]}))
         certificates = self.folder / "server"
-        self._run("apiserver", self.programs["kube-apiserver"], "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443",
+        self.run("apiserver", self.programs["kube-apiserver"], "--etcd-servers=http://127.0.0.1:2379", "--secure-port=6443",
                   f"--advertise-address={NODE_ADDRESS}", f"--cert-dir={certificates}", f"--token-auth-file={tokens}",
                   "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={key}",
                   f"--service-account-signing-key-file={key}", f"--service-cluster-ip-range={SERVICES}",
                   "--authorization-mode=RBAC", "--kubelet-preferred-address-types=InternalIP", "--event-ttl=24h")
-        self._wait("the API server", lambda: urllib.request.urlopen(urllib.request.Request(
+        self.wait("the API server", lambda: urllib.request.urlopen(urllib.request.Request(
             "https://127.0.0.1:6443/readyz", headers={"Authorization": f"Bearer {TOKEN}"}), context=self.context, timeout=5))
-        self._run("controller-manager", self.programs["kube-controller-manager"], f"--kubeconfig={self.kubeconfig}",
+        self.run("controller-manager", self.programs["kube-controller-manager"], f"--kubeconfig={self.kubeconfig}",
                   "--leader-elect=false", "--bind-address=127.0.0.1", f"--service-account-private-key-file={key}",
                   f"--root-ca-file={certificates / 'apiserver.crt'}")
-        self._run("scheduler", self.programs["kube-scheduler"], f"--kubeconfig={self.kubeconfig}", "--leader-elect=false",
+        self.run("scheduler", self.programs["kube-scheduler"], f"--kubeconfig={self.kubeconfig}", "--leader-elect=false",
                   "--bind-address=127.0.0.1")
 
     def _start_node(self):
@@ -284,7 +285,7 @@ runtime_type = "io.containerd.runc.v2"
   cache 30
 }}
 ''')
-        self._run("coredns", self.programs["coredns"], "-conf", corefile)
+        self.run("coredns", self.programs["coredns"], "-conf", corefile)
         proxy = self.folder / "proxy.yaml"
         proxy.write_text(yaml.safe_dump({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
@@ -312,12 +313,12 @@ runtime_type = "io.containerd.runc.v2"
             # The disk is this machine's: how full it is is not the test's matter.
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
             "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99}))
-        self._run("kubelet", self.programs["kubelet"], f"--config={config}", f"--kubeconfig={self.kubeconfig}",
+        self.run("kubelet", self.programs["kubelet"], f"--config={config}", f"--kubeconfig={self.kubeconfig}",
                   f"--root-dir={self.folder / 'kubelet'}", f"--cert-dir={self.folder / 'kubelet-certs'}",
                   f"--node-ip={NODE_ADDRESS}", f"--hostname-override={NODE}", "--node-labels=topology.kubernetes.io/zone=here")
-        self._wait("the node", self._node_ready)
-        self._run("kube-proxy", self.programs["kube-proxy"], f"--config={proxy}")
-        self._wait("the default account", lambda: self.get("serviceaccount", "default"))
+        self.wait("the node", self._node_ready)
+        self.run("kube-proxy", self.programs["kube-proxy"], f"--config={proxy}")
+        self.wait("the default account", lambda: self.get("serviceaccount", "default"))
 
     def _node_ready(self):
         conditions = self.get("node", NODE)["status"]["conditions"]
