@@ -124,8 +124,11 @@
 {{- if and $l.enabled (empty $l.sshSecret) (or (not $v.tls.enabled) (ne $v.tls.source "job")) -}}
 {{- fail "modelWorkers.leaderWorkerSet starts ranks by ssh, whose key the certificates' Job makes (tls.source=job): set modelWorkers.leaderWorkerSet.sshSecret to a Secret of yours with ssh-privatekey, authorized_keys and known_hosts (docs/OPERATIONS.md)" -}}
 {{- end -}}
-{{- if and $v.modelWorkers.enabled (gt $ranks 1) $v.modelWorkers.resources.limits.memory (ge (include "engram.bytes" $v.modelWorkers.sharedMemory | int64) (include "engram.bytes" $v.modelWorkers.resources.limits.memory | int64)) -}}
-{{- fail (printf "modelWorkers.sharedMemory is part of the pod's memory, whose limit is %s: set modelWorkers.sharedMemory lower, or raise modelWorkers.resources.limits.memory" $v.modelWorkers.resources.limits.memory) -}}
+{{- $memory := dig "limits" "memory" "" $v.modelWorkers.resources | toString -}}
+{{- if and $v.modelWorkers.enabled (gt $ranks 1) (regexMatch "^[0-9.]+[KMGT]i$" $memory) -}}
+{{- if ge (include "engram.bytes" $v.modelWorkers.sharedMemory | int64) (include "engram.bytes" $memory | int64) -}}
+{{- fail (printf "modelWorkers.sharedMemory is part of the pod's memory, whose limit is %s: set modelWorkers.sharedMemory lower, or raise modelWorkers.resources.limits.memory" $memory) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.modelWorkers.enabled $v.modelWorkers.autoscaling.enabled (gt (int $v.modelWorkers.autoscaling.minReplicas) (int $v.modelWorkers.autoscaling.maxReplicas)) -}}
 {{- fail (printf "modelWorkers.autoscaling.minReplicas is above maxReplicas: set modelWorkers.autoscaling.maxReplicas to %d or more" (int $v.modelWorkers.autoscaling.minReplicas)) -}}
