@@ -9,7 +9,9 @@ def in_a_pod(run):
     """Two ranks in each of two pods answer as one rank does; a pod that ends while requests come ends none of them."""
     release = run.release
     with run.step("model workers of two ranks each (mpirun in a pod)") as notes:
-        release.upgrade(values={"modelWorkers.replicas": 2, "modelWorkers.tensorParallel": 2, "modelWorkers.sharedMemory": "64Mi"})
+        # Memory for two: each rank has its own cache, and what is not divided of the model.
+        release.upgrade(values={"modelWorkers.replicas": 2, "modelWorkers.tensorParallel": 2, "modelWorkers.sharedMemory": "64Mi",
+                                "modelWorkers.resources.limits.memory": "2Gi"})
         release.await_true(lambda: "" if len(release.pods("model-worker")) == 2 else "pods come or go")
         run.require(run.workers(2) == run.answers, "two ranks answer differently than one")
         for pod in release.pods("model-worker"):
