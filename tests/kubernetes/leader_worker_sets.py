@@ -44,7 +44,7 @@ def start(machine, binary):
         "health": {"healthProbeBindAddress": "127.0.0.1:8081"},
         "webhook": {"port": PORT, "host": "127.0.0.1", "certDir": str(folder)}}))
     machine.kubectl("apply", "--server-side", "--filename", "-", text=yaml.safe_dump(go_programs.leader_worker_set_kind()))
-    machine.kubectl("wait", "--for=condition=Established", "crd/leaderworkersets.leaderworkerset.x-k8s.io", "--timeout=30s")
+    machine.wait("the kind LeaderWorkerSet", lambda: machine.get("leaderworkersets", "--all-namespaces"))
     machine.run("lws-controller", binary, f"--config={config}", f"--kubeconfig={machine.kubeconfig}")
     machine.wait("the LeaderWorkerSet controller", _listens)
     machine.apply(*_webhooks((folder / "tls.crt").read_bytes()))
