@@ -43,7 +43,7 @@ struct ServeOptions {
   std::string model_name;     // empty = the folder's name
   std::string announce_file;  // empty = none
 };
-// Until SIGINT or SIGTERM.
+// Until SIGINT or SIGTERM; of several ranks also SIGUSR1, which mpirun hands on.
 [[nodiscard]] Status RunServe(const ServeOptions& options);
 
 struct MeasureFetchOptions {

@@ -126,7 +126,9 @@ int Main(int argc, char** argv) {
       "Several processes share one model (tensor parallelism) where mpirun starts them; rank 0 "
       "listens, prints and reports:\n"
       "  mpirun -np 2 --bind-to none engram-model-worker serve --model DIR --coordinator "
-      "HOST:PORT");
+      "HOST:PORT\n"
+      "mpirun ends ranks a second after a SIGTERM; SIGUSR1 to it ends serving as cleanly as one "
+      "process ends.");
   Command command;
   GenerateOptions generate;
   CompareCommandOptions compare;

@@ -98,6 +98,7 @@ Status RankGroup::Follow(const WorkerOptions& options, Backend* backend,
                          const std::vector<RowSource*>& sources) const {
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
+  std::signal(SIGUSR1, SIG_IGN);
   collective_->SetPatience(PatienceOf(options));
   const Status status = FollowLeader(collective_.get(), backend, sources);
   // Rank 0 goes on without this one otherwise.

@@ -28,8 +28,10 @@ constexpr uint32_t kRequestBytesMax = 16u << 20;  // a prompt's text or token id
 
 // Runs `context` until SIGINT or SIGTERM; then stops the engine, which ends every request with an
 // error, lets those answers out, and returns. A second signal ends the process at once.
-void RunUntilSignal(asio::io_context* context, Engine* engine, bool* stopping) {
+//   ranks  SIGUSR1 does too: mpirun hands that on and waits, where a SIGTERM to it ends ranks soon
+void RunUntilSignal(asio::io_context* context, bool ranks, Engine* engine, bool* stopping) {
   asio::signal_set signals(*context, SIGINT, SIGTERM);
+  if (ranks) signals.add(SIGUSR1);
   asio::steady_timer flush(*context);
   signals.async_wait([&](const boost::system::error_code& error, int signal) {
     if (error) return;
@@ -38,6 +40,7 @@ void RunUntilSignal(asio::io_context* context, Engine* engine, bool* stopping) {
     signals.clear();
     std::signal(SIGINT, SIG_DFL);
     std::signal(SIGTERM, SIG_DFL);
+    std::signal(SIGUSR1, SIG_IGN);
     engine->Stop();
     flush.expires_after(kFlushTime);
     flush.async_wait([context](const boost::system::error_code&) { context->stop(); });
@@ -83,7 +86,7 @@ Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* r
     const nlohmann::json announcement = {{"http", (*server)->address()}};
     ENGRAM_RETURN_IF_ERROR(WriteFile(options.announce_file, announcement.dump() + "\n"));
   }
-  RunUntilSignal(&context, engine, &stopping);
+  RunUntilSignal(&context, leader != nullptr, engine, &stopping);
   engine->Stop();
   return {};
 }

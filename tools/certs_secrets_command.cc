@@ -1,5 +1,6 @@
 // The CA and the certificates of a cluster as one manifest of Kubernetes Secrets: what is there and
-// good stays as it is, the rest is made. For a Job, whose other container writes them.
+// good stays as it is, the rest is made; also the ssh key of model workers whose ranks are in
+// several pods. For a Job, whose other container writes them.
 #include "tools/certs_secrets_command.h"
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include <unistd.h>
 
 #include "engram/security/certificate_folder.h"
+#include "engram/security/ssh_key.h"
 
 namespace engram {
 namespace {
@@ -33,6 +35,7 @@ struct Options {
   std::string name_space;
   std::string ca_secret;
   std::vector<std::string> wanted;
+  std::string wanted_ssh;  // empty: none
   int days = kCertificateDays;
   int within_days = kWithinDays;
 };
@@ -153,6 +156,21 @@ ordered_json Secret(const Options& options, const std::string& name, const char*
           {"stringData", std::move(data)}};
 }
 
+// The Secret with a group's ssh key: the one that is there, however old, since hosts that run have
+// it too. *made: it is a new one.
+Result<ordered_json> SshSecret(const Options& options, bool* made) {
+  const fs::path file = fs::path(options.from) / options.wanted_ssh / kSshKeyFile;
+  *made = !IsThere(file);
+  ENGRAM_ASSIGN_OR_RETURN(const PrivateKey key,
+                          *made ? PrivateKey::Generate() : ReadPrivateKey(file));
+  ENGRAM_ASSIGN_OR_RETURN(std::string pem, key.Pem());
+  ENGRAM_ASSIGN_OR_RETURN(const std::string known, SshPublicKey(key));
+  return Secret(options, options.wanted_ssh, "kubernetes.io/ssh-auth",
+                {{kSshKeyFile, std::move(pem)},
+                 {kSshAuthorizedKeysFile, "restrict " + known + "\n"},
+                 {kSshKnownHostsFile, std::string(kSshHostAlias) + " " + known + "\n"}});
+}
+
 // Only for the owner: there are keys in it.
 Status WriteManifest(const std::string& file, const std::string& text) {
   const auto failed = [&] {
@@ -200,6 +218,13 @@ Status Run(const Options& options, bool json) {
         options, wanted->secret, "kubernetes.io/tls",
         {{kCaFile, ca->bundle_pem}, {kCertificateFile, pems->certificate}, {kKeyFile, pems->key}}));
   }
+  if (!options.wanted_ssh.empty()) {
+    bool is_new = false;
+    auto secret = SshSecret(options, &is_new);
+    if (!secret.has_value()) return secret.error().WithContext("--want-ssh " + options.wanted_ssh);
+    if (is_new) made.push_back(options.wanted_ssh);
+    items.push_back(*std::move(secret));
+  }
   const size_t count = items.size();
   const ordered_json list = {{"apiVersion", "v1"}, {"kind", "List"}, {"items", std::move(items)}};
   ENGRAM_RETURN_IF_ERROR(WriteManifest(options.out, list.dump(1) + "\n"));
@@ -233,6 +258,12 @@ void AddCertsSecretsCommand(CLI::App& certs, CommandLine& line) {
   command->add_option("--want", options->wanted, "A Secret, and whom its certificate is for")
       ->type_name("SECRET,ROLE,NAME[,HOST...]")
       ->required();
+  command
+      ->add_option(
+          "--want-ssh", options->wanted_ssh,
+          "A Secret with an ssh key, for model workers whose ranks are in several pods: it "
+          "stays while it is there")
+      ->type_name("SECRET");
   command->add_option("--days", options->days, "How long certificates are valid")
       ->check(CLI::Range(1, kCertificateDaysMax))
       ->capture_default_str();

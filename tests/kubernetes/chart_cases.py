@@ -5,6 +5,7 @@ EXTERNAL = ["coordinator.replicas=3", "etcd.endpoints={e0:2379,e1:2379,e2:2379}"
 SECRETS = ["tls.source=secrets"] + [f"tls.secrets.{who}=my-{who}" for who in
                                     ("coordinator", "memory", "worker", "operator", "metrics", "etcd", "etcdClient")]
 WORKERS = ["modelWorkers.enabled=true"]
+GROUPS = WORKERS + ["modelWorkers.leaderWorkerSet.enabled=true"]
 MONITORING = ["monitoring.annotations=true", "monitoring.serviceMonitor.enabled=true",
               "monitoring.rules.enabled=true", "monitoring.dashboard.enabled=true"]
 COPY = ["model.source=copy", "model.copy.image=fetch:1", "model.copy.sizeLimit=250Gi", "model.copy.command={/fetch}"]
@@ -27,6 +28,12 @@ GOOD = {
     "workers": (None, WORKERS + ["modelWorkers.autoscaling.enabled=true", "modelWorkers.autoscaling.maxReplicas=8"]),
     "workers that end at once": (None, WORKERS + ["modelWorkers.drainSeconds=0"]),
     "workers on CPUs": (None, WORKERS + ["modelWorkers.backend=cpu", "modelWorkers.zone=a"]),
+    "four ranks in a pod": (None, WORKERS + ["modelWorkers.tensorParallel=4"]),
+    "two ranks in a pod, on CPUs": (None, WORKERS + ["modelWorkers.backend=cpu", "modelWorkers.tensorParallel=2",
+                                                     "transport.env.OMPI_MCA_btl_tcp_if_include=eth0"]),
+    "ranks across pods": (None, GROUPS + ["modelWorkers.tensorParallel=2", "modelWorkers.leaderWorkerSet.size=4"]),
+    "ranks across pods, a key of yours": (None, GROUPS + ["tls.enabled=false", "modelWorkers.leaderWorkerSet.sshSecret=key",
+                                                          "modelWorkers.autoscaling.enabled=true"]),
     "everything monitored": (None, WORKERS + MONITORING),
     "benchmark": (None, ["bench.enabled=true", "bench.claimName=reports"]),
     "model on the hosts": (None, ["model.source=hostPath", "model.hostPath.path=/srv/model"] + WORKERS),
@@ -79,6 +86,7 @@ BAD = [
     (["coordinator.restored=last monday"], "coordinator/restored"),
     (["modelWorkers.concurrency=1000"], "modelWorkers/concurrency"),
     (["modelWorkers.backend=rocm"], "modelWorkers/backend"),
+    (["transport.env.NCCL-DEBUG=INFO"], "'NCCL-DEBUG' does not match pattern"),
     (["fullnameOverride=Pool"], "fullnameOverride"),
     (["fullnameOverride=a-name-that-is-longer-than-36-characters"], "fullnameOverride"),
     # what does not go together: the templates, with what to set
@@ -124,7 +132,14 @@ BAD = [
     (ETCD + SECRETS + ["tls.secrets.etcd="], "set tls.secrets.etcd"),
     (["tls.certificateDays=20"], "set tls.job.renewWithinDays to 10 or less"),
     (["modelWorkers.drainSeconds=60"], "set modelWorkers.terminationGracePeriodSeconds to 65 or more"),
-    (["modelWorkers.leaderWorkerSet=true"], "set modelWorkers.leaderWorkerSet=false"),
+    (["modelWorkers.tensorParallel=3"], "modelWorkers/tensorParallel"),
+    (["modelWorkers.leaderWorkerSet.size=1"], "modelWorkers/leaderWorkerSet/size"),
+    (["modelWorkers.leaderWorkerSet.enabled=true"], "set modelWorkers.enabled=true"),
+    (GROUPS + ["modelWorkers.leaderWorkerSet.size=3"], "set modelWorkers.leaderWorkerSet.size or modelWorkers.tensorParallel"),
+    (GROUPS + ["modelWorkers.leaderWorkerSet.size=8", "modelWorkers.tensorParallel=2"], "is 16 ranks"),
+    (GROUPS + ["tls.enabled=false"], "set modelWorkers.leaderWorkerSet.sshSecret"),
+    (GROUPS + ["tls.source=certManager", "tls.certManager.issuerRef.name=ca"], "set modelWorkers.leaderWorkerSet.sshSecret"),
+    (WORKERS + ["modelWorkers.tensorParallel=2", "modelWorkers.sharedMemory=16Gi"], "set modelWorkers.sharedMemory lower"),
     (["modelWorkers.autoscaling.enabled=true"], "set modelWorkers.enabled=true"),
     (WORKERS + ["modelWorkers.autoscaling.enabled=true", "modelWorkers.autoscaling.minReplicas=9"],
      "set modelWorkers.autoscaling.maxReplicas to 9 or more"),

@@ -1,10 +1,13 @@
 """Programs in Go that the tests of the chart run: built once, under build/kubernetes, from modules that are pinned."""
+import json
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+
+import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = ROOT / "tests" / "kubernetes"
@@ -22,6 +25,10 @@ def version_of(module, folder):
 KUBERNETES_VERSION = version_of("k8s.io/kubernetes", "programs")
 COREDNS_VERSION = version_of("github.com/coredns/coredns", "coredns")
 ADAPTER_VERSION = version_of("sigs.k8s.io/prometheus-adapter", "prometheus-adapter")
+
+
+LWS = "sigs.k8s.io/lws"
+LWS_VERSION = version_of(LWS, "lws")
 
 
 def go(what, folder, *words):
@@ -78,3 +85,28 @@ def built(name, version, package):
     if not binary.exists():
         go(f"{name} {version}", HERE / name, "build", "-p", "2", "-trimpath", "-ldflags", "-s -w", "-o", str(binary), package)
     return binary
+
+
+def lws_controller():
+    binary = BUILD / "bin" / "lws-controller"
+    if not binary.exists():
+        go(f"the LeaderWorkerSet controller {LWS_VERSION}", HERE / "lws", "build", "-p", "2", "-trimpath", "-ldflags", "-s -w",
+           "-o", str(binary), f"{LWS}/cmd")
+    return binary
+
+
+def lws_file(name):
+    """A manifest out of its module, as YAML's documents."""
+    copy = BUILD / "lws" / LWS_VERSION / name
+    if not copy.exists():
+        if shutil.which("go") is None:
+            sys.exit(f"no {name} of {LWS}, and no go to fetch it with: install Go 1.24 or later")
+        found = subprocess.run(["go", "mod", "download", "-json", LWS], check=True, cwd=HERE / "lws", capture_output=True, text=True)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(pathlib.Path(json.loads(found.stdout)["Dir"]) / "config" / name, copy)
+    return [document for document in yaml.safe_load_all(copy.read_text()) if document]
+
+
+def leader_worker_set_kind():
+    """Its definition, as its module has it."""
+    return lws_file("crd/bases/leaderworkerset.x-k8s.io_leaderworkersets.yaml")[0]

@@ -5,17 +5,18 @@ import subprocess
 OUR_PROGRAMS = ("engram-coordinator", "engram-shard-server", "engram-model-worker", "engramctl", "engram-bench")
 
 
-def pod_of(manifest):
-    """(labels, pod spec) of what makes pods; else (None, None)."""
+def pods_of(manifest):
+    """[(labels, pod spec)] of what makes pods."""
     kind = manifest["kind"]
     if kind == "Pod":
-        return manifest["metadata"].get("labels", {}), manifest["spec"]
-    template = manifest.get("spec", {}).get("template")
+        return [(manifest["metadata"].get("labels", {}), manifest["spec"])]
+    templates = [manifest.get("spec", {}).get("template")]
     if kind == "CronJob":
-        template = manifest["spec"]["jobTemplate"]["spec"]["template"]
-    if not isinstance(template, dict) or "spec" not in template:
-        return None, None
-    return template["metadata"].get("labels", {}), template["spec"]
+        templates = [manifest["spec"]["jobTemplate"]["spec"]["template"]]
+    if kind == "LeaderWorkerSet":
+        templates = [manifest["spec"]["leaderWorkerTemplate"][name] for name in ("leaderTemplate", "workerTemplate")]
+    return [(template["metadata"].get("labels", {}), template["spec"]) for template in templates
+            if isinstance(template, dict) and "spec" in template]
 
 
 def containers_of(pod):
@@ -44,6 +45,9 @@ class Help:
 def check_arguments(container, programs):
     """Every flag that a container gives one of our programs is one that it has."""
     words = container.get("command", []) + container.get("args", [])
+    if words and words[0] == "/usr/bin/engram-ranks":
+        # mpirun's words, up to the program.
+        words = words[next((i for i, word in enumerate(words) if i and word.startswith("/")), len(words)):]
     name = words[0].rsplit("/", 1)[-1] if words else ""
     if name not in OUR_PROGRAMS:
         return
@@ -101,7 +105,7 @@ def matches(selector, labels):
 
 def check_selectors(manifests):
     """What selects pods selects some."""
-    pods = [labels for labels, pod in map(pod_of, manifests) if pod is not None]
+    pods = [labels for manifest in manifests for labels, _ in pods_of(manifest)]
     for manifest in manifests:
         kind, spec = manifest["kind"], manifest.get("spec", {})
         selector = {"Service": lambda: spec["selector"],
@@ -123,15 +127,46 @@ def check_manifests(manifests, programs):
         name = f"{manifest['kind']} {manifest['metadata']['name']}"
         assert len(manifest["metadata"]["name"]) <= 63, name
         assert manifest["metadata"]["labels"]["app.kubernetes.io/part-of"] == "engram-pool", name
-        _, pod = pod_of(manifest)
-        if pod is None:
-            continue
-        claims = {c["metadata"]["name"] for c in manifest["spec"].get("volumeClaimTemplates", [])}
-        check_pod(name, pod, claims)
-        for container in containers_of(pod):
-            containers += 1
-            check_arguments(container, programs)
-        if manifest["kind"] == "StatefulSet" and pod["containers"][0]["name"] == "memory-node":
-            check_guaranteed(name, pod)
+        for _, pod in pods_of(manifest):
+            claims = {c["metadata"]["name"] for c in manifest["spec"].get("volumeClaimTemplates", [])}
+            check_pod(name, pod, claims)
+            for container in containers_of(pod):
+                containers += 1
+                check_arguments(container, programs)
+            if manifest["kind"] == "StatefulSet" and pod["containers"][0]["name"] == "memory-node":
+                check_guaranteed(name, pod)
     check_selectors(manifests)
     return containers
+
+
+def check_ranks(rendered):
+    """Several ranks: as many as are said, with a GPU each and memory between them, in one pod and in a group."""
+    def worker(name, kind):
+        manifest = next(m for m in rendered[name] if m["kind"] == kind and m["metadata"]["name"].endswith(("-ranks", "-model-worker")))
+        return [pod["containers"][0] | {"pod": pod, "labels": labels} for labels, pod in pods_of(manifest)]
+
+    def shared(container):
+        return next(v["emptyDir"] for v in container["pod"]["volumes"] if v["name"] == "shared-memory")
+    one = worker("workers", "Deployment")[0]
+    assert one["command"] == ["/usr/bin/engram-model-worker"] and one["resources"]["limits"]["nvidia.com/gpu"] == "1", one["command"]
+    assert not any(v["name"] == "shared-memory" for v in one["pod"]["volumes"])
+    four = worker("four ranks in a pod", "Deployment")[0]
+    assert four["command"] + four["args"][:4] == ["/usr/bin/engram-ranks", "4", "/usr/bin/engram-model-worker", "serve", "--tensor-parallel=4"], four["args"]
+    assert four["resources"]["limits"]["nvidia.com/gpu"] == four["resources"]["requests"]["nvidia.com/gpu"] == "4"
+    assert shared(four) == {"medium": "Memory", "sizeLimit": "1Gi"}
+    leader, follower = worker("ranks across pods", "LeaderWorkerSet")
+    hosts = leader["args"][leader["args"].index("--hosts") + 1].split(",")
+    assert hosts == [f"$(POD_NAME){i}.pool-engram-pool-ranks.engram.svc" for i in ("", "-1", "-2", "-3")], hosts
+    assert "--tensor-parallel=8" in leader["args"] and leader["args"][0] == "2", leader["args"]
+    assert follower["command"] == ["/usr/bin/engram-ranks", "--follow"] and shared(follower) == shared(leader)
+    service = next(m for m in rendered["ranks across pods"] if m["kind"] == "Service" and m["metadata"]["name"].endswith("-model-worker"))
+    behind = [matches(service["spec"]["selector"], one["labels"]) for one in (leader, follower)]
+    assert behind == [True, False], "the service has others than leaders behind it"
+    policies = [m["spec"] for m in rendered["ranks across pods"] if m["kind"] == "NetworkPolicy" and
+                matches(m["spec"]["podSelector"]["matchLabels"], follower["labels"])]
+    ssh = [rule["from"] for spec in policies for rule in spec["ingress"] for port in rule["ports"]
+           if "port" not in port or port["port"] <= 2222 <= port.get("endPort", port["port"])]
+    assert [len(peers) for peers in ssh] == [1], ssh
+    peer = ssh[0][0]["podSelector"]["matchLabels"]
+    pods = [labels for manifest in rendered["ranks across pods"] for labels, _ in pods_of(manifest) if matches(peer, labels)]
+    assert pods == [leader["labels"], follower["labels"]], "ssh is open to others than the group"

@@ -1,4 +1,4 @@
-{{/* root, name, ca, certificates: an init container that makes the Secrets of one CA. */}}
+{{/* root, name, ca, certificates, sshSecret: an init container that makes the Secrets of one CA. */}}
 {{- define "engram.makeCerts" -}}
 {{- $root := .root -}}
 {{- $full := include "engram.fullname" $root -}}
@@ -13,6 +13,9 @@
     - --ca-secret={{ $full }}-{{ .ca }}
     - --days={{ $root.Values.tls.certificateDays }}
     - --renew-within-days={{ $root.Values.tls.job.renewWithinDays }}
+    {{- with .sshSecret }}
+    - --want-ssh={{ . }}
+    {{- end }}
     {{- range $c := .certificates }}
     - --want={{ printf "%s-%s-tls,%s,%s" $full $c.who $c.role $c.name }}{{ range $c.hosts }},{{ . }}{{ end }}
     {{- end }}
@@ -27,6 +30,11 @@
     - name: {{ .ca }}
       mountPath: /have/{{ $full }}-{{ .ca }}
       readOnly: true
+    {{- with .sshSecret }}
+    - name: ranks-ssh
+      mountPath: /have/{{ . }}
+      readOnly: true
+    {{- end }}
     {{- range $c := .certificates }}
     - name: {{ $c.who }}
       mountPath: /have/{{ $full }}-{{ $c.who }}-tls
@@ -41,6 +49,7 @@
 {{- $certificates := include "engram.certificates" $root | fromJsonArray -}}
 {{- $own := list -}}
 {{- $etcd := list -}}
+{{- $sshSecret := ternary (include "engram.ranksSecret" $root) "" (eq (include "engram.makesRanksSecret" $root) "true") -}}
 {{- range $c := $certificates -}}
 {{- if hasKey $c "etcd" -}}{{- $etcd = append $etcd $c -}}{{- else -}}{{- $own = append $own $c -}}{{- end -}}
 {{- end -}}
@@ -59,7 +68,7 @@ template:
     imagePullSecrets: {{- toYaml . | nindent 6 }}
     {{- end }}
     initContainers:
-      {{- include "engram.makeCerts" (dict "root" $root "name" "make" "ca" "ca" "certificates" $own) | nindent 6 }}
+      {{- include "engram.makeCerts" (dict "root" $root "name" "make" "ca" "ca" "certificates" $own "sshSecret" $sshSecret) | nindent 6 }}
       {{- if $etcd }}
       {{- include "engram.makeCerts" (dict "root" $root "name" "make-etcd" "ca" "etcd-ca" "certificates" $etcd) | nindent 6 }}
       {{- end }}
@@ -105,6 +114,10 @@ template:
       {{- if $etcd }}
       - name: etcd-ca
         secret: {secretName: {{ $full }}-etcd-ca, optional: true, defaultMode: 0440}
+      {{- end }}
+      {{- with $sshSecret }}
+      - name: ranks-ssh
+        secret: {secretName: {{ . }}, optional: true, defaultMode: 0440}
       {{- end }}
       {{- range $c := $certificates }}
       - name: {{ $c.who }}

@@ -125,8 +125,22 @@
 {{- if gt (add (int $v.modelWorkers.drainSeconds) 5) (int $v.modelWorkers.terminationGracePeriodSeconds) -}}
 {{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds" (add (int $v.modelWorkers.drainSeconds) 5)) -}}
 {{- end -}}
-{{- if $v.modelWorkers.leaderWorkerSet -}}
-{{- fail "modelWorkers.leaderWorkerSet: the image has no mpirun yet, so a worker in a pod is one rank on one GPU: set modelWorkers.leaderWorkerSet=false and raise modelWorkers.replicas" -}}
+{{- $l := $v.modelWorkers.leaderWorkerSet -}}
+{{- if and $l.enabled (not $v.modelWorkers.enabled) -}}
+{{- fail "modelWorkers.leaderWorkerSet is on and there are no workers: set modelWorkers.enabled=true" -}}
+{{- end -}}
+{{- $ranks := int (include "engram.ranks" .) -}}
+{{- if not (has $ranks (list 1 2 4 8)) -}}
+{{- fail (printf "leaderWorkerSet.size x tensorParallel is %d ranks, and a model is shared by 2, 4 or 8: set modelWorkers.leaderWorkerSet.size or modelWorkers.tensorParallel to a smaller power of two" $ranks) -}}
+{{- end -}}
+{{- if and $l.enabled (empty $l.sshSecret) (or (not $v.tls.enabled) (ne $v.tls.source "job")) -}}
+{{- fail "modelWorkers.leaderWorkerSet starts ranks by ssh, whose key the certificates' Job makes (tls.source=job): set modelWorkers.leaderWorkerSet.sshSecret to a Secret of yours with ssh-privatekey, authorized_keys and known_hosts (docs/OPERATIONS.md)" -}}
+{{- end -}}
+{{- $memory := dig "limits" "memory" "" $v.modelWorkers.resources | toString -}}
+{{- if and $v.modelWorkers.enabled (gt $ranks 1) (regexMatch "^[0-9.]+[KMGT]i$" $memory) -}}
+{{- if ge (include "engram.bytes" $v.modelWorkers.sharedMemory | int64) (include "engram.bytes" $memory | int64) -}}
+{{- fail (printf "modelWorkers.sharedMemory is part of the pod's memory, whose limit is %s: set modelWorkers.sharedMemory lower, or raise modelWorkers.resources.limits.memory" $memory) -}}
+{{- end -}}
 {{- end -}}
 {{- if and $v.modelWorkers.enabled $v.modelWorkers.autoscaling.enabled (gt (int $v.modelWorkers.autoscaling.minReplicas) (int $v.modelWorkers.autoscaling.maxReplicas)) -}}
 {{- fail (printf "modelWorkers.autoscaling.minReplicas is above maxReplicas: set modelWorkers.autoscaling.maxReplicas to %d or more" (int $v.modelWorkers.autoscaling.minReplicas)) -}}

@@ -120,6 +120,32 @@ TEST_F(CertsSecretsTest, OnlyWhatIsNoLongerRightIsMadeAnew) {
   EXPECT_EQ(Made({kMemory, kOperator}).size(), 3u) << "of a CA that is gone nothing is good";
 }
 
+TEST_F(CertsSecretsTest, AnSshKeyIsMadeOnceAndIsWhatOpenSshTakesItFor) {
+  const std::vector<std::string> ssh = {"--want-ssh", "pool-ranks-ssh"};
+  EXPECT_THAT(Made({kMemory}, ssh), ElementsAre("pool-ca", "pool-memory-tls", "pool-ranks-ssh"));
+  const json secret = Items()[2];
+  EXPECT_EQ(secret["type"], "kubernetes.io/ssh-auth");
+  Mount();
+  EXPECT_THAT(Made({kMemory}, ssh), ElementsAre());
+  EXPECT_EQ(Items()[2], secret);
+
+  const fs::path dir = have() / "pool-ranks-ssh";
+  fs::permissions(dir / "ssh-privatekey", fs::perms::owner_read);
+  const auto known =
+      test::RunCommand({"/usr/bin/ssh-keygen", "-y", "-f", (dir / "ssh-privatekey").string()},
+                       std::chrono::seconds(60));
+  ASSERT_EQ(known.exit_status, 0) << known.err;
+  const std::string line = known.out.substr(0, known.out.find('\n'));
+  EXPECT_EQ(secret["stringData"]["authorized_keys"], "restrict " + line + "\n");
+  EXPECT_EQ(secret["stringData"]["known_hosts"], "engram-ranks " + line + "\n");
+
+  fs::permissions(dir / "ssh-privatekey", fs::perms::owner_all);
+  std::ofstream(dir / "ssh-privatekey") << "no key";
+  const auto output = Run({kMemory}, ssh);
+  EXPECT_EQ(output.exit_status, 1);
+  EXPECT_THAT(output.err, HasSubstr("pool-ranks-ssh"));
+}
+
 TEST_F(CertsSecretsTest, ACaWithAnotherKeyIsNotReplacedSilently) {
   ASSERT_EQ(Made({kMemory}).size(), 2u);
   Mount();
