@@ -270,7 +270,12 @@ awaitable<void> ServerState::Serve(std::shared_ptr<FrameConnection> connection, 
       continue;
     }
     ++in_flight;
-    boost::asio::co_spawn(executor, Answer(connection, peer, std::move(*request)),
+    // What the frame has beside these would be kept for as long as the handler waits.
+    proto::Frame call;
+    call.set_call_id(request->call_id());
+    call.set_method(std::move(*request->mutable_method()));
+    call.set_body(std::move(*request->mutable_body()));
+    boost::asio::co_spawn(executor, Answer(connection, peer, std::move(call)),
                           boost::asio::detached);
   }
   connections.erase(peer.connection_id);

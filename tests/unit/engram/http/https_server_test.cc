@@ -17,6 +17,7 @@
 #include "engram/http/http_server.h"
 #include "engram/rpc/host_port.h"
 #include "tests/support/child_process.h"
+#include "tests/support/closes_within.h"
 #include "tests/support/test_certificates.h"
 
 namespace engram {
@@ -25,7 +26,7 @@ namespace {
 using boost::asio::awaitable;
 using boost::asio::ip::tcp;
 
-constexpr int kPatienceMs = 5000;
+constexpr std::chrono::milliseconds kPatience{5000};
 constexpr size_t kConnectionsMax = 4;
 constexpr size_t kStrangersMax = 3;
 
@@ -60,14 +61,6 @@ class HttpsServerTest : public testing::Test {
     const auto target = ParseHostPort(server_->address());
     socket.connect({boost::asio::ip::make_address(target->host), target->port});
     return socket;
-  }
-  static bool ClosesWithin(tcp::socket& socket, int patience_ms) {
-    pollfd wanted{socket.native_handle(), POLLIN, 0};
-    if (::poll(&wanted, 1, patience_ms) <= 0) return false;
-    char byte = 0;
-    boost::system::error_code error;
-    (void)socket.receive(boost::asio::buffer(&byte, 1), tcp::socket::message_peek, error);
-    return static_cast<bool>(error);
   }
   // Says its name, and the handshake is over; null: the server closed.
   std::unique_ptr<TlsStream> Greeted(const std::shared_ptr<boost::asio::ssl::context>& context,
@@ -120,7 +113,7 @@ TEST_F(HttpsServerTest, OfTooManyHandshakesTheOldestEndsAndWhoHasACertificateIsA
       boost::asio::write(silent.back(), boost::asio::buffer(std::string("\x16\x03\x01\x02", 4)));
     }
     if (i >= kConnectionsMax) {
-      EXPECT_TRUE(ClosesWithin(silent[i - kConnectionsMax], kPatienceMs)) << i;
+      EXPECT_TRUE(test::ClosesWithin(silent[i - kConnectionsMax], kPatience)) << i;
     }
   }
   const std::string reply = Get("/metrics");
@@ -128,9 +121,9 @@ TEST_F(HttpsServerTest, OfTooManyHandshakesTheOldestEndsAndWhoHasACertificateIsA
   EXPECT_NE(reply.find("ann"), std::string::npos) << reply;
   // One more has gone for that, and the others have not.
   const size_t first = silent.size() - kConnectionsMax;
-  EXPECT_TRUE(ClosesWithin(silent[first], kPatienceMs));
+  EXPECT_TRUE(test::ClosesWithin(silent[first], kPatience));
   for (size_t i = first + 1; i < silent.size(); ++i) {
-    EXPECT_FALSE(ClosesWithin(silent[i], 0)) << i;
+    EXPECT_FALSE(test::ClosesWithin(silent[i], std::chrono::milliseconds(0))) << i;
   }
 }
 
@@ -140,10 +133,10 @@ TEST_F(HttpsServerTest, HandshakesOfOneHostEndNoneOfAnother) {
   for (size_t i = 0; i < 5 * kConnectionsMax; ++i) {
     silent.push_back(Connect());
     if (i >= kConnectionsMax - 1) {
-      EXPECT_TRUE(ClosesWithin(silent[i - (kConnectionsMax - 1)], kPatienceMs)) << i;
+      EXPECT_TRUE(test::ClosesWithin(silent[i - (kConnectionsMax - 1)], kPatience)) << i;
     }
   }
-  EXPECT_FALSE(ClosesWithin(other, 0));
+  EXPECT_FALSE(test::ClosesWithin(other, std::chrono::milliseconds(0)));
 }
 
 TEST_F(HttpsServerTest, WhoHasNoCertificateIsAnsweredBeforeItsBodyIsRead) {

@@ -28,6 +28,7 @@
 #include "engram/rpc/rpc_client.h"
 #include "engram/rpc/rpc_server.h"
 #include "tests/support/child_process.h"
+#include "tests/support/closes_within.h"
 #include "tests/support/test_certificates.h"
 
 namespace engram {
@@ -39,16 +40,6 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 
 constexpr size_t kLongReplyBytes = 256u << 10;
-
-// The peer has closed this connection, or does while we wait.
-bool ClosesWithin(tcp::socket& socket, milliseconds patience) {
-  pollfd wanted{socket.native_handle(), POLLIN, 0};
-  if (::poll(&wanted, 1, static_cast<int>(patience.count())) <= 0) return false;
-  char byte = 0;
-  boost::system::error_code error;
-  (void)socket.receive(boost::asio::buffer(&byte, 1), tcp::socket::message_peek, error);
-  return static_cast<bool>(error);
-}
 
 std::string FrameOf(uint64_t call_id, const std::string& method) {
   proto::Frame frame;
@@ -124,15 +115,15 @@ TEST_F(RpcBoundsTest, OfTooManyHandshakesTheOldestEndsAndWhoHasACertificateGetsI
     silent.push_back(Connect());
     // So that the server takes them in this order.
     if (i >= 3) {
-      EXPECT_TRUE(ClosesWithin(silent[static_cast<size_t>(i) - 3], seconds(5))) << i;
+      EXPECT_TRUE(test::ClosesWithin(silent[static_cast<size_t>(i) - 3], seconds(5))) << i;
     }
   }
-  for (size_t i = 5; i < 8; ++i) EXPECT_FALSE(ClosesWithin(silent[i], milliseconds(0))) << i;
+  for (size_t i = 5; i < 8; ++i) EXPECT_FALSE(test::ClosesWithin(silent[i], milliseconds(0))) << i;
   const auto reply = RpcCallOnce({server_->address()}, "directory.GetShardMap", "", seconds(5),
                                  Security(Role::kReader, "gpu-1"));
   EXPECT_TRUE(reply.has_value()) << reply.error().ToString();
-  EXPECT_TRUE(ClosesWithin(silent[5], seconds(5)));  // for that one
-  for (size_t i = 6; i < 8; ++i) EXPECT_FALSE(ClosesWithin(silent[i], milliseconds(0))) << i;
+  EXPECT_TRUE(test::ClosesWithin(silent[5], seconds(5)));  // for that one
+  for (size_t i = 6; i < 8; ++i) EXPECT_FALSE(test::ClosesWithin(silent[i], milliseconds(0))) << i;
 }
 
 TEST_F(RpcBoundsTest, HandshakesEndNoConnectionThatIsOpen) {
@@ -158,7 +149,7 @@ TEST_F(RpcBoundsTest, HandshakesEndNoConnectionThatIsOpen) {
         for (size_t i = 0; i < 12; ++i) {
           silent.push_back(Connect());
           if (i > 0) {
-            EXPECT_TRUE(ClosesWithin(silent[i - 1], seconds(5)));
+            EXPECT_TRUE(test::ClosesWithin(silent[i - 1], seconds(5)));
           }
           auto reply = co_await (*client)->CallRaw("directory.GetShardMap", "", seconds(5));
           EXPECT_TRUE(reply.has_value());
@@ -183,10 +174,10 @@ TEST_F(RpcBoundsTest, WhoSaysNothingOrAByteAtATimeIsClosed) {
   while (!closed && said < frame.size()) {
     boost::system::error_code ignored;
     boost::asio::write(slow, boost::asio::buffer(frame.data() + said++, 1), ignored);
-    closed = ClosesWithin(slow, milliseconds(20));
+    closed = test::ClosesWithin(slow, milliseconds(20));
   }
   EXPECT_TRUE(closed);
-  EXPECT_TRUE(ClosesWithin(silent, seconds(10)));
+  EXPECT_TRUE(test::ClosesWithin(silent, seconds(10)));
   EXPECT_EQ(handled_, 0);
 }
 
@@ -198,8 +189,8 @@ TEST_F(RpcBoundsTest, WhoDoesNotFinishAHandshakeIsClosed) {
   tcp::socket silent = Connect();
   tcp::socket begun = Connect();
   boost::asio::write(begun, boost::asio::buffer(std::string("\x16\x03\x01\x02", 4)));
-  EXPECT_TRUE(ClosesWithin(silent, seconds(10)));
-  EXPECT_TRUE(ClosesWithin(begun, seconds(10)));
+  EXPECT_TRUE(test::ClosesWithin(silent, seconds(10)));
+  EXPECT_TRUE(test::ClosesWithin(begun, seconds(10)));
 }
 
 TEST_F(RpcBoundsTest, WhoTakesNoRepliesIsNotReadFromUntilItDoes) {
@@ -301,7 +292,7 @@ TEST_F(RpcBoundsTest, RefusalsAreToldAtABoundedRateAndNoneIsForgotten) {
   const auto send_bad = [&] {
     tcp::socket socket = Connect();
     boost::asio::write(socket, boost::asio::buffer(std::string(4, '\0')));
-    EXPECT_TRUE(ClosesWithin(socket, seconds(5)));
+    EXPECT_TRUE(test::ClosesWithin(socket, seconds(5)));
     ++sent;
   };
   while (sent < kBad) send_bad();

@@ -16,6 +16,7 @@
 #include "engram/rpc/rpc_client.h"
 #include "engram/rpc/rpc_server.h"
 #include "tests/support/child_process.h"
+#include "tests/support/closes_within.h"
 #include "tests/support/test_certificates.h"
 
 namespace engram {
@@ -26,16 +27,7 @@ using boost::asio::ip::tcp;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr int kPatienceMs = 10'000;
-
-bool ClosesWithin(tcp::socket& socket, int patience_ms) {
-  pollfd wanted{socket.native_handle(), POLLIN, 0};
-  if (::poll(&wanted, 1, patience_ms) <= 0) return false;
-  char byte = 0;
-  boost::system::error_code error;
-  (void)socket.receive(boost::asio::buffer(&byte, 1), tcp::socket::message_peek, error);
-  return static_cast<bool>(error);
-}
+constexpr milliseconds kPatience{10'000};
 
 std::string FrameOf(size_t body_bytes) {
   proto::Frame frame;
@@ -103,10 +95,10 @@ TEST_F(RpcShareTest, AHostFullOfHandshakesKeepsNoOtherHostOut) {
   for (size_t i = 0; i < 40; ++i) {
     flood.push_back(ConnectFrom("127.0.0.1"));
     if (i >= 3) {
-      EXPECT_TRUE(ClosesWithin(flood[i - 3], kPatienceMs)) << i;
+      EXPECT_TRUE(test::ClosesWithin(flood[i - 3], kPatience)) << i;
     }
   }
-  EXPECT_FALSE(ClosesWithin(other, 0));
+  EXPECT_FALSE(test::ClosesWithin(other, milliseconds(0)));
 }
 
 TEST_F(RpcShareTest, AReadersFramesAreShortAndAnOperatorsMayBeLong) {
@@ -140,12 +132,12 @@ TEST_F(RpcShareTest, OfTooManyHalfSentFramesTheHostWithMostLosesItsLargest) {
   size_t closed = 0;
   for (int i = 0; closed < 13 && i < 1000; ++i) {
     closed = 0;
-    for (tcp::socket& socket : flood) closed += ClosesWithin(socket, 0) ? 1 : 0;
+    for (tcp::socket& socket : flood) closed += test::ClosesWithin(socket, milliseconds(0)) ? 1 : 0;
     std::this_thread::sleep_for(milliseconds(10));
   }
   EXPECT_GE(closed, 13u);
   EXPECT_LT(closed, flood.size());
-  EXPECT_FALSE(ClosesWithin(other, 0));
+  EXPECT_FALSE(test::ClosesWithin(other, milliseconds(0)));
   boost::asio::write(other, boost::asio::buffer(frame.data() + kHalf, frame.size() - kHalf));
   for (int i = 0; handled_ == 0 && i < 1000; ++i) std::this_thread::sleep_for(milliseconds(10));
   EXPECT_EQ(handled_, 1);
