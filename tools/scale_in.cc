@@ -12,6 +12,11 @@ bool Contains(const std::vector<std::string>& names, const std::string& name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
+bool BeginsWithOneOf(std::string_view id, const std::vector<std::string>& prefixes) {
+  return std::any_of(prefixes.begin(), prefixes.end(),
+                     [id](const std::string& prefix) { return id.starts_with(prefix); });
+}
+
 // All of `text`, which has no sign and no leading zero.
 std::optional<uint64_t> ParseNumber(std::string_view text) {
   uint64_t value = 0;
@@ -61,9 +66,11 @@ Result<KeptNodes> ParseKeptNodes(std::string_view text) {
 }
 
 ScaleIn PlanScaleIn(const proto::GetStatusReply& status, const std::vector<KeptNodes>& kept,
+                    const std::vector<std::string>& of,
                     const std::vector<std::string>& keep_drained) {
   ScaleIn result;
   for (const auto& node : status.nodes()) {
+    bool kept_set = false;
     for (const KeptNodes& nodes : kept) {
       const auto number = NumberOf(node.id(), nodes.prefix);
       if (!number.has_value()) continue;
@@ -72,8 +79,10 @@ ScaleIn PlanScaleIn(const proto::GetStatusReply& status, const std::vector<KeptN
       } else if (node.draining() && !Contains(keep_drained, node.id())) {
         result.undrained.push_back(node.id());
       }
+      kept_set = true;
       break;
     }
+    if (!kept_set && BeginsWithOneOf(node.id(), of)) result.leaving.push_back(node.id());
   }
   return result;
 }
@@ -85,6 +94,11 @@ Status CheckScaleIn(const proto::GetStatusReply& status, const ScaleIn& scale_in
     const bool drained = node.draining() && !Contains(scale_in.undrained, node.id());
     return node.up() && !drained && !Contains(scale_in.leaving, node.id());
   });
+  if (stays == 0 && !status.versions().empty()) {
+    return {StatusCode::kFailedPrecondition,
+            "no node that takes slots would be left, and new ones come only after these have gone: "
+            "keep some of these nodes, or make a second cluster and move readers there"};
+  }
   for (const auto& version : status.versions()) {
     if (stays >= version.replica_count()) continue;
     return {StatusCode::kFailedPrecondition,

@@ -21,12 +21,15 @@ struct KeptNodes {
 [[nodiscard]] Result<KeptNodes> ParseKeptNodes(std::string_view text);
 
 struct ScaleIn {
-  std::vector<std::string> leaving;    // numbered from their count on
+  std::vector<std::string> leaving;    // numbered from their count on, or of a set that goes
   std::vector<std::string> undrained;  // stay, and were drained
 };
-// `keep_drained` stay drained. Nodes of no prefix are nobody's: left alone.
+// `keep_drained` stay drained. Nodes of no prefix in `kept` leave where their name begins with one
+// of `of` (all that a release has: a set of it that is not kept goes as a whole), else they are
+// nobody's: left alone.
 [[nodiscard]] ScaleIn PlanScaleIn(const proto::GetStatusReply& status,
                                   const std::vector<KeptNodes>& kept,
+                                  const std::vector<std::string>& of,
                                   const std::vector<std::string>& keep_drained);
 
 // Whether what the leaving nodes hold fits the others, as `plan` without them says, and every

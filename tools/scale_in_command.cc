@@ -26,6 +26,7 @@ constexpr auto kCoordinatorGrace = std::chrono::seconds(60);
 struct Options {
   CoordinatorOptions coordinator;
   std::vector<std::string> keep;
+  std::vector<std::string> of;
   std::vector<std::string> keep_drained;
   bool wait = false;
   bool forget = false;
@@ -199,8 +200,16 @@ Status Run(const Options& options, bool json) {
     kept.push_back(*parsed);
   }
   const auto status = OnceThere(options, [&] { return CallGetStatus(options.coordinator); });
-  if (!status.has_value()) return status.error();
-  const ScaleIn scale_in = PlanScaleIn(*status, kept, options.keep_drained);
+  if (!status.has_value()) {
+    if (!IsAway(status.error())) return status.error();
+    // The chart's Job says this too, and then stands in the way of the upgrade that mends it.
+    return {status.error().code(),
+            status.error().message() +
+                ". Nothing was drained or forgotten: wait until a coordinator answers; or, where "
+                "it needs this very upgrade of a Helm release to run, and no memory node goes, set "
+                "memoryNodes.scaleIn.enabled=false for this upgrade"};
+  }
+  const ScaleIn scale_in = PlanScaleIn(*status, kept, options.of, options.keep_drained);
   return options.forget ? RunForget(options, scale_in, json)
                         : RunDrains(options, *status, scale_in, json);
 }
@@ -223,6 +232,11 @@ void AddScaleInCommand(CLI::App& app, CommandLine& line) {
                    "How many nodes stay whose names are PREFIX and a number; once for each prefix")
       ->type_name("PREFIX=COUNT")
       ->required();
+  command
+      ->add_option("--of", options->of,
+                   "All of these nodes are meant: one whose name begins so and that no --keep has "
+                   "will go too")
+      ->type_name("PREFIX");
   command->add_option("--keep-drained", options->keep_drained, "Nodes that stay, and stay drained");
   CLI::Option* const wait =
       command->add_flag("--wait", options->wait, "Wait until they hold nothing, with progress");

@@ -42,7 +42,7 @@ TEST(ParseKeptNodesTest, RefusesTheRestWithAnExample) {
 }
 
 TEST(PlanScaleInTest, NodesFromTheCountOnLeave) {
-  const ScaleIn plan = PlanScaleIn(FiveNodes(), {{"pool-memory-", 3}}, {});
+  const ScaleIn plan = PlanScaleIn(FiveNodes(), {{"pool-memory-", 3}}, {}, {});
   EXPECT_THAT(plan.leaving, ElementsAre("pool-memory-3", "pool-memory-4"));
   EXPECT_THAT(plan.undrained, IsEmpty());
 }
@@ -53,7 +53,7 @@ TEST(PlanScaleInTest, NodesOfOtherNamesAreLeftAlone) {
                          "other-9", "pool-memory-99999999999999999999"}) {
     AddNode(&status, id, /*draining=*/true);
   }
-  const ScaleIn plan = PlanScaleIn(status, {{"pool-memory-", 1}}, {});
+  const ScaleIn plan = PlanScaleIn(status, {{"pool-memory-", 1}}, {}, {});
   EXPECT_THAT(plan.leaving, IsEmpty());
   EXPECT_THAT(plan.undrained, IsEmpty());
 }
@@ -61,13 +61,45 @@ TEST(PlanScaleInTest, NodesOfOtherNamesAreLeftAlone) {
 TEST(PlanScaleInTest, EachZoneHasItsCount) {
   proto::GetStatusReply status;
   for (const char* id : {"m-a-0", "m-a-1", "m-b-0", "m-b-1"}) AddNode(&status, id);
-  EXPECT_THAT(PlanScaleIn(status, {{"m-a-", 2}, {"m-b-", 1}}, {}).leaving, ElementsAre("m-b-1"));
+  EXPECT_THAT(PlanScaleIn(status, {{"m-a-", 2}, {"m-b-", 1}}, {}, {}).leaving,
+              ElementsAre("m-b-1"));
+}
+
+proto::GetStatusReply NodesNamed(const std::vector<std::string>& ids) {
+  proto::GetStatusReply status;
+  for (const std::string& id : ids) AddNode(&status, id);
+  return status;
+}
+
+TEST(PlanScaleInTest, NodesOfAllThatNoSetKeepsLeave) {
+  // Zones where there were none, a zone less, and back to none; 0 may be a zone's name.
+  EXPECT_THAT(PlanScaleIn(NodesNamed({"m-0", "m-1", "m-2"}), {{"m-a-", 2}, {"m-b-", 1}}, {"m-"}, {})
+                  .leaving,
+              ElementsAre("m-0", "m-1", "m-2"));
+  EXPECT_THAT(
+      PlanScaleIn(NodesNamed({"m-a-0", "m-b-0", "m-b-1"}), {{"m-a-", 3}}, {"m-"}, {}).leaving,
+      ElementsAre("m-b-0", "m-b-1"));
+  EXPECT_THAT(PlanScaleIn(NodesNamed({"m-0-0", "m-b-1", "m-1"}), {{"m-", 3}}, {"m-"}, {}).leaving,
+              ElementsAre("m-0-0", "m-b-1"));
+  EXPECT_THAT(PlanScaleIn(NodesNamed({"other-0", "m", "m-0"}), {{"m-", 1}}, {"m-"}, {}).leaving,
+              IsEmpty());
+}
+
+TEST(CheckScaleInTest, AllAtOnceIsRefused) {
+  proto::GetStatusReply status = NodesNamed({"m-0", "m-1"});
+  const ScaleIn zones = PlanScaleIn(status, {{"m-a-", 1}, {"m-b-", 1}}, {"m-"}, {});
+  // Nothing is loaded: nothing is lost.
+  EXPECT_TRUE(CheckScaleIn(status, zones, {}).ok());
+  status.add_versions()->set_replica_count(1);
+  const Status refused = CheckScaleIn(status, zones, {});
+  EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(refused.message(), HasSubstr("new ones come only after these have gone"));
 }
 
 TEST(PlanScaleInTest, NodesThatStayTakeSlotsAgainUnlessKeptDrained) {
   proto::GetStatusReply status;
   for (int i = 0; i < 4; ++i) AddNode(&status, "m" + std::to_string(i), /*draining=*/i > 0);
-  const ScaleIn plan = PlanScaleIn(status, {{"m", 3}}, {"m2"});
+  const ScaleIn plan = PlanScaleIn(status, {{"m", 3}}, {}, {"m2"});
   EXPECT_THAT(plan.leaving, ElementsAre("m3"));
   EXPECT_THAT(plan.undrained, ElementsAre("m1"));
 }
@@ -76,7 +108,7 @@ TEST(CheckScaleInTest, FewerNodesThanReplicasAreRefused) {
   proto::GetStatusReply status = FiveNodes();
   status.add_versions()->set_replica_count(3);
   const auto check = [&](uint64_t count) {
-    return CheckScaleIn(status, PlanScaleIn(status, {{"pool-memory-", count}}, {}), {});
+    return CheckScaleIn(status, PlanScaleIn(status, {{"pool-memory-", count}}, {}, {}), {});
   };
   EXPECT_TRUE(check(3).ok());
   EXPECT_EQ(check(2).code(), StatusCode::kFailedPrecondition);
@@ -90,19 +122,19 @@ TEST(CheckScaleInTest, NodesThatAreDownOrStayDrainedDoNotCount) {
   AddNode(&status, "m2", /*draining=*/true);
   AddNode(&status, "m3");
   status.add_versions()->set_replica_count(2);
-  EXPECT_FALSE(CheckScaleIn(status, PlanScaleIn(status, {{"m", 3}}, {"m2"}), {}).ok());
-  EXPECT_TRUE(CheckScaleIn(status, PlanScaleIn(status, {{"m", 3}}, {}), {}).ok());
+  EXPECT_FALSE(CheckScaleIn(status, PlanScaleIn(status, {{"m", 3}}, {}, {"m2"}), {}).ok());
+  EXPECT_TRUE(CheckScaleIn(status, PlanScaleIn(status, {{"m", 3}}, {}, {}), {}).ok());
 }
 
 TEST(CheckScaleInTest, WhatThePlannerRefusesIsTold) {
   const proto::GetStatusReply status = FiveNodes();
   proto::GetPlanReply plan;
   plan.add_versions()->set_problem("nodes have too little memory");
-  const ScaleIn fewer = PlanScaleIn(status, {{"pool-memory-", 2}}, {});
+  const ScaleIn fewer = PlanScaleIn(status, {{"pool-memory-", 2}}, {}, {});
   EXPECT_THAT(CheckScaleIn(status, fewer, plan).message(),
               HasSubstr("has no place: nodes have too little memory. Keep more nodes"));
   // Nobody is to go: no reason to stop an upgrade.
-  EXPECT_TRUE(CheckScaleIn(status, PlanScaleIn(status, {{"pool-memory-", 5}}, {}), plan).ok());
+  EXPECT_TRUE(CheckScaleIn(status, PlanScaleIn(status, {{"pool-memory-", 5}}, {}, {}), plan).ok());
 }
 
 TEST(CheckScaleInTest, VersionsThatFitOneByOneMustFitTogether) {
@@ -120,7 +152,7 @@ TEST(CheckScaleInTest, VersionsThatFitOneByOneMustFitTogether) {
       node.set_bytes_after(100);
     }
   }
-  const ScaleIn fewer = PlanScaleIn(status, {{"m", 2}}, {});
+  const ScaleIn fewer = PlanScaleIn(status, {{"m", 2}}, {}, {});
   EXPECT_TRUE(CheckScaleIn(status, fewer, plan).ok());
   plan.mutable_versions(1)->mutable_nodes(1)->set_bytes_after(101);
   const Status refused = CheckScaleIn(status, fewer, plan);
