@@ -72,6 +72,7 @@ int RunEngramctl(std::vector<std::string> arguments) {
   AddStatusCommand(app, line);
   AddNodeCommands(app, line);
   AddScaleInCommand(app, line);
+  AddRollCommand(app, line);
   AddSlotsCommand(app, line);
   AddPlanCommand(app, line);
   AddVersionCommands(app, line);

@@ -31,6 +31,7 @@ void AddStatusCommand(CLI::App& app, CommandLine& line);
 void AddCreateVersionCommand(CLI::App& app, CommandLine& line);
 void AddNodeCommands(CLI::App& app, CommandLine& line);  // nodes drain undrain remove-node
 void AddScaleInCommand(CLI::App& app, CommandLine& line);
+void AddRollCommand(CLI::App& app, CommandLine& line);
 void AddVersionCommands(CLI::App& app, CommandLine& line);  // switch rollback drop-version
 void AddPlanCommand(CLI::App& app, CommandLine& line);
 void AddSlotsCommand(CLI::App& app, CommandLine& line);

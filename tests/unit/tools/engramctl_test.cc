@@ -55,6 +55,21 @@ TEST_F(EngramctlTest, MakeModelTellsTheModelsIdentity) {
   EXPECT_EQ(made_["compressed_vocab_size"], tables->spec.hash.compressed_vocab_size);
 }
 
+TEST_F(EngramctlTest, ScaleInWithoutACoordinatorTellsTheUpgradeThatMendsIt) {
+  const auto away = Ctl({"scale-in", "--of", "m-", "--keep", "m-=3", "--wait", "--wait-timeout-s",
+                         "0.001", "--coordinator", "127.0.0.1:1"});
+  EXPECT_EQ(away.exit_status, 1);
+  EXPECT_THAT(away.err, HasSubstr("Nothing was drained or forgotten"));
+  EXPECT_THAT(away.err, HasSubstr("set memoryNodes.scaleIn.enabled=false for this upgrade"));
+}
+
+TEST_F(EngramctlTest, RollOutsideAPodTellsWhatIsMissing) {
+  const auto bare = Ctl({"roll", "--statefulset", "m", "--coordinator", "127.0.0.1:1", "--api-host",
+                         "127.0.0.1", "--account", (scratch_->path() / "none").string()});
+  EXPECT_EQ(bare.exit_status, 1);
+  EXPECT_THAT(bare.err, HasSubstr("none/namespace: is it mounted"));
+}
+
 TEST_F(EngramctlTest, HelpTeachesAndExitsWithZero) {
   const auto help = Ctl({"--help"});
   EXPECT_EQ(help.exit_status, 0);
