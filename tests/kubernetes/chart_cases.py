@@ -8,7 +8,7 @@ WORKERS = ["modelWorkers.enabled=true"]
 GROUPS = WORKERS + ["modelWorkers.leaderWorkerSet.enabled=true"]
 MONITORING = ["monitoring.annotations=true", "monitoring.serviceMonitor.enabled=true",
               "monitoring.rules.enabled=true", "monitoring.dashboard.enabled=true"]
-COPY = ["model.source=copy", "model.copy.image=fetch:1", "model.copy.sizeLimit=250Gi", "model.copy.command={/fetch}"]
+COPY = ["model.source=copy", "coordinator.lostAfterSeconds=1200", "model.copy.image=fetch:1", "model.copy.sizeLimit=250Gi", "model.copy.command={/fetch}"]
 
 # name: (profile or None, values)
 GOOD = {
@@ -25,6 +25,7 @@ GOOD = {
                                    "tls.certManager.etcdIssuerRef.name=etcd-ca"]),
     "secrets of yours": (None, ETCD + SECRETS + MONITORING),
     "zones": (None, ["memoryNodes.zones={a,b,c}", "memoryNodes.replicas=7", "memoryNodes.nodeSelector.pool=memory"]),
+    "zones, no TLS": (None, ["memoryNodes.zones={a,b}", "memoryNodes.replicas=3", "tls.enabled=false"]),
     "workers": (None, WORKERS + ["modelWorkers.autoscaling.enabled=true", "modelWorkers.autoscaling.maxReplicas=8"]),
     "workers that end at once": (None, WORKERS + ["modelWorkers.drainSeconds=0"]),
     "workers on CPUs": (None, WORKERS + ["modelWorkers.backend=cpu", "modelWorkers.zone=a"]),
@@ -39,6 +40,7 @@ GOOD = {
     "model on the hosts": (None, ["model.source=hostPath", "model.hostPath.path=/srv/model"] + WORKERS),
     "model copied": (None, COPY + WORKERS),
     "several checkpoints in one volume": (None, ["model.mountPath=/models", "model.path=/models/v41"] + WORKERS),
+    "two of each, one by one by hand": (None, ["memoryNodes.roll.enabled=false", "coordinator.copyRate=1Mi"]),
     "one replica": (None, ["model.replicas=1", "memoryNodes.replicas=1"]),
     "nothing optional": (None, ["networkPolicy.enabled=false", "podDisruptionBudget.enabled=false",
                                 "operator.enabled=false", "model.createVersion=false",
@@ -113,6 +115,11 @@ BAD = [
     (["model.source=hostPath"], "set model.hostPath.path"),
     (["model.source=copy"], "set model.copy.image"),
     (["model.source=copy", "model.copy.image=x"], "model.copy.sizeLimit"),
+    (["model.source=copy", "model.copy.image=x", "model.copy.sizeLimit=250Gi"], "set coordinator.lostAfterSeconds to 1061 or more"),
+    (COPY + ["model.registerTimeoutSeconds=600"], "set model.registerTimeoutSeconds to 1061 or more"),
+    (COPY + ["model.copy.rateMin=64Mi"], "set coordinator.lostAfterSeconds to 4061 or more"),
+    (COPY + ["model.copy.rateMin=0Mi"], "model/copy/rateMin"),
+    (["model.registerTimeoutSeconds=0"], "model/registerTimeoutSeconds"),
     (["model.replicas=3", "memoryNodes.replicas=2"], "set memoryNodes.replicas to 3 or more"),
     (["model.tableBytes=189Gi", "memoryNodes.memory=64Gi"], "set memoryNodes.replicas to 7 or more"),
     (["memoryNodes.zones={a,b,c,d}"], "set memoryNodes.replicas to 4 or more"),

@@ -3,6 +3,7 @@ import base64
 import contextlib
 import json
 import pathlib
+import re
 import ssl
 import subprocess
 import tempfile
@@ -47,6 +48,10 @@ def namespace_manifests(folder, models):
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "reports", "namespace": NAMESPACE},
          "spec": {"accessModes": ["ReadWriteOnce"], "volumeName": "reports", "resources": {"requests": {"storage": "1Gi"}}}},
     ]
+
+
+def is_ready(pod):
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
 
 
 class Release:
@@ -111,6 +116,36 @@ class Release:
 
     def rollout(self, what):
         self.kubectl("rollout", "status", f"{what}", f"--timeout={WAIT_S}s", timeout=WAIT_S + 30)
+
+    def memory_unsettled(self):
+        """Why not every memory pod is ready and of the newest template; empty if they are. kubectl rollout status
+        does not know sets whose pods a Job replaces."""
+        sets = self.get("statefulsets", "--selector", "app.kubernetes.io/component=memory")["items"]
+        pods = {pod["metadata"]["name"]: pod for pod in self.get("pods", "--selector", "app.kubernetes.io/component=memory")["items"]}
+        for one in sets:
+            name, status = one["metadata"]["name"], one["status"]
+            if status.get("observedGeneration", 0) < one["metadata"]["generation"]:
+                return f"{name} has a template that its controller has not seen"
+            for i in range(one["spec"]["replicas"]):
+                pod = pods.pop(f"{name}-{i}", None)
+                if pod is None or "deletionTimestamp" in pod["metadata"]:
+                    return f"{name}-{i} is not there"
+                if pod["metadata"]["labels"]["controller-revision-hash"] != status["updateRevision"]:
+                    return f"{name}-{i} is of an older template"
+                if not is_ready(pod):
+                    return f"{name}-{i} is not ready"
+        return f"there still: {sorted(pods)}" if pods else "" if sets else "there are no memory nodes"
+
+    def memory_rollout(self, seconds=WAIT_S):
+        self.await_true(self.memory_unsettled, seconds)
+
+    def job_name(self, suffix):
+        """Of a Job whose name ends with a hash of what it runs: the one of the release's manifests now."""
+        names = [m["metadata"]["name"] for m in self.get("jobs")["items"] if "deletionTimestamp" not in m["metadata"] and
+                 re.fullmatch(f"{self.full}-{suffix}-[0-9a-f]{{8}}", m["metadata"]["name"])]
+        if len(names) != 1:
+            raise Failed(f"Jobs {self.full}-{suffix}-*: {names}")
+        return names[0]
 
     def job_log(self, suffix):
         return self.kubectl("logs", f"job/{self.full}-{suffix}")

@@ -1,15 +1,17 @@
 """What happens to the release while the reader reads, step by step, and what must hold of each."""
 import contextlib
 import json
+import subprocess
 import threading
 import time
 import urllib.error
 
 import cluster_reader
-from cluster_release import NAMESPACE
+from cluster_release import NAMESPACE, WAIT_S, is_ready
 from one_machine import Failed
 
 MODELS = ("/models/v1", "/models/v2")
+ROLL_S = 60  # of one memory pod: it ends, loads, and the cluster was whole for minReadySeconds
 
 
 class Caller:
@@ -40,6 +42,43 @@ class Caller:
                 self.done += 1
             except (OSError, ValueError, KeyError, urllib.error.URLError) as error:
                 self.errors.append(repr(error))
+
+
+class PodWatch:
+    """Looks at the memory pods all the while: which are not there, not ready or ending, and how many at once at most."""
+
+    def __init__(self, release):
+        self.release = release
+        self.most = 0
+        self.example = []
+        self.names = set()
+        self.looks = 0
+        self.errors = []
+        self._wanted = {pod["metadata"]["name"] for pod in release.pods("memory")}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join(60)
+
+    def _watch(self):
+        while not self._stop.wait(0.2):
+            try:
+                found = self.release.get("pods", "--selector", "app.kubernetes.io/component=memory")["items"]
+            except (Failed, subprocess.SubprocessError, ValueError) as error:
+                self.errors.append(repr(error))
+                continue
+            there = {pod["metadata"]["name"] for pod in found if "deletionTimestamp" not in pod["metadata"] and is_ready(pod)}
+            away = self._wanted - there
+            self.looks += 1
+            self.names |= away
+            if len(away) > self.most:
+                self.most, self.example = len(away), sorted(away)
 
 
 class Run:
@@ -94,7 +133,7 @@ class Run:
         with self.step("helm install") as notes:
             release.install()
             release.rollout(f"statefulset/{release.full}-coordinator")
-            release.rollout(f"statefulset/{release.full}-memory")
+            release.memory_rollout()
             release.await_settled(nodes)
             secrets = [s["metadata"]["name"] for s in release.get("secrets")["items"] if s["type"] == "kubernetes.io/tls" or
                        s["metadata"]["name"].startswith(release.full)]
@@ -135,7 +174,7 @@ class Run:
         with self.step(f"memory nodes {old} -> {new}") as notes:
             before = {node["id"] for node in release.status()["nodes"]}
             release.upgrade(values={"memoryNodes.replicas": new})
-            release.rollout(f"statefulset/{release.full}-memory")
+            release.memory_rollout()
             release.await_settled(new)
             moved = [node for node in release.status()["nodes"] if node["id"] not in before]
             self.require(len(moved) == new - old, f"new nodes: {moved}")
@@ -179,7 +218,7 @@ class Run:
             incarnation = self._node(name)["incarnation"]
             release.kubectl("delete", "pod", name, "--wait=false")
             release.await_true(lambda: "" if release.get("pod", name)["metadata"]["uid"] != before else f"{name} is there still")
-            release.rollout(f"statefulset/{release.full}-memory")
+            release.memory_rollout()
             release.await_true(lambda: "" if self._node(name)["incarnation"] != incarnation else f"{name} is not known anew")
             release.await_settled(nodes)
             notes.append("it came back under its name and loaded its slots again; it was not drained")
@@ -196,9 +235,14 @@ class Run:
         with self.step(name) as notes:
             before = self._incarnations()
             pods = {pod["metadata"]["uid"] for pod in release.get("pods")["items"]}
-            release.upgrade(**changed)
-            for what in ("statefulset/{}-coordinator", "statefulset/{}-memory", "deployment/{}-operator", "deployment/{}-model-worker"):
-                release.rollout(what.format(release.full))
+            with PodWatch(release) as watch:
+                release.upgrade(**changed)
+                for what in ("statefulset/{}-coordinator", "deployment/{}-operator", "deployment/{}-model-worker"):
+                    release.rollout(what.format(release.full))
+                release.memory_rollout(WAIT_S + ROLL_S * nodes)
+            self.require(not watch.errors, f"pods could not be watched: {watch.errors[:3]}")
+            self.require(watch.names == set(before), f"memory pods seen away: {sorted(watch.names)}")
+            self.require(watch.most == 1, f"{watch.most} memory pods were away at once: {watch.example}")
             release.await_true(lambda: "" if all(before[node] != incarnation for node, incarnation in self._incarnations().items())
                                else "memory nodes of before are still known")
             release.await_settled(nodes)
@@ -207,7 +251,9 @@ class Run:
             self.require(not left, f"not replaced: {left}")
             images = {pod["spec"]["containers"][0]["image"] for component in ("coordinator", "memory", "model-worker")
                       for pod in release.pods(component)}
-            notes.append(f"every pod replaced, memory nodes one at a time; images {', '.join(sorted(images))}")
+            rolled = release.job_name("roll")
+            release.kubectl("wait", f"job/{rolled}", "--for=condition=Complete", f"--timeout={WAIT_S}s", timeout=WAIT_S + 30)
+            notes.append(f"every pod replaced; of memory pods never more than {watch.most} not ready or gone at once ({watch.looks} looks); images {', '.join(sorted(images))}")
 
     def make_version(self, nodes):
         release = self.release

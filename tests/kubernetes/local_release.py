@@ -3,6 +3,7 @@ rendered manifests, with addresses and paths of the scratch folder in place of a
 import contextlib
 import json
 import pathlib
+import re
 import ssl
 import subprocess
 import time
@@ -81,7 +82,10 @@ class LocalRelease:
         return output.returncode, output.stdout + output.stderr
 
     def run_job(self, documents, suffix):
-        return self.run(self.find(documents, "Job", suffix)["spec"]["template"]["spec"], "job")
+        """Some Jobs' names end with a hash of what they run."""
+        job = next(m for m in documents if m["kind"] == "Job" and
+                   re.fullmatch(re.escape(self.full + suffix) + "(-[0-9a-f]{8})?", m["metadata"]["name"]))
+        return self.run(job["spec"]["template"]["spec"], "job")
 
     def start(self, pod_spec, pod):
         words, env = self.words(pod_spec, pod)
@@ -175,7 +179,7 @@ def check_release(render, bin_dir, test_data, folder, namespace):
         assert code == 0 and " 0 wrong, 0 could not be had" in said, said
         rows = said.split(" rows verified")[0].split()[-1]
 
-        # A hook that runs again changes nothing.
+        # What runs again changes nothing.
         code, said = release.run_job(documents, "-first-version")
         assert code == 0 and "there is a version already" in said, said
         assert "made anew: none" in release.make_secrets(documents)
@@ -188,6 +192,10 @@ def check_release(render, bin_dir, test_data, folder, namespace):
             assert release.get(port, "/metrics")[0] in (401, 403), "metrics without a certificate"
         page = release.get(release.port("coordinator-http"), "/metrics", "metrics", f"{release.full}-coordinator")[1]
         assert "engram_coordinator_desired_memory_nodes 3" in page, page
+
+        # Other sets of nodes, with nothing to go to meanwhile: refused before anything is drained.
+        code, said = release.run_job(render(values + ["memoryNodes.zones={a,b}"]), "-scale-in")
+        assert code == 1 and "nothing was drained: no node that takes slots would be left" in said, said
 
         # Fewer nodes: an upgrade whose hook drains the last, a pod less, and the hook afterwards.
         fewer = render(values + ["memoryNodes.replicas=2"])

@@ -125,9 +125,12 @@ template:
       {{- end }}
 {{- end -}}
 
-{{/* root, component, who, name, command, args, mounts (JSON), volumes (JSON), resources: a pod that runs one of our tools once */}}
+{{/* root, component, who, name, command, args, mounts (JSON), volumes (JSON), resources, account: a pod that runs one of our tools once */}}
 {{- define "engram.toolPod" -}}
 {{- $root := .root -}}
+{{- with .account }}
+serviceAccountName: {{ . }}
+{{- end }}
 automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext: {{- include "engram.podSecurity" $root | nindent 2 }}
@@ -168,6 +171,11 @@ containers:
       {{- with include "engram.tlsMount" $root }}
       {{- . | nindent 6 }}
       {{- end }}
+      {{- if .account }}
+      - name: token
+        mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+        readOnly: true
+      {{- end }}
       {{- with .claimName }}
       - name: results
         mountPath: /results
@@ -180,6 +188,18 @@ volumes:
   {{- end }}
   {{- with include "engram.tlsVolume" (dict "root" $root "who" .who) }}
   {{- . | nindent 2 }}
+  {{- end }}
+  {{- if .account }}
+  - name: token
+    projected:
+      defaultMode: 0440
+      sources:
+        - serviceAccountToken: {path: token, expirationSeconds: 3600}
+        - configMap:
+            name: kube-root-ca.crt
+            items: [{key: ca.crt, path: ca.crt}]
+        - downwardAPI:
+            items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]
   {{- end }}
   {{- with .claimName }}
   - name: results

@@ -57,6 +57,15 @@
 {{- if and (eq $v.model.source "copy") (or (empty $v.model.copy.image) (empty $v.model.copy.sizeLimit)) -}}
 {{- fail "model.source is copy: set model.copy.image (and command, args) to what fills model.path, and model.copy.sizeLimit to the checkpoint's size, such as 250Gi" -}}
 {{- end -}}
+{{- if eq $v.model.source "copy" -}}
+{{- $copy := add1 (div (include "engram.bytes" $v.model.copy.sizeLimit | int64) (include "engram.bytes" $v.model.copy.rateMin | int64)) -}}
+{{- if gt (add $copy 60) (int64 $v.coordinator.lostAfterSeconds) -}}
+{{- fail (printf "model.source is copy: a pod that restarts copies %s at %s a second first, %d s, and its slots are placed anew after %d: set coordinator.lostAfterSeconds to %d or more, or model.copy.rateMin to what it really is" $v.model.copy.sizeLimit $v.model.copy.rateMin $copy (int $v.coordinator.lostAfterSeconds) (add $copy 60)) -}}
+{{- end -}}
+{{- if gt (add $copy 60) (int64 $v.model.registerTimeoutSeconds) -}}
+{{- fail (printf "model.source is copy: memory nodes register when they have copied %s, after %d s: set model.registerTimeoutSeconds to %d or more" $v.model.copy.sizeLimit $copy (add $copy 60)) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $v.model.mountPath (not (hasPrefix (printf "%s/" $v.model.mountPath) (printf "%s/" $v.model.path))) -}}
 {{- fail (printf "model.path %s is not in the volume at model.mountPath %s: set model.path to a folder under model.mountPath" $v.model.path $v.model.mountPath) -}}
 {{- end -}}
