@@ -94,6 +94,7 @@ class CudaBackendImpl final : public CudaBackend {
   gpu::PinnedArray<float> logit_piece_;
   gpu::Event logits_copied_;
   std::vector<gpu::PageEntry> page_entries_;  // scratch
+  Status rows_error_;                         // of the step under way
   uint64_t segments_enqueued_ = 0;
 };
 
@@ -203,6 +204,7 @@ Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows*
   positions_.Begin(steps);
   const gpu::StepCounts counts =
       gpu::CountStep(steps, page_entries_.size(), static_cast<uint32_t>(config_.kv_head_count));
+  rows_error_ = {};
   Status status = SendInputs(steps, counts);
   if (status.ok()) status = RunSegments(counts, engram);
   if (status.ok()) status = TakeLogits(counts, logits);
@@ -212,7 +214,7 @@ Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows*
     if (status.ok()) status = finished;
   }
   if (status.ok()) positions_.Finish(steps);
-  return status;
+  return WhileComputing(status, rows_error_);
 }
 
 Status CudaBackendImpl::SendInputs(std::span<const SequenceStep> steps,
@@ -246,7 +248,10 @@ Status CudaBackendImpl::RunSegments(const gpu::StepCounts& counts, EngramRows* e
 Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& counts,
                                   EngramRows* engram) {
   const Result<LayerRows> rows = engram->Rows(engram_index);
-  if (!rows.has_value()) return rows.error();
+  if (!rows.has_value()) {
+    rows_error_ = rows.error();
+    return rows_error_;
+  }
   ENGRAM_RETURN_IF_ERROR(
       CheckLayerRows(rows_shapes_[static_cast<size_t>(engram_index)], *rows, counts.tokens));
   const auto staged = staging_->Stage(*rows, stream_.get());
