@@ -17,7 +17,7 @@ class RowStagingTest : public GpuTest {
  protected:
   void SetUp() override {
     GpuTest::SetUp();
-    if (IsSkipped()) return;
+    if (IsSkipped() || HasFatalFailure()) return;
     pinned_ = std::make_unique<PinnedStaging>(0);
     auto staging = RowStaging::Create({kBytes, 64, pinned_.get()});
     ASSERT_TRUE(staging.has_value()) << staging.error().ToString();
