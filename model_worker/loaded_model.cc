@@ -15,6 +15,7 @@
 #include "engram/base/clock.h"
 #include "model_worker/cpu/cpu_backend.h"
 #include "model_worker/cuda/cuda_backend.h"
+#include "model_worker/ranks/step_outcome.h"
 #include "model_worker/warm_up.h"
 #include "model_worker/weights.h"
 
@@ -121,6 +122,7 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
     cuda.limits = limits;
     cuda.device = static_cast<int32_t>(ranks.host().rank);
     cuda.collective = ranks.collective();
+    cuda.rank_patience = RankPatience(options);
     return CreateCudaBackend(model->config, std::move(weights), cuda);
   }
   CpuBackendOptions cpu;
@@ -179,13 +181,16 @@ std::string SettingsOf(const WorkerOptions& options, const LoadedModel& model) {
   return text;
 }
 
-Status WarmUpGpu(const LoadedModel& model, bool rows_wanted) {
+Status WarmUpGpu(const LoadedModel& model, bool rows_wanted, const RankGroup& ranks) {
   std::optional<WarmUpRows> rows;
   if (rows_wanted) {
     rows = {static_cast<uint32_t>(model.layout->column_count()), model.layout->row_bytes()};
   }
   const MonotonicTime began = SteadyClock().Now();
-  ENGRAM_RETURN_IF_ERROR(WarmUp(model.backend.get(), rows));
+  const Status warm = WarmUp(model.backend.get(), rows);
+  // As in any step: the others' GPUs may be waiting for this one's.
+  if (ranks.collective() != nullptr) CheckStepOutcome(ranks.collective(), warm, Status());
+  ENGRAM_RETURN_IF_ERROR(warm);
   spdlog::info(
       "warmed up in {} ms",
       std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock().Now() - began).count());
@@ -208,7 +213,7 @@ Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted,
                model->threads == 0 ? std::string("on the GPU")
                                    : "by " + std::to_string(model->threads) + " threads");
   if (options.backend == ComputeOn::kCuda) {
-    ENGRAM_TRY(ranks.Agree(WarmUpGpu(*model, rows_wanted)));
+    ENGRAM_TRY(ranks.Agree(WarmUpGpu(*model, rows_wanted, ranks)));
   }
   return model;
 }

@@ -184,6 +184,11 @@ Status CheckWorkerOptions(const WorkerOptions& options) {
   return {};
 }
 
+std::chrono::milliseconds RankPatience(const WorkerOptions& options) {
+  return std::chrono::seconds(options.rank_timeout_s) +
+         std::chrono::milliseconds(options.row_deadline_ms);
+}
+
 Engine::Options EngineOptions(const WorkerOptions& options, int32_t vocabulary_size,
                               uint32_t queue_requests_max) {
   Engine::Options engine;

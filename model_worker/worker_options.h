@@ -1,6 +1,7 @@
 // What every subcommand of engram-model-worker takes on its command line.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -55,6 +56,9 @@ void AddSamplingFlags(CLI::App* app, SamplingParams* params);
 
 // Checks what one flag says against another. ERRORS: kInvalidArgument naming the flag to give.
 [[nodiscard]] Status CheckWorkerOptions(const WorkerOptions& options);
+
+// How long a rank may keep the others waiting within a step: they may wait for its rows.
+[[nodiscard]] std::chrono::milliseconds RankPatience(const WorkerOptions& options);
 
 [[nodiscard]] Engine::Options EngineOptions(const WorkerOptions& options, int32_t vocabulary_size,
                                             uint32_t queue_requests_max);

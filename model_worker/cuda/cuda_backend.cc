@@ -16,6 +16,7 @@
 #include "model_worker/cuda/graph_cache.h"
 #include "model_worker/cuda/kv_pages.h"
 #include "model_worker/cuda/layer_segments.h"
+#include "model_worker/cuda/rank_events.h"
 #include "model_worker/cuda/row_staging.h"
 #include "model_worker/cuda/step_inputs.h"
 #include "model_worker/step_check.h"
@@ -84,6 +85,7 @@ class CudaBackendImpl final : public CudaBackend {
   gpu::PinnedStaging pinned_;
   gpu::Stream stream_;
   std::unique_ptr<gpu::DeviceRanks> ranks_;  // null: one rank
+  gpu::RankEvents events_{nullptr, {}};
   std::unique_ptr<gpu::GpuTransformer> transformer_;
   std::unique_ptr<gpu::RowStaging> staging_;  // null without Engram layers
   gpu::GraphCache graphs_;
@@ -106,8 +108,6 @@ CudaBackendImpl::~CudaBackendImpl() {
 
 Status CudaBackendImpl::Load(ModelWeights weights) {
   ENGRAM_CUDA_TRY(cudaSetDevice(options_.device), "choosing the GPU");
-  parameters_ = weights.parameters_non_embedding();
-  MakeSegments(weights);
   gpu::GpuTransformer::Options options;
   options.limits = options_.limits;
   options.pages_per_slot = pages_.pages_per_slot();
@@ -117,13 +117,20 @@ Status CudaBackendImpl::Load(ModelWeights weights) {
     auto ranks = gpu::DeviceRanks::Join(options_.collective);
     if (!ranks.has_value()) return std::move(ranks).error();
     ranks_ = *std::move(ranks);
+    events_ = gpu::RankEvents(ranks_.get(), options_.rank_patience);
     options.ranks = ranks_.get();
     options.adds_residual = PartOf(options_).rank == 0;
   }
+  parameters_ = weights.parameters_non_embedding();
+  MakeSegments(weights);
   auto transformer = gpu::GpuTransformer::Create(config_, std::move(weights), options);
   if (!transformer.has_value()) return std::move(transformer).error();
   transformer_ = *std::move(transformer);
-  return MakeBuffers();
+  ENGRAM_RETURN_IF_ERROR(MakeBuffers());
+  // What was cleared or copied on the default stream is done before stream_ begins: it does not
+  // wait for that one.
+  ENGRAM_CUDA_TRY(cudaDeviceSynchronize(), "loading the model");
+  return {};
 }
 
 void CudaBackendImpl::MakeSegments(const ModelWeights& weights) {
@@ -167,6 +174,7 @@ Status CudaBackendImpl::MakeBuffers() {
   options.layer_bytes_max =
       size_t{options.tokens_max} * rows_shapes_.front().columns * rows_shapes_.front().row_bytes;
   options.pinned = &pinned_;
+  options.events = &events_;
   auto staging = gpu::RowStaging::Create(options);
   if (!staging.has_value()) return std::move(staging).error();
   staging_ = *std::move(staging);
@@ -221,7 +229,7 @@ Status CudaBackendImpl::SendInputs(std::span<const SequenceStep> steps,
                                    const gpu::StepCounts& counts) {
   InputBuffer& buffer = inputs_[next_input_];
   next_input_ = (next_input_ + 1) % kInputBuffers;
-  ENGRAM_CUDA_TRY(cudaEventSynchronize(buffer.copied.get()), "awaiting the step before the last");
+  ENGRAM_RETURN_IF_ERROR(events_.Await(buffer.copied.get(), "the step before the last"));
   gpu::FillStep(steps, page_entries_, counts, buffer.ints.data());
   // On the compute stream: the step before has read its inputs by then.
   ENGRAM_CUDA_TRY(cudaMemcpyAsync(transformer_->inputs(), buffer.ints.data(),
@@ -277,7 +285,12 @@ Status CudaBackendImpl::RunSegment(size_t index, const gpu::LayerSegment& segmen
 
 Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits) {
   logits->clear();
-  if (PartOf(options_).rank != 0) return {};
+  if (counts.logits_wanted == 0) return {};
+  if (PartOf(options_).rank != 0) {
+    // Errors of this rank's kernels come out here: rank 0 would wait for them in vain.
+    ENGRAM_CUDA_TRY(cudaEventRecord(logits_copied_.get(), stream_.get()), "recording a step");
+    return events_.Await(logits_copied_.get(), "computing a step");
+  }
   const size_t count = counts.logits_wanted * static_cast<size_t>(config_.vocabulary_size);
   logits->resize(count);
   for (size_t at = 0; at < count; at += logit_piece_.size()) {
@@ -287,7 +300,7 @@ Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<fl
                     "copying logits");
     ENGRAM_CUDA_TRY(cudaEventRecord(logits_copied_.get(), stream_.get()), "recording a copy");
     // Errors of the step's kernels come out here.
-    ENGRAM_CUDA_TRY(cudaEventSynchronize(logits_copied_.get()), "computing a step");
+    ENGRAM_RETURN_IF_ERROR(events_.Await(logits_copied_.get(), "computing a step"));
     std::memcpy(logits->data() + at, logit_piece_.data(), piece * sizeof(float));
   }
   return {};
@@ -329,9 +342,15 @@ Status CheckDevice(int32_t device) {
   int major = 0;
   ENGRAM_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
                   "asking what the GPU is");
-  if (major >= 8) return {};
-  return unfit("the GPU's compute capability is " + std::to_string(major) +
-               ".x: use one of 8.0 or more (A100, H100 and later)");
+  if (major < 8) {
+    return unfit("the GPU's compute capability is " + std::to_string(major) +
+                 ".x: use one of 8.0 or more (A100, H100 and later)");
+  }
+  // Makes CUDA's context now: where that fails (another process has the GPU to itself), the other
+  // ranks must hear of it.
+  ENGRAM_CUDA_TRY(cudaSetDevice(device), "choosing the GPU");
+  ENGRAM_CUDA_TRY(cudaFree(nullptr), "beginning to use the GPU");
+  return {};
 }
 
 }  // namespace
@@ -342,8 +361,6 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
   ENGRAM_TRY(CheckTensorPart(config, PartOf(options)));
   ENGRAM_TRY(CheckBackendLimits(config, weights, options.limits));
   ENGRAM_TRY(CheckShapes(PartConfig(config, PartOf(options))));
-  // The others must not wait for a rank that has no GPU.
-  ENGRAM_TRY(AgreeOn(options.collective, CheckDevice(options.device)));
   const uint32_t per_slot = gpu::PagesFor(options.limits.sequence_tokens_max);
   const uint64_t all_slots = uint64_t{per_slot} * options.limits.sequences_max;
   const uint64_t asked = (options.kv_cache_tokens + gpu::kPageTokens - 1) / gpu::kPageTokens;
@@ -352,13 +369,24 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
     return Error(StatusCode::kInvalidArgument,
                  "a KV cache of " + std::to_string(all_slots) + " pages: lower the limits");
   }
+  const Status no_memory(StatusCode::kResourceExhausted, "not enough memory to load the model");
+  std::unique_ptr<CudaBackendImpl> backend;
+  Status ready = CheckDevice(options.device);
   try {
-    auto backend =
-        std::make_unique<CudaBackendImpl>(config, options, per_slot, static_cast<uint32_t>(pages));
+    if (ready.ok()) {
+      backend = std::make_unique<CudaBackendImpl>(config, options, per_slot,
+                                                  static_cast<uint32_t>(pages));
+    }
+  } catch (const std::bad_alloc&) {
+    ready = no_memory;
+  }
+  // Before Load, whose first step joins the ranks: none must wait there for one that has no GPU.
+  ENGRAM_TRY(AgreeOn(options.collective, ready));
+  try {
     ENGRAM_TRY(backend->Load(std::move(weights)));
     return backend;
   } catch (const std::bad_alloc&) {
-    return Error(StatusCode::kResourceExhausted, "not enough memory to load the model");
+    return Error(no_memory);
   }
 }
 

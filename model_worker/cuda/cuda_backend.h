@@ -2,6 +2,7 @@
 // residual stream. No CUDA header is needed to use it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 
@@ -25,6 +26,8 @@ struct CudaBackendOptions {
   // part. Null = one rank. OWNERSHIP: outlives the backend. Only rank 0's Forward computes and
   // writes logits.
   Collective* collective = nullptr;
+  // How long a step may wait for the GPU of a rank, where there are several; 0 = for ever.
+  std::chrono::milliseconds rank_patience{0};
 };
 
 // Monotonic counters.
@@ -41,7 +44,9 @@ struct CudaBackendStats {
 // so that an Engram layer's rows are asked for while the layers before it run; a late layer keeps
 // only itself and what follows waiting. The rows of each layer travel in one copy on a stream of
 // their own. With logits wanted, Forward returns when they are there; without, as soon as no row
-// memory is read any more, and the GPU may still be computing.
+// memory is read any more, and the GPU may still be computing. Of several ranks all wait for their
+// GPUs where logits are wanted, so that a rank whose GPU fails says so in the step itself; and no
+// wait is longer than rank_patience (kDeadlineExceeded).
 class CudaBackend : public Backend {
  public:
   [[nodiscard]] virtual CudaBackendStats stats() const = 0;

@@ -49,6 +49,11 @@ Result<std::unique_ptr<RowStaging>> RowStaging::Create(const Options& options) {
   return staging;
 }
 
+Status RowStaging::Await(cudaEvent_t event, const char* what) const {
+  if (options_.events != nullptr) return options_.events->Await(event, what);
+  return CudaStatus(cudaEventSynchronize(event), what);
+}
+
 Result<const std::byte*> RowStaging::HostRows(const LayerRows& rows, Buffer* buffer) {
   if (options_.pinned != nullptr && options_.pinned->Contains(rows.rows)) {
     ++pinned_count_;
@@ -71,7 +76,7 @@ Result<RowStaging::Staged> RowStaging::Stage(const LayerRows& rows, cudaStream_t
   next_ = (next_ + 1) % kBuffers;
   Buffer& buffer = buffers_[index];
   // Its bounce buffers are about to be written; the copy was kBuffers layers ago.
-  ENGRAM_TRY(CudaStatus(cudaEventSynchronize(buffer.copied.get()), "awaiting a copy of rows"));
+  ENGRAM_TRY(Await(buffer.copied.get(), "awaiting a copy of rows"));
   ENGRAM_ASSIGN_OR_RETURN(const std::byte* host, HostRows(rows, &buffer));
   cudaStream_t stream = copy_stream_.get();
   ENGRAM_TRY(CudaStatus(cudaStreamWaitEvent(stream, buffer.consumed.get(), 0), "ordering copies"));
@@ -102,7 +107,7 @@ Status RowStaging::Consumed(const Staged& staged, cudaStream_t compute) {
 
 Status RowStaging::FinishCopies() {
   // Copies run in order.
-  return CudaStatus(cudaEventSynchronize(buffers_[last_].copied.get()), "awaiting copies of rows");
+  return Await(buffers_[last_].copied.get(), "awaiting copies of rows");
 }
 
 }  // namespace engram::gpu

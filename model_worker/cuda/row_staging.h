@@ -15,6 +15,7 @@
 #include "client/staging_memory.h"
 #include "engram/base/status.h"
 #include "model_worker/cuda/device_memory.h"
+#include "model_worker/cuda/rank_events.h"
 
 namespace engram::gpu {
 
@@ -44,6 +45,7 @@ class RowStaging {
     size_t layer_bytes_max = 0;  // of one layer's rows
     uint32_t tokens_max = 0;
     const PinnedStaging* pinned = nullptr;  // outlives this
+    const RankEvents* events = nullptr;     // the same; null = of one rank
   };
   struct Staged {
     const std::byte* rows = nullptr;  // on the device
@@ -74,6 +76,7 @@ class RowStaging {
     PinnedArray<uint8_t> bounce_dead;
     Event copied, consumed;
   };
+  [[nodiscard]] Status Await(cudaEvent_t event, const char* what) const;
   [[nodiscard]] Result<const std::byte*> HostRows(const LayerRows& rows, Buffer* buffer);
 
   Options options_;
