@@ -81,10 +81,14 @@ Status RankGroup::Told(const Status& status) const {
   return {status.code(), ""};
 }
 
+void RankGroup::LimitWaits(const WorkerOptions& options) const {
+  if (collective_ != nullptr) collective_->SetPatience(RankPatience(options));
+}
+
 std::unique_ptr<RankLeader> RankGroup::Lead(const WorkerOptions& options, Backend* backend,
                                             const std::vector<RowSource*>& sources) const {
   if (collective_ == nullptr) return nullptr;
-  collective_->SetPatience(RankPatience(options));
+  LimitWaits(options);
   return std::make_unique<RankLeader>(collective_.get(), backend, sources, options.fetch);
 }
 
@@ -93,7 +97,7 @@ Status RankGroup::Follow(const WorkerOptions& options, Backend* backend,
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
   std::signal(SIGUSR1, SIG_IGN);
-  collective_->SetPatience(RankPatience(options));
+  LimitWaits(options);
   const Status status = FollowLeader(collective_.get(), backend, sources);
   // Rank 0 goes on without this one otherwise.
   if (!status.ok()) collective_->Abort(status);
