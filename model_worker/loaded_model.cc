@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
 #include "client/connect.h"
@@ -120,10 +121,13 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
   if (options.backend == ComputeOn::kCuda) {
     CudaBackendOptions cuda;
     cuda.limits = limits;
-    cuda.device = static_cast<int32_t>(ranks.host().rank);
+    cuda.device = options.gpu;
+    cuda.host_rank = ranks.host().rank;
     cuda.collective = ranks.collective();
     cuda.rank_patience = RankPatience(options);
-    return CreateCudaBackend(model->config, std::move(weights), cuda);
+    auto made = CreateCudaBackend(model->config, std::move(weights), cuda);
+    if (made.has_value()) model->cuda = made->get();
+    return made;
   }
   CpuBackendOptions cpu;
   cpu.limits = limits;
@@ -137,6 +141,14 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
 
 std::vector<int32_t> LoadedModel::engram_layer_ids() const {
   return hasher == nullptr ? std::vector<int32_t>() : hasher->spec().layer_ids;
+}
+
+nlohmann::json LoadedModel::RowCopies() const {
+  if (cuda == nullptr) return nullptr;
+  const CudaBackendStats stats = cuda->stats();
+  return {{"pinned", stats.row_copies_pinned},
+          {"bounced", stats.row_copies_bounced},
+          {"unpinned_bytes", stats.staging_bytes_unpinned}};
 }
 
 namespace {
@@ -225,6 +237,16 @@ Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& mod
   if (options.rows == RowsFrom::kRemote) opened = OpenRemoteRows(options, model, stripe);
   if (options.rows == RowsFrom::kLocal) opened = OpenLocalRows(options, model, stripe);
   ENGRAM_TRY(ranks.Agree(opened.has_value() ? Status() : opened.error()));
+  if (model.cuda == nullptr) return opened;
+  const CudaBackendStats stats = model.cuda->stats();
+  if (stats.staging_bytes_unpinned > 0) {
+    spdlog::warn(
+        "{} bytes of staging memory could not be pinned ({}): each of their rows is copied once "
+        "more by the CPU on its way to the GPU; raise the limit of locked memory (ulimit -l), or "
+        "of "
+        "the container's memory",
+        stats.staging_bytes_unpinned, stats.staging_unpinned_why);
+  }
   return opened;
 }
 

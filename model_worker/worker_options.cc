@@ -39,6 +39,10 @@ void AddModelFlags(CLI::App* app, WorkerOptions* options) {
                           "What computes the model: cpu = fp32 on the cores, cuda = bf16 on an "
                           "NVIDIA GPU (needs a build of the cuda preset)")
       ->default_str("cpu");
+  app->add_option("--gpu", options->gpu,
+                  "GPU of the cuda backend, as CUDA counts those that the process sees (default: "
+                  "the only one that it sees, else GPU r for rank r of the host)")
+      ->check(CLI::Range(0u, 1023u));
   app->add_option(
          "--threads", options->threads,
          "Compute threads of the cpu backend, of each rank; 0 = one per core, divided among "

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <CLI/App.hpp>
@@ -24,7 +25,8 @@ struct WorkerOptions {
   std::string model_dir;
   // Compute.
   ComputeOn backend = ComputeOn::kCpu;
-  uint32_t threads = 0;  // of the CPU backend; 0 = one per core that the rank has
+  std::optional<uint32_t> gpu;  // of the CUDA backend; nullopt = by the rank's number on its host
+  uint32_t threads = 0;         // of the CPU backend; 0 = one per core that the rank has
   uint32_t concurrency = 8;
   uint32_t positions = 4096;  // at most; the model's own limit may be lower
   uint32_t step_tokens = 256;

@@ -10,6 +10,7 @@
 
 #include "engram/table/table_layout.h"
 #include "model_worker/collectives/agreement.h"
+#include "model_worker/cuda/device_choice.h"
 #include "model_worker/cuda/device_memory.h"
 #include "model_worker/cuda/device_ranks.h"
 #include "model_worker/cuda/gpu_transformer.h"
@@ -39,13 +40,14 @@ TensorPart PartOf(const CudaBackendOptions& options) {
 
 class CudaBackendImpl final : public CudaBackend {
  public:
-  CudaBackendImpl(const ModelConfig& config, const CudaBackendOptions& options,
+  CudaBackendImpl(const ModelConfig& config, const CudaBackendOptions& options, int32_t device,
                   uint32_t pages_per_slot, uint32_t page_count)
       : config_(PartConfig(config, PartOf(options))),
         options_(options),
+        device_(device),
         positions_(options.limits, config.vocabulary_size),
         pages_(options.limits.sequences_max, pages_per_slot, page_count),
-        pinned_(options.device) {}
+        pinned_(device) {}
   ~CudaBackendImpl() override;
 
   [[nodiscard]] Status Load(ModelWeights weights);
@@ -79,6 +81,7 @@ class CudaBackendImpl final : public CudaBackend {
 
   ModelConfig config_;  // of the part
   CudaBackendOptions options_;
+  int32_t device_;
   uint64_t parameters_ = 0;
   SequencePositions positions_;
   gpu::KvPages pages_;
@@ -102,12 +105,12 @@ class CudaBackendImpl final : public CudaBackend {
 
 CudaBackendImpl::~CudaBackendImpl() {
   // Kernels and copies in flight use what is about to be freed.
-  (void)cudaSetDevice(options_.device);
+  (void)cudaSetDevice(device_);
   (void)cudaDeviceSynchronize();
 }
 
 Status CudaBackendImpl::Load(ModelWeights weights) {
-  ENGRAM_CUDA_TRY(cudaSetDevice(options_.device), "choosing the GPU");
+  ENGRAM_CUDA_TRY(cudaSetDevice(device_), "choosing the GPU");
   gpu::GpuTransformer::Options options;
   options.limits = options_.limits;
   options.pages_per_slot = pages_.pages_per_slot();
@@ -186,6 +189,8 @@ CudaBackendStats CudaBackendImpl::stats() const {
   stats.graphs_captured = graphs_.captured_count();
   stats.graphs_launched = graphs_.launched_count();
   stats.segments_enqueued = segments_enqueued_;
+  stats.staging_bytes_unpinned = pinned_.unpinned_bytes();
+  stats.staging_unpinned_why = pinned_.unpinned_why();
   if (staging_ != nullptr) {
     stats.row_copies_pinned = staging_->pinned_count();
     stats.row_copies_bounced = staging_->bounced_count();
@@ -201,7 +206,7 @@ void CudaBackendImpl::ResetSlot(SequenceSlot slot) {
 
 Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                 std::vector<float>* logits) {
-  ENGRAM_CUDA_TRY(cudaSetDevice(options_.device), "choosing the GPU");
+  ENGRAM_CUDA_TRY(cudaSetDevice(device_), "choosing the GPU");
   ENGRAM_RETURN_IF_ERROR(positions_.Check(steps));
   if (engram != nullptr && rows_shapes_.empty()) {
     return {StatusCode::kInvalidArgument,
@@ -284,7 +289,7 @@ Status CudaBackendImpl::RunSegment(size_t index, const gpu::LayerSegment& segmen
 }
 
 Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits) {
-  logits->clear();
+  if (counts.logits_wanted == 0 || PartOf(options_).rank != 0) logits->clear();
   if (counts.logits_wanted == 0) return {};
   if (PartOf(options_).rank != 0) {
     // Errors of this rank's kernels come out here: rank 0 would wait for them in vain.
@@ -292,6 +297,7 @@ Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<fl
     return events_.Await(logits_copied_.get(), "computing a step");
   }
   const size_t count = counts.logits_wanted * static_cast<size_t>(config_.vocabulary_size);
+  // What it has from the step before is overwritten: not cleared first, 19 MB at 32 sequences.
   logits->resize(count);
   for (size_t at = 0; at < count; at += logit_piece_.size()) {
     const size_t piece = std::min(logit_piece_.size(), count - at);
@@ -324,9 +330,10 @@ Status CheckShapes(const ModelConfig& config) {
   return {};
 }
 
-Status CheckDevice(int32_t device) {
+// The GPU to use, ready for it.
+Result<int32_t> OpenDevice(const CudaBackendOptions& options) {
   const auto unfit = [](const std::string& message) {
-    return Status(StatusCode::kFailedPrecondition, message + "; or use --backend cpu");
+    return Error(StatusCode::kFailedPrecondition, message + "; or use --backend cpu");
   };
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
@@ -335,22 +342,22 @@ Status CheckDevice(int32_t device) {
     return unfit(std::string("no GPU can be used here (") + cudaGetErrorString(error) +
                  "): run on a machine with an NVIDIA GPU and its driver");
   }
-  if (device < 0 || device >= count) {
-    return unfit("GPU " + std::to_string(device) + " is not there: this machine has " +
-                 std::to_string(count) + "; choose one of them");
-  }
+  const auto chosen =
+      gpu::ChooseGpu(options.device, options.host_rank, static_cast<uint32_t>(count));
+  if (!chosen.has_value()) return unfit(chosen.error().message());
+  const int32_t device = *chosen;
   int major = 0;
-  ENGRAM_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-                  "asking what the GPU is");
+  ENGRAM_TRY(CudaStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                        "asking what the GPU is"));
   if (major < 8) {
     return unfit("the GPU's compute capability is " + std::to_string(major) +
                  ".x: use one of 8.0 or more (A100, H100 and later)");
   }
   // Makes CUDA's context now: where that fails (another process has the GPU to itself), the other
   // ranks must hear of it.
-  ENGRAM_CUDA_TRY(cudaSetDevice(device), "choosing the GPU");
-  ENGRAM_CUDA_TRY(cudaFree(nullptr), "beginning to use the GPU");
-  return {};
+  ENGRAM_TRY(CudaStatus(cudaSetDevice(device), "choosing the GPU"));
+  ENGRAM_TRY(CudaStatus(cudaFree(nullptr), "beginning to use the GPU"));
+  return device;
 }
 
 }  // namespace
@@ -371,10 +378,11 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
   }
   const Status no_memory(StatusCode::kResourceExhausted, "not enough memory to load the model");
   std::unique_ptr<CudaBackendImpl> backend;
-  Status ready = CheckDevice(options.device);
+  const auto device = OpenDevice(options);
+  Status ready = device.has_value() ? Status() : device.error();
   try {
     if (ready.ok()) {
-      backend = std::make_unique<CudaBackendImpl>(config, options, per_slot,
+      backend = std::make_unique<CudaBackendImpl>(config, options, *device, per_slot,
                                                   static_cast<uint32_t>(pages));
     }
   } catch (const std::bad_alloc&) {

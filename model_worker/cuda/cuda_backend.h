@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "engram/base/status.h"
 #include "model_worker/backend.h"
@@ -16,7 +18,10 @@ namespace engram {
 
 struct CudaBackendOptions {
   Backend::Limits limits;
-  int32_t device = 0;  // as CUDA counts them
+  // As CUDA counts them; nullopt = by host_rank, the rank's number on this host
+  // (cuda/device_choice.h).
+  std::optional<uint32_t> device;
+  uint32_t host_rank = 0;
   // Decode steps are captured as CUDA graphs the second time a row bucket comes, and replayed from
   // then on; the numbers are the same without.
   bool graphs = true;
@@ -38,6 +43,8 @@ struct CudaBackendStats {
   uint64_t row_copies_pinned = 0;   // straight out of pinned staging memory
   uint64_t row_copies_bounced = 0;  // through a pinned buffer of our own
   uint64_t row_bytes_copied = 0;
+  uint64_t staging_bytes_unpinned = 0;  // could not be pinned: their rows are bounced
+  std::string staging_unpinned_why;     // CUDA's words, where there are such bytes
 };
 
 // Thread-compatible, as Backend says. Forward enqueues a step's layers without waiting for the GPU,

@@ -9,11 +9,15 @@ namespace engram::gpu {
 
 void PinnedStaging::Mapped(std::span<std::byte> memory) {
   (void)cudaSetDevice(device_);
-  if (cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable) != cudaSuccess) {
+  const cudaError_t error =
+      cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable);
+  const std::lock_guard lock(mutex_);
+  if (error != cudaSuccess) {
     (void)cudaGetLastError();
+    if (unpinned_bytes_ == 0) unpinned_why_ = cudaGetErrorString(error);
+    unpinned_bytes_ += memory.size();
     return;
   }
-  const std::lock_guard lock(mutex_);
   ranges_[memory.data()] = memory.size();
 }
 
@@ -30,6 +34,16 @@ bool PinnedStaging::Contains(std::span<const std::byte> rows) const {
   if (after == ranges_.begin()) return false;
   const auto& [begin, bytes] = *--after;
   return rows.data() + rows.size() <= begin + bytes;
+}
+
+uint64_t PinnedStaging::unpinned_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return unpinned_bytes_;
+}
+
+std::string PinnedStaging::unpinned_why() const {
+  const std::lock_guard lock(mutex_);
+  return unpinned_why_;
 }
 
 Result<std::unique_ptr<RowStaging>> RowStaging::Create(const Options& options) {

@@ -70,6 +70,21 @@ TEST_F(RowStagingTest, ABufferThatIsStillReadIsNotFilledAgain) {
   }
 }
 
+TEST_F(RowStagingTest, MemoryThatCannotBePinnedIsCountedAndItsRowsAreBounced) {
+  // Pinned already, so not once more.
+  std::vector<std::byte> memory(kBytes);
+  PinnedStaging first(0);
+  first.Mapped(memory);
+  EXPECT_EQ(first.unpinned_bytes(), 0u);
+  EXPECT_EQ(first.unpinned_why(), "");
+  pinned_->Mapped(memory);
+  EXPECT_EQ(pinned_->unpinned_bytes(), kBytes);
+  EXPECT_NE(pinned_->unpinned_why(), "");
+  EXPECT_FALSE(pinned_->Contains(memory));
+  pinned_->Unmapping(memory);
+  first.Unmapping(memory);
+}
+
 // With as many buffers as are free, the host goes on while the GPU has not begun.
 TEST_F(RowStagingTest, TheHostRunsAheadOfTheGpu) {
   std::vector<std::byte> memory(kBytes, std::byte{1});
