@@ -141,7 +141,7 @@ class Decode:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shape", choices=SHAPES, default="4b")
-    parser.add_argument("--vocabulary", type=int, default=512, help="of the model compared with")
+    parser.add_argument("--vocabulary", type=int, default=151936, help="of the model compared with")
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 4, 32, 128])
     parser.add_argument("--prompt", type=int, default=313, help="positions before the decode steps")
     parser.add_argument("--tokens", type=int, default=64, help="decode steps")

@@ -53,5 +53,7 @@ if(NCCL_INCLUDE_DIR AND NCCL_LIBRARY)
   target_link_libraries(engram_nccl INTERFACE ${CMAKE_DL_LIBS})
 else()
   set(ENGRAM_NCCL OFF)
+  message(WARNING "NCCL is not here, so several GPUs will not be able to share a model: run "
+    "deploy/install-deps --cuda, or set NCCL_INCLUDE_DIR and NCCL_LIBRARY, and configure again.")
 endif()
 message(STATUS "CUDA compiler ${CMAKE_CUDA_COMPILER_VERSION}, NCCL ${ENGRAM_NCCL}")

@@ -37,6 +37,7 @@ Result<BatchRun> RunBatch(Engine* engine, std::span<const std::vector<TokenId>> 
                           const BatchRunOptions& options) {
   BatchRun run;
   run.results.resize(prompts.size());
+  run.times.resize(prompts.size());
   const EngineStats before = engine->Stats();
   const MonotonicTime start = SteadyClock().Now();
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -46,6 +47,11 @@ Result<BatchRun> RunBatch(Engine* engine, std::span<const std::vector<TokenId>> 
     request.sampling = options.sampling;
     request.sampling.seed = options.sampling.seed + i;
     request.stop_ids = options.stop_ids;
+    request.on_token = [&run, i, submitted = SteadyClock().Now()](RequestId, TokenId) {
+      RequestTimes& times = run.times[i];
+      times.last_token_s = std::chrono::duration<double>(SteadyClock().Now() - submitted).count();
+      if (times.tokens++ == 0) times.first_token_s = times.last_token_s;
+    };
     request.on_finished = [&run, i](GenerationResult result) {
       run.results[i] = std::move(result);
     };

@@ -18,8 +18,23 @@ struct BatchRunOptions {
   std::vector<TokenId> stop_ids;  // empty = every request generates tokens_max tokens
 };
 
+// When a request's tokens were handed out, from its Submit on. Tokens 1 to n; 0 = it had none.
+struct RequestTimes {
+  double first_token_s = 0.0;
+  double last_token_s = 0.0;
+  uint64_t tokens = 0;
+
+  // Time to first token, the wait for a slot included; of each token after it. 0 where there is
+  // none.
+  [[nodiscard]] double ttft_s() const { return first_token_s; }
+  [[nodiscard]] double tpot_s() const {
+    return tokens < 2 ? 0.0 : (last_token_s - first_token_s) / static_cast<double>(tokens - 1);
+  }
+};
+
 struct BatchRun {
   std::vector<GenerationResult> results;  // [prompts]
+  std::vector<RequestTimes> times;        // [prompts]
   double wall_s = 0.0;                    // first Submit to last token
   uint64_t prompt_tokens = 0;
   uint64_t generated_tokens = 0;

@@ -136,6 +136,7 @@ nlohmann::json CompareReport(const CompareResult& result, std::span<const int32_
     const std::string side(name);
     report["prefill_tok_s_" + side] = MedianOf(*runs, &BatchRun::prefill_tok_s);
     report["decode_tok_s_" + side] = MedianOf(*runs, &BatchRun::decode_tok_s);
+    report["latency_" + side] = LatencyReport(*runs);
     report["tok_s_" + side + "_runs"] = Figures(*runs, &BatchRun::tok_s);
   }
   const std::vector<double> ratios = result.ratios();
@@ -161,16 +162,20 @@ std::string CompareTable(const CompareResult& result, std::span<const int32_t> l
   const MedianInterval interval = MedianInterval95(ratios);
   std::string table;
   char line[240];
-  std::snprintf(line, sizeof(line), "%-34s %10s %14s %13s\n", "generated tokens per second",
-                "tok/s", "prefill tok/s", "decode tok/s");
+  std::snprintf(line, sizeof(line), "%-34s %10s %14s %13s %17s %15s\n",
+                "generated tokens per second", "tok/s", "prefill tok/s", "decode tok/s",
+                "TTFT p50, p99 ms", "TPOT p50, p99");
   table += line;
   for (const auto& [name, runs] :
        {std::pair<const char*, const Runs*>{"  tables on the memory nodes", &result.remote},
         {"  same tables in this process", &result.local},
         {"  Engram off", &result.off}}) {
-    std::snprintf(line, sizeof(line), "%-34s %10.1f %14.1f %13.1f\n", name,
+    const nlohmann::json latency = LatencyReport(*runs);
+    std::snprintf(line, sizeof(line), "%-34s %10.1f %14.1f %13.1f %8.1f %8.1f %7.2f %7.2f\n", name,
                   MedianOf(*runs, &BatchRun::tok_s), MedianOf(*runs, &BatchRun::prefill_tok_s),
-                  MedianOf(*runs, &BatchRun::decode_tok_s));
+                  MedianOf(*runs, &BatchRun::decode_tok_s), latency["ttft_p50_ms"].get<double>(),
+                  latency["ttft_p99_ms"].get<double>(), latency["tpot_p50_ms"].get<double>(),
+                  latency["tpot_p99_ms"].get<double>());
     table += line;
   }
   std::snprintf(line, sizeof(line),

@@ -82,6 +82,7 @@ Status RunCompare(const CompareCommandOptions& options) {
 
   nlohmann::json report = CompareReport(*result, model->engram_layer_ids());
   AddSettings(options, *model, *remote, &report);
+  if (model->cuda != nullptr) report["row_copies"] = model->RowCopies();
   report["ranks"] = ranks->part().count;
   report["fetch"] = FetchWayName(options.worker.fetch.way);
   std::printf("%zu memory nodes, rows read by %s over %s\n%s", remote->node_count,

@@ -24,7 +24,9 @@ nlohmann::json GenerateReport(const GenerateOptions& options, const LoadedModel&
                               {"prompt_tokens", result.prompt_tokens},
                               {"text", model.tokenizer->Decode(result.tokens)},
                               {"token_ids", result.tokens},
-                              {"finish_reason", FinishReasonName(result.reason)}};
+                              {"finish_reason", FinishReasonName(result.reason)},
+                              {"ttft_ms", 1e3 * run.times[i].ttft_s()},
+                              {"tpot_ms", 1e3 * run.times[i].tpot_s()}};
     if (!result.status.ok()) request["error"] = result.status.ToString();
     requests.push_back(std::move(request));
   }
@@ -42,6 +44,7 @@ nlohmann::json GenerateReport(const GenerateOptions& options, const LoadedModel&
           {"tok_s_meaning", "generated tokens per second of the whole run, prefill included"},
           {"prefill_tok_s", run.prefill_tok_s()},
           {"decode_tok_s", run.decode_tok_s()},
+          {"latency", LatencyReport({&run, 1})},
           {"requests", std::move(requests)}};
 }
 
@@ -99,6 +102,7 @@ Status RunGenerate(const GenerateOptions& options) {
       run->wall_s);
   nlohmann::json report = GenerateReport(options, *model, *prompts, *run);
   report["way"] = rows->way;
+  if (model->cuda != nullptr) report["row_copies"] = model->RowCopies();
   if (rows->source != nullptr) {
     const RowSourceStats stats = rows->source->Stats();
     std::printf("rows: %s\n%s", rows->way.c_str(),

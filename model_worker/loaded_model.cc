@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include <nlohmann/json.hpp>
 #include <spdlog/spdlog.h>
 
 #include "client/connect.h"
@@ -15,6 +16,7 @@
 #include "engram/base/clock.h"
 #include "model_worker/cpu/cpu_backend.h"
 #include "model_worker/cuda/cuda_backend.h"
+#include "model_worker/ranks/step_outcome.h"
 #include "model_worker/warm_up.h"
 #include "model_worker/weights.h"
 
@@ -119,9 +121,13 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
   if (options.backend == ComputeOn::kCuda) {
     CudaBackendOptions cuda;
     cuda.limits = limits;
-    cuda.device = static_cast<int32_t>(ranks.host().rank);
+    cuda.device = options.gpu;
+    cuda.host_rank = ranks.host().rank;
     cuda.collective = ranks.collective();
-    return CreateCudaBackend(model->config, std::move(weights), cuda);
+    cuda.rank_patience = RankPatience(options);
+    auto made = CreateCudaBackend(model->config, std::move(weights), cuda);
+    if (made.has_value()) model->cuda = made->get();
+    return made;
   }
   CpuBackendOptions cpu;
   cpu.limits = limits;
@@ -135,6 +141,14 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
 
 std::vector<int32_t> LoadedModel::engram_layer_ids() const {
   return hasher == nullptr ? std::vector<int32_t>() : hasher->spec().layer_ids;
+}
+
+nlohmann::json LoadedModel::RowCopies() const {
+  if (cuda == nullptr) return nullptr;
+  const CudaBackendStats stats = cuda->stats();
+  return {{"pinned", stats.row_copies_pinned},
+          {"bounced", stats.row_copies_bounced},
+          {"unpinned_bytes", stats.staging_bytes_unpinned}};
 }
 
 namespace {
@@ -179,13 +193,16 @@ std::string SettingsOf(const WorkerOptions& options, const LoadedModel& model) {
   return text;
 }
 
-Status WarmUpGpu(const LoadedModel& model, bool rows_wanted) {
+Status WarmUpGpu(const LoadedModel& model, bool rows_wanted, const RankGroup& ranks) {
   std::optional<WarmUpRows> rows;
   if (rows_wanted) {
     rows = {static_cast<uint32_t>(model.layout->column_count()), model.layout->row_bytes()};
   }
   const MonotonicTime began = SteadyClock().Now();
-  ENGRAM_RETURN_IF_ERROR(WarmUp(model.backend.get(), rows));
+  const Status warm = WarmUp(model.backend.get(), rows);
+  // As in any step: the others' GPUs may be waiting for this one's.
+  if (ranks.collective() != nullptr) CheckStepOutcome(ranks.collective(), warm, Status());
+  ENGRAM_RETURN_IF_ERROR(warm);
   spdlog::info(
       "warmed up in {} ms",
       std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock().Now() - began).count());
@@ -208,7 +225,7 @@ Result<LoadedModel> LoadModel(const WorkerOptions& options, bool rows_wanted,
                model->threads == 0 ? std::string("on the GPU")
                                    : "by " + std::to_string(model->threads) + " threads");
   if (options.backend == ComputeOn::kCuda) {
-    ENGRAM_TRY(ranks.Agree(WarmUpGpu(*model, rows_wanted)));
+    ENGRAM_TRY(ranks.Agree(WarmUpGpu(*model, rows_wanted, ranks)));
   }
   return model;
 }
@@ -220,6 +237,16 @@ Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& mod
   if (options.rows == RowsFrom::kRemote) opened = OpenRemoteRows(options, model, stripe);
   if (options.rows == RowsFrom::kLocal) opened = OpenLocalRows(options, model, stripe);
   ENGRAM_TRY(ranks.Agree(opened.has_value() ? Status() : opened.error()));
+  if (model.cuda == nullptr) return opened;
+  const CudaBackendStats stats = model.cuda->stats();
+  if (stats.staging_bytes_unpinned > 0) {
+    spdlog::warn(
+        "{} bytes of staging memory could not be pinned ({}): each of their rows is copied once "
+        "more by the CPU on its way to the GPU; raise the limit of locked memory (ulimit -l), or "
+        "of "
+        "the container's memory",
+        stats.staging_bytes_unpinned, stats.staging_unpinned_why);
+  }
   return opened;
 }
 

@@ -6,12 +6,15 @@
 #include <string>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "engram/base/status.h"
 #include "engram/checkpoint/model_files.h"
 #include "engram/hash/ngram_hasher.h"
 #include "engram/table/table_layout.h"
 #include "engram/tokenizer/tokenizer.h"
 #include "model_worker/backend.h"
+#include "model_worker/cuda/cuda_backend.h"
 #include "model_worker/model_config.h"
 #include "model_worker/rank_group.h"
 #include "model_worker/worker_options.h"
@@ -23,8 +26,9 @@ struct LoadedModel {
   ModelConfig config;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Backend> backend;
-  uint32_t threads = 0;         // compute threads of the CPU backend; 0 = the GPU computes
-  int32_t vocabulary_size = 0;  // ids that both the model and the tokenizer know
+  const CudaBackend* cuda = nullptr;  // the backend, where that is a GPU's
+  uint32_t threads = 0;               // compute threads of the CPU backend; 0 = the GPU computes
+  int32_t vocabulary_size = 0;        // ids that both the model and the tokenizer know
   // Null for a model without Engram.
   std::shared_ptr<const TableLayout> layout;
   std::shared_ptr<const NgramHasher> hasher;
@@ -32,6 +36,9 @@ struct LoadedModel {
 
   // The config's own layer numbers; empty without Engram.
   [[nodiscard]] std::vector<int32_t> engram_layer_ids() const;
+  // How rows went to the GPU, for reports: {pinned, bounced} copies and unpinned_bytes of staging
+  // memory; null without a GPU.
+  [[nodiscard]] nlohmann::json RowCopies() const;
 };
 
 // ERRORS: those of the readers and of the backend; kInvalidArgument for rows wanted of a model that

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
 
 #include "engram/base/clock.h"
 #include "model_worker/commands.h"
@@ -64,7 +65,9 @@ class FetchMeasurement {
     batch.deadline = std::chrono::milliseconds(options_.worker.row_deadline_ms);
     batch.striped = striped;
     float nothing = 0;
-    ENGRAM_TRY(collective_->AllReduce({&nothing, 1}));
+    if (const Status met = collective_->AllReduce({&nothing, 1}); !met.ok()) {
+      collective_->Abort(met);
+    }
     const Ticket ticket(++tickets_);
     const MonotonicTime began = SteadyClock().Now();
     const Status asked = rows_.Prefetch(ticket, 0, {&run, 1}, batch);
@@ -114,6 +117,8 @@ Status RunMeasureFetch(const MeasureFetchOptions& options) {
   if (!model.has_value()) return model.error();
   auto rows = OpenRows(options.worker, *model, *ranks);
   if (!rows.has_value()) return rows.error();
+  ranks->LimitWaits(options.worker);
+  spdlog::info("measuring batches of 1 to {} tokens", options.worker.step_tokens);
   auto points = FetchMeasurement(options, *model, ranks->collective(), rows->source.get()).Run();
   ENGRAM_RETURN_IF_ERROR(ranks->Agree(points.has_value() ? Status() : points.error()));
   if (ranks->follows()) return {};

@@ -25,12 +25,6 @@ Status WrongCount(uint32_t wanted, uint32_t started) {
               ": start it as mpirun -np " + count + " engram-model-worker ..."};
 }
 
-// A rank waits for others that wait for rows.
-std::chrono::milliseconds PatienceOf(const WorkerOptions& options) {
-  return std::chrono::seconds(options.rank_timeout_s) +
-         std::chrono::milliseconds(options.row_deadline_ms);
-}
-
 }  // namespace
 
 Result<RankGroup> RankGroup::Join(const WorkerOptions& options) {
@@ -87,10 +81,14 @@ Status RankGroup::Told(const Status& status) const {
   return {status.code(), ""};
 }
 
+void RankGroup::LimitWaits(const WorkerOptions& options) const {
+  if (collective_ != nullptr) collective_->SetPatience(RankPatience(options));
+}
+
 std::unique_ptr<RankLeader> RankGroup::Lead(const WorkerOptions& options, Backend* backend,
                                             const std::vector<RowSource*>& sources) const {
   if (collective_ == nullptr) return nullptr;
-  collective_->SetPatience(PatienceOf(options));
+  LimitWaits(options);
   return std::make_unique<RankLeader>(collective_.get(), backend, sources, options.fetch);
 }
 
@@ -99,7 +97,7 @@ Status RankGroup::Follow(const WorkerOptions& options, Backend* backend,
   std::signal(SIGINT, SIG_IGN);
   std::signal(SIGTERM, SIG_IGN);
   std::signal(SIGUSR1, SIG_IGN);
-  collective_->SetPatience(PatienceOf(options));
+  LimitWaits(options);
   const Status status = FollowLeader(collective_.get(), backend, sources);
   // Rank 0 goes on without this one otherwise.
   if (!status.ok()) collective_->Abort(status);

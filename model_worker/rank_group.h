@@ -38,7 +38,10 @@ class RankGroup {
   // kInvalidArgument where `settings` are not the same on all ranks.
   [[nodiscard]] Status AgreeOnSettings(std::string_view settings) const;
 
-  // Start-up is over: from now on another rank's silence is bounded (--rank-timeout-s).
+  // Start-up, where ranks may load for as long as they like, is over: from now on another rank's
+  // silence is bounded (--rank-timeout-s). Lead and Follow do it too.
+  void LimitWaits(const WorkerOptions& options) const;
+
   // Rank 0: null for one rank; then the backend and the sources are driven as they are.
   [[nodiscard]] std::unique_ptr<RankLeader> Lead(const WorkerOptions& options, Backend* backend,
                                                  const std::vector<RowSource*>& sources) const;

@@ -65,6 +65,21 @@ nlohmann::json RowReport(const RowSourceStats& stats, std::span<const int32_t> l
   return report;
 }
 
+nlohmann::json LatencyReport(std::span<const BatchRun> runs) {
+  std::vector<double> ttft_ms;
+  std::vector<double> tpot_ms;
+  for (const BatchRun& run : runs) {
+    for (const RequestTimes& times : run.times) {
+      if (times.tokens >= 1) ttft_ms.push_back(1e3 * times.ttft_s());
+      if (times.tokens >= 2) tpot_ms.push_back(1e3 * times.tpot_s());
+    }
+  }
+  return {{"ttft_p50_ms", Percentile(ttft_ms, 0.50)},
+          {"ttft_p99_ms", Percentile(ttft_ms, 0.99)},
+          {"tpot_p50_ms", Percentile(tpot_ms, 0.50)},
+          {"tpot_p99_ms", Percentile(tpot_ms, 0.99)}};
+}
+
 std::string Microseconds(double us) {
   return us >= 1000.0 ? Format("%.2f ms", us / 1000.0) : Format("%.1f us", us);
 }

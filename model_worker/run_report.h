@@ -27,6 +27,11 @@ namespace engram {
 [[nodiscard]] std::string RowTable(const RowSourceStats& stats, std::span<const int32_t> layer_ids,
                                    double wall_s);
 
+// Of all requests of the runs: ttft_p50_ms, ttft_p99_ms (time to first token, from Submit: requests
+// that wait for a slot wait longer) and tpot_p50_ms, tpot_p99_ms (time of each token after it, a
+// request's mean). Requests without a first or second token are left out.
+[[nodiscard]] nlohmann::json LatencyReport(std::span<const BatchRun> runs);
+
 // "12.34 ms", "56.7 us".
 [[nodiscard]] std::string Microseconds(double us);
 

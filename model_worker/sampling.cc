@@ -18,7 +18,7 @@ uint64_t Mix64(uint64_t z) {
 }
 
 // Independent lanes: a single running maximum would wait for itself at every element.
-float HighestLogit(std::span<const float> logits) {
+float HighestOf(std::span<const float> logits) {
   constexpr size_t kLanes = 16;
   float lanes[kLanes];
   std::fill_n(lanes, kLanes, -std::numeric_limits<float>::infinity());
@@ -31,6 +31,24 @@ float HighestLogit(std::span<const float> logits) {
   }
   for (; i < logits.size(); ++i) lanes[0] = logits[i] > lanes[0] ? logits[i] : lanes[0];
   return *std::max_element(lanes, lanes + kLanes);
+}
+
+struct Highest {
+  float logit = -std::numeric_limits<float>::infinity();
+  size_t begin = 0;  // of the block with the first of them
+};
+
+// In blocks that stay in the cache, so that a greedy pick looks through one of them again and not
+// through a vocabulary of 150,000.
+constexpr size_t kBlockLogits = 4096;
+Highest HighestLogit(std::span<const float> logits) {
+  Highest highest;
+  for (size_t begin = 0; begin < logits.size(); begin += kBlockLogits) {
+    const float logit =
+        HighestOf(logits.subspan(begin, std::min(kBlockLogits, logits.size() - begin)));
+    if (logit > highest.logit) highest = {logit, begin};
+  }
+  return highest;
 }
 
 }  // namespace
@@ -74,13 +92,15 @@ void Sampler::KeepTopP(double top_p, double* total) {
 Result<TokenId> Sampler::Sample(std::span<const float> logits, const SamplingParams& params,
                                 uint64_t counter) {
   ENGRAM_CHECK(!logits.empty());
-  const float highest = HighestLogit(logits);
+  const auto [highest, block] = HighestLogit(logits);
   if (!std::isfinite(highest)) {
     return Error(StatusCode::kInternal,
                  "the backend gave no finite logit: the weights or the computation are damaged");
   }
   if (params.temperature == 0.0f || params.top_k == 1) {
-    return static_cast<TokenId>(std::find(logits.begin(), logits.end(), highest) - logits.begin());
+    return static_cast<TokenId>(
+        std::find(logits.begin() + static_cast<std::ptrdiff_t>(block), logits.end(), highest) -
+        logits.begin());
   }
   candidates_.clear();
   candidates_.reserve(logits.size());

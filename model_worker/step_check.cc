@@ -105,6 +105,13 @@ Status CheckBackendLimits(const ModelConfig& config, const ModelWeights& weights
   return {};
 }
 
+Status WhileComputing(const Status& status, const Status& rows_error) {
+  if (status.code() != StatusCode::kResourceExhausted || status == rows_error) return status;
+  return {StatusCode::kInternal, "memory ran out while a step was computed: " + status.message() +
+                                     "; give it less with fewer --concurrency, --positions or "
+                                     "--step-tokens, or free what else uses the GPU"};
+}
+
 Status CheckLayerRows(const LayerRowsShape& shape, const LayerRows& rows, uint32_t token_count) {
   const uint64_t bytes = uint64_t{token_count} * shape.columns * shape.row_bytes;
   const auto layer = [&] { return "Engram layer " + std::to_string(shape.layer_id) + ": "; };

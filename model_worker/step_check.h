@@ -42,6 +42,13 @@ class SequencePositions {
 [[nodiscard]] Status CheckBackendLimits(const ModelConfig& config, const ModelWeights& weights,
                                         const Backend::Limits& limits);
 
+// What Forward returns where `status` came after Begin. Memory that ran out then did so on this
+// rank alone, while kResourceExhausted of a step means that it was refused before anything was
+// computed, by all ranks alike (ranks/step_outcome.h): it becomes kInternal.
+//   rows_error  what EngramRows::Rows failed with in this step, or ok: that stays as it is, since
+//               all ranks know of it
+[[nodiscard]] Status WhileComputing(const Status& status, const Status& rows_error);
+
 // What one layer's rows must be.
 struct LayerRowsShape {
   int32_t layer_id = 0;  // for messages

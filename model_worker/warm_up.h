@@ -19,7 +19,8 @@ struct WarmUpRows {
 // at first use (on a GPU the kernels of matrix products, a tenth of a second together) does not
 // keep the first requests waiting. Every slot is reset afterwards.
 //   rows  nullopt = Engram off
-// ERRORS: the backend's, but kResourceExhausted: then that size is left out.
+// ERRORS: the backend's, but kResourceExhausted (refused before anything was computed: the KV cache
+// is smaller than all slots): then that size is left out.
 [[nodiscard]] Status WarmUp(Backend* backend, const std::optional<WarmUpRows>& rows);
 
 }  // namespace engram

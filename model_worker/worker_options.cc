@@ -39,6 +39,10 @@ void AddModelFlags(CLI::App* app, WorkerOptions* options) {
                           "What computes the model: cpu = fp32 on the cores, cuda = bf16 on an "
                           "NVIDIA GPU (needs a build of the cuda preset)")
       ->default_str("cpu");
+  app->add_option("--gpu", options->gpu,
+                  "GPU of the cuda backend, as CUDA counts those that the process sees (default: "
+                  "the only one that it sees, else GPU r for rank r of the host)")
+      ->check(CLI::Range(0u, 1023u));
   app->add_option(
          "--threads", options->threads,
          "Compute threads of the cpu backend, of each rank; 0 = one per core, divided among "
@@ -182,6 +186,11 @@ Status CheckWorkerOptions(const WorkerOptions& options) {
                 ": every request adds a token to each step"};
   }
   return {};
+}
+
+std::chrono::milliseconds RankPatience(const WorkerOptions& options) {
+  return std::chrono::seconds(options.rank_timeout_s) +
+         std::chrono::milliseconds(options.row_deadline_ms);
 }
 
 Engine::Options EngineOptions(const WorkerOptions& options, int32_t vocabulary_size,

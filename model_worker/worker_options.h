@@ -1,8 +1,10 @@
 // What every subcommand of engram-model-worker takes on its command line.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include <CLI/App.hpp>
@@ -23,7 +25,8 @@ struct WorkerOptions {
   std::string model_dir;
   // Compute.
   ComputeOn backend = ComputeOn::kCpu;
-  uint32_t threads = 0;  // of the CPU backend; 0 = one per core that the rank has
+  std::optional<uint32_t> gpu;  // of the CUDA backend; nullopt = by the rank's number on its host
+  uint32_t threads = 0;         // of the CPU backend; 0 = one per core that the rank has
   uint32_t concurrency = 8;
   uint32_t positions = 4096;  // at most; the model's own limit may be lower
   uint32_t step_tokens = 256;
@@ -55,6 +58,9 @@ void AddSamplingFlags(CLI::App* app, SamplingParams* params);
 
 // Checks what one flag says against another. ERRORS: kInvalidArgument naming the flag to give.
 [[nodiscard]] Status CheckWorkerOptions(const WorkerOptions& options);
+
+// How long a rank may keep the others waiting within a step: they may wait for its rows.
+[[nodiscard]] std::chrono::milliseconds RankPatience(const WorkerOptions& options);
 
 [[nodiscard]] Engine::Options EngineOptions(const WorkerOptions& options, int32_t vocabulary_size,
                                             uint32_t queue_requests_max);

@@ -103,6 +103,9 @@ void AddDenseOptions(CLI::App& command, MakeModelOptions& model) {
   add("--kv-heads", model.kv_head_count, "Key and value heads; a divisor of --heads");
   add("--head-dim", model.head_dim, "Width of one head; even");
   add("--positions", model.positions_max, "max_position_embeddings");
+  add("--vocab-size", model.vocabulary_size,
+      "Rows of embedding and output matrices, at least the tokenizer's tokens; 0 = as many. Qwen3 "
+      "has 151936");
   command
       .add_flag("--tie-embeddings", model.tie_embeddings,
                 "Use the embedding as output matrix too (random weights then tend to repeat)")

@@ -84,6 +84,10 @@ ordered_json FindToken(const Tokenizer& tokenizer, std::span<const std::string_v
   return nullptr;
 }
 
+int32_t VocabularySize(const MakeModelOptions& o, const Tokenizer& tokenizer) {
+  return o.vocabulary_size == 0 ? tokenizer.vocabulary_size() : o.vocabulary_size;
+}
+
 ordered_json MakeConfig(const MakeModelOptions& o, const TableSpec& spec,
                         const std::vector<uint64_t>& row_counts, const Tokenizer& tokenizer) {
   static constexpr std::array<std::string_view, 5> kBegin = {
@@ -93,7 +97,7 @@ ordered_json MakeConfig(const MakeModelOptions& o, const TableSpec& spec,
   ordered_json config;
   config["architectures"] = {"Qwen3ForCausalLM"};
   config["model_type"] = "qwen3";
-  config["vocab_size"] = tokenizer.vocabulary_size();
+  config["vocab_size"] = VocabularySize(o, tokenizer);
   config["bos_token_id"] = FindToken(tokenizer, kBegin);
   config["eos_token_id"] = FindToken(tokenizer, kEnd);
   config["torch_dtype"] = o.dtype == Dtype::kF32 ? "float32" : "bfloat16";
@@ -242,6 +246,9 @@ Result<ModelPlan> PlanModel(const MakeModelOptions& options, const Tokenizer& to
                             const TokenCompression& compression) {
   const MakeModelOptions o = WithDefaults(options);
   if (!o.tables_only) ENGRAM_TRY(CheckDense(o));
+  if (o.vocabulary_size != 0) {
+    ENGRAM_TRY(CheckRange("--vocab-size", o.vocabulary_size, tokenizer.vocabulary_size(), 1 << 24));
+  }
   ENGRAM_TRY(CheckRange("--ngram-max", o.max_ngram_size, 2, kNgramSizeMax));
   ENGRAM_TRY(CheckRange("--kernel-size", o.kernel_size, 1, 64));
   ENGRAM_TRY(CheckRange("--pad-token-id", o.pad_token_id, 0,
@@ -251,7 +258,7 @@ Result<ModelPlan> PlanModel(const MakeModelOptions& options, const Tokenizer& to
   auto layout = TableLayout::Create(plan.spec);
   if (!layout.has_value()) return Error(layout.error().WithContext("the Engram options"));
 
-  if (!o.tables_only) plan.files.push_back(PlanDense(o, plan.spec, tokenizer.vocabulary_size()));
+  if (!o.tables_only) plan.files.push_back(PlanDense(o, plan.spec, VocabularySize(o, tokenizer)));
   for (const PlannedFile& file : plan.files) {
     for (const PlannedTensor& planned : file.tensors) {
       const std::string& name = planned.tensor.name;

@@ -37,6 +37,9 @@ struct MakeModelOptions {
   int32_t kv_head_count = 2;
   int32_t head_dim = 64;
   int32_t positions_max = 8192;
+  // Rows of the embedding and output matrices, at least the tokenizer's; 0 = the tokenizer's. Those
+  // above it stand for no token: a model has the cost of a large vocabulary with a small tokenizer.
+  int32_t vocabulary_size = 0;
   bool tie_embeddings = false;
   Dtype dtype = Dtype::kBf16;
   uint64_t seed = 0;  // of the weights

@@ -10,12 +10,14 @@
 
 #include "engram/table/table_layout.h"
 #include "model_worker/collectives/agreement.h"
+#include "model_worker/cuda/device_choice.h"
 #include "model_worker/cuda/device_memory.h"
 #include "model_worker/cuda/device_ranks.h"
 #include "model_worker/cuda/gpu_transformer.h"
 #include "model_worker/cuda/graph_cache.h"
 #include "model_worker/cuda/kv_pages.h"
 #include "model_worker/cuda/layer_segments.h"
+#include "model_worker/cuda/rank_events.h"
 #include "model_worker/cuda/row_staging.h"
 #include "model_worker/cuda/step_inputs.h"
 #include "model_worker/step_check.h"
@@ -38,13 +40,14 @@ TensorPart PartOf(const CudaBackendOptions& options) {
 
 class CudaBackendImpl final : public CudaBackend {
  public:
-  CudaBackendImpl(const ModelConfig& config, const CudaBackendOptions& options,
+  CudaBackendImpl(const ModelConfig& config, const CudaBackendOptions& options, int32_t device,
                   uint32_t pages_per_slot, uint32_t page_count)
       : config_(PartConfig(config, PartOf(options))),
         options_(options),
+        device_(device),
         positions_(options.limits, config.vocabulary_size),
         pages_(options.limits.sequences_max, pages_per_slot, page_count),
-        pinned_(options.device) {}
+        pinned_(device) {}
   ~CudaBackendImpl() override;
 
   [[nodiscard]] Status Load(ModelWeights weights);
@@ -78,12 +81,14 @@ class CudaBackendImpl final : public CudaBackend {
 
   ModelConfig config_;  // of the part
   CudaBackendOptions options_;
+  int32_t device_;
   uint64_t parameters_ = 0;
   SequencePositions positions_;
   gpu::KvPages pages_;
   gpu::PinnedStaging pinned_;
   gpu::Stream stream_;
   std::unique_ptr<gpu::DeviceRanks> ranks_;  // null: one rank
+  gpu::RankEvents events_{nullptr, {}};
   std::unique_ptr<gpu::GpuTransformer> transformer_;
   std::unique_ptr<gpu::RowStaging> staging_;  // null without Engram layers
   gpu::GraphCache graphs_;
@@ -94,19 +99,18 @@ class CudaBackendImpl final : public CudaBackend {
   gpu::PinnedArray<float> logit_piece_;
   gpu::Event logits_copied_;
   std::vector<gpu::PageEntry> page_entries_;  // scratch
+  Status rows_error_;                         // of the step under way
   uint64_t segments_enqueued_ = 0;
 };
 
 CudaBackendImpl::~CudaBackendImpl() {
   // Kernels and copies in flight use what is about to be freed.
-  (void)cudaSetDevice(options_.device);
+  (void)cudaSetDevice(device_);
   (void)cudaDeviceSynchronize();
 }
 
 Status CudaBackendImpl::Load(ModelWeights weights) {
-  ENGRAM_CUDA_TRY(cudaSetDevice(options_.device), "choosing the GPU");
-  parameters_ = weights.parameters_non_embedding();
-  MakeSegments(weights);
+  ENGRAM_CUDA_TRY(cudaSetDevice(device_), "choosing the GPU");
   gpu::GpuTransformer::Options options;
   options.limits = options_.limits;
   options.pages_per_slot = pages_.pages_per_slot();
@@ -116,13 +120,20 @@ Status CudaBackendImpl::Load(ModelWeights weights) {
     auto ranks = gpu::DeviceRanks::Join(options_.collective);
     if (!ranks.has_value()) return std::move(ranks).error();
     ranks_ = *std::move(ranks);
+    events_ = gpu::RankEvents(ranks_.get(), options_.rank_patience);
     options.ranks = ranks_.get();
     options.adds_residual = PartOf(options_).rank == 0;
   }
+  parameters_ = weights.parameters_non_embedding();
+  MakeSegments(weights);
   auto transformer = gpu::GpuTransformer::Create(config_, std::move(weights), options);
   if (!transformer.has_value()) return std::move(transformer).error();
   transformer_ = *std::move(transformer);
-  return MakeBuffers();
+  ENGRAM_RETURN_IF_ERROR(MakeBuffers());
+  // What was cleared or copied on the default stream is done before stream_ begins: it does not
+  // wait for that one.
+  ENGRAM_CUDA_TRY(cudaDeviceSynchronize(), "loading the model");
+  return {};
 }
 
 void CudaBackendImpl::MakeSegments(const ModelWeights& weights) {
@@ -166,6 +177,7 @@ Status CudaBackendImpl::MakeBuffers() {
   options.layer_bytes_max =
       size_t{options.tokens_max} * rows_shapes_.front().columns * rows_shapes_.front().row_bytes;
   options.pinned = &pinned_;
+  options.events = &events_;
   auto staging = gpu::RowStaging::Create(options);
   if (!staging.has_value()) return std::move(staging).error();
   staging_ = *std::move(staging);
@@ -177,6 +189,8 @@ CudaBackendStats CudaBackendImpl::stats() const {
   stats.graphs_captured = graphs_.captured_count();
   stats.graphs_launched = graphs_.launched_count();
   stats.segments_enqueued = segments_enqueued_;
+  stats.staging_bytes_unpinned = pinned_.unpinned_bytes();
+  stats.staging_unpinned_why = pinned_.unpinned_why();
   if (staging_ != nullptr) {
     stats.row_copies_pinned = staging_->pinned_count();
     stats.row_copies_bounced = staging_->bounced_count();
@@ -192,7 +206,7 @@ void CudaBackendImpl::ResetSlot(SequenceSlot slot) {
 
 Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                 std::vector<float>* logits) {
-  ENGRAM_CUDA_TRY(cudaSetDevice(options_.device), "choosing the GPU");
+  ENGRAM_CUDA_TRY(cudaSetDevice(device_), "choosing the GPU");
   ENGRAM_RETURN_IF_ERROR(positions_.Check(steps));
   if (engram != nullptr && rows_shapes_.empty()) {
     return {StatusCode::kInvalidArgument,
@@ -203,6 +217,7 @@ Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows*
   positions_.Begin(steps);
   const gpu::StepCounts counts =
       gpu::CountStep(steps, page_entries_.size(), static_cast<uint32_t>(config_.kv_head_count));
+  rows_error_ = {};
   Status status = SendInputs(steps, counts);
   if (status.ok()) status = RunSegments(counts, engram);
   if (status.ok()) status = TakeLogits(counts, logits);
@@ -212,14 +227,14 @@ Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows*
     if (status.ok()) status = finished;
   }
   if (status.ok()) positions_.Finish(steps);
-  return status;
+  return WhileComputing(status, rows_error_);
 }
 
 Status CudaBackendImpl::SendInputs(std::span<const SequenceStep> steps,
                                    const gpu::StepCounts& counts) {
   InputBuffer& buffer = inputs_[next_input_];
   next_input_ = (next_input_ + 1) % kInputBuffers;
-  ENGRAM_CUDA_TRY(cudaEventSynchronize(buffer.copied.get()), "awaiting the step before the last");
+  ENGRAM_RETURN_IF_ERROR(events_.Await(buffer.copied.get(), "the step before the last"));
   gpu::FillStep(steps, page_entries_, counts, buffer.ints.data());
   // On the compute stream: the step before has read its inputs by then.
   ENGRAM_CUDA_TRY(cudaMemcpyAsync(transformer_->inputs(), buffer.ints.data(),
@@ -246,7 +261,10 @@ Status CudaBackendImpl::RunSegments(const gpu::StepCounts& counts, EngramRows* e
 Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& counts,
                                   EngramRows* engram) {
   const Result<LayerRows> rows = engram->Rows(engram_index);
-  if (!rows.has_value()) return rows.error();
+  if (!rows.has_value()) {
+    rows_error_ = rows.error();
+    return rows_error_;
+  }
   ENGRAM_RETURN_IF_ERROR(
       CheckLayerRows(rows_shapes_[static_cast<size_t>(engram_index)], *rows, counts.tokens));
   const auto staged = staging_->Stage(*rows, stream_.get());
@@ -271,9 +289,15 @@ Status CudaBackendImpl::RunSegment(size_t index, const gpu::LayerSegment& segmen
 }
 
 Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits) {
-  logits->clear();
-  if (PartOf(options_).rank != 0) return {};
+  if (counts.logits_wanted == 0 || PartOf(options_).rank != 0) logits->clear();
+  if (counts.logits_wanted == 0) return {};
+  if (PartOf(options_).rank != 0) {
+    // Errors of this rank's kernels come out here: rank 0 would wait for them in vain.
+    ENGRAM_CUDA_TRY(cudaEventRecord(logits_copied_.get(), stream_.get()), "recording a step");
+    return events_.Await(logits_copied_.get(), "computing a step");
+  }
   const size_t count = counts.logits_wanted * static_cast<size_t>(config_.vocabulary_size);
+  // What it has from the step before is overwritten: not cleared first, 19 MB at 32 sequences.
   logits->resize(count);
   for (size_t at = 0; at < count; at += logit_piece_.size()) {
     const size_t piece = std::min(logit_piece_.size(), count - at);
@@ -282,7 +306,7 @@ Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<fl
                     "copying logits");
     ENGRAM_CUDA_TRY(cudaEventRecord(logits_copied_.get(), stream_.get()), "recording a copy");
     // Errors of the step's kernels come out here.
-    ENGRAM_CUDA_TRY(cudaEventSynchronize(logits_copied_.get()), "computing a step");
+    ENGRAM_RETURN_IF_ERROR(events_.Await(logits_copied_.get(), "computing a step"));
     std::memcpy(logits->data() + at, logit_piece_.data(), piece * sizeof(float));
   }
   return {};
@@ -306,9 +330,10 @@ Status CheckShapes(const ModelConfig& config) {
   return {};
 }
 
-Status CheckDevice(int32_t device) {
+// The GPU to use, ready for it.
+Result<int32_t> OpenDevice(const CudaBackendOptions& options) {
   const auto unfit = [](const std::string& message) {
-    return Status(StatusCode::kFailedPrecondition, message + "; or use --backend cpu");
+    return Error(StatusCode::kFailedPrecondition, message + "; or use --backend cpu");
   };
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
@@ -317,16 +342,22 @@ Status CheckDevice(int32_t device) {
     return unfit(std::string("no GPU can be used here (") + cudaGetErrorString(error) +
                  "): run on a machine with an NVIDIA GPU and its driver");
   }
-  if (device < 0 || device >= count) {
-    return unfit("GPU " + std::to_string(device) + " is not there: this machine has " +
-                 std::to_string(count) + "; choose one of them");
-  }
+  const auto chosen =
+      gpu::ChooseGpu(options.device, options.host_rank, static_cast<uint32_t>(count));
+  if (!chosen.has_value()) return unfit(chosen.error().message());
+  const int32_t device = *chosen;
   int major = 0;
-  ENGRAM_CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-                  "asking what the GPU is");
-  if (major >= 8) return {};
-  return unfit("the GPU's compute capability is " + std::to_string(major) +
-               ".x: use one of 8.0 or more (A100, H100 and later)");
+  ENGRAM_TRY(CudaStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+                        "asking what the GPU is"));
+  if (major < 8) {
+    return unfit("the GPU's compute capability is " + std::to_string(major) +
+                 ".x: use one of 8.0 or more (A100, H100 and later)");
+  }
+  // Makes CUDA's context now: where that fails (another process has the GPU to itself), the other
+  // ranks must hear of it.
+  ENGRAM_TRY(CudaStatus(cudaSetDevice(device), "choosing the GPU"));
+  ENGRAM_TRY(CudaStatus(cudaFree(nullptr), "beginning to use the GPU"));
+  return device;
 }
 
 }  // namespace
@@ -337,8 +368,6 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
   ENGRAM_TRY(CheckTensorPart(config, PartOf(options)));
   ENGRAM_TRY(CheckBackendLimits(config, weights, options.limits));
   ENGRAM_TRY(CheckShapes(PartConfig(config, PartOf(options))));
-  // The others must not wait for a rank that has no GPU.
-  ENGRAM_TRY(AgreeOn(options.collective, CheckDevice(options.device)));
   const uint32_t per_slot = gpu::PagesFor(options.limits.sequence_tokens_max);
   const uint64_t all_slots = uint64_t{per_slot} * options.limits.sequences_max;
   const uint64_t asked = (options.kv_cache_tokens + gpu::kPageTokens - 1) / gpu::kPageTokens;
@@ -347,13 +376,25 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
     return Error(StatusCode::kInvalidArgument,
                  "a KV cache of " + std::to_string(all_slots) + " pages: lower the limits");
   }
+  const Status no_memory(StatusCode::kResourceExhausted, "not enough memory to load the model");
+  std::unique_ptr<CudaBackendImpl> backend;
+  const auto device = OpenDevice(options);
+  Status ready = device.has_value() ? Status() : device.error();
   try {
-    auto backend =
-        std::make_unique<CudaBackendImpl>(config, options, per_slot, static_cast<uint32_t>(pages));
+    if (ready.ok()) {
+      backend = std::make_unique<CudaBackendImpl>(config, options, *device, per_slot,
+                                                  static_cast<uint32_t>(pages));
+    }
+  } catch (const std::bad_alloc&) {
+    ready = no_memory;
+  }
+  // Before Load, whose first step joins the ranks: none must wait there for one that has no GPU.
+  ENGRAM_TRY(AgreeOn(options.collective, ready));
+  try {
     ENGRAM_TRY(backend->Load(std::move(weights)));
     return backend;
   } catch (const std::bad_alloc&) {
-    return Error(StatusCode::kResourceExhausted, "not enough memory to load the model");
+    return Error(no_memory);
   }
 }
 

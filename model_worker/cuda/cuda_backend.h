@@ -2,8 +2,11 @@
 // residual stream. No CUDA header is needed to use it.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "engram/base/status.h"
 #include "model_worker/backend.h"
@@ -15,7 +18,10 @@ namespace engram {
 
 struct CudaBackendOptions {
   Backend::Limits limits;
-  int32_t device = 0;  // as CUDA counts them
+  // As CUDA counts them; nullopt = by host_rank, the rank's number on this host
+  // (cuda/device_choice.h).
+  std::optional<uint32_t> device;
+  uint32_t host_rank = 0;
   // Decode steps are captured as CUDA graphs the second time a row bucket comes, and replayed from
   // then on; the numbers are the same without.
   bool graphs = true;
@@ -25,6 +31,8 @@ struct CudaBackendOptions {
   // part. Null = one rank. OWNERSHIP: outlives the backend. Only rank 0's Forward computes and
   // writes logits.
   Collective* collective = nullptr;
+  // How long a step may wait for the GPU of a rank, where there are several; 0 = for ever.
+  std::chrono::milliseconds rank_patience{0};
 };
 
 // Monotonic counters.
@@ -35,13 +43,17 @@ struct CudaBackendStats {
   uint64_t row_copies_pinned = 0;   // straight out of pinned staging memory
   uint64_t row_copies_bounced = 0;  // through a pinned buffer of our own
   uint64_t row_bytes_copied = 0;
+  uint64_t staging_bytes_unpinned = 0;  // could not be pinned: their rows are bounced
+  std::string staging_unpinned_why;     // CUDA's words, where there are such bytes
 };
 
 // Thread-compatible, as Backend says. Forward enqueues a step's layers without waiting for the GPU,
 // so that an Engram layer's rows are asked for while the layers before it run; a late layer keeps
 // only itself and what follows waiting. The rows of each layer travel in one copy on a stream of
 // their own. With logits wanted, Forward returns when they are there; without, as soon as no row
-// memory is read any more, and the GPU may still be computing.
+// memory is read any more, and the GPU may still be computing. Of several ranks all wait for their
+// GPUs where logits are wanted, so that a rank whose GPU fails says so in the step itself; and no
+// wait is longer than rank_patience (kDeadlineExceeded).
 class CudaBackend : public Backend {
  public:
   [[nodiscard]] virtual CudaBackendStats stats() const = 0;

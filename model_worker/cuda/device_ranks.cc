@@ -19,6 +19,7 @@ struct Nccl {
   decltype(&ncclCommInitRank) comm_init_rank = nullptr;
   decltype(&ncclCommDestroy) comm_destroy = nullptr;
   decltype(&ncclAllReduce) all_reduce = nullptr;
+  decltype(&ncclCommGetAsyncError) comm_get_async_error = nullptr;
 
   [[nodiscard]] Status Check(ncclResult_t result, const char* what) const {
     if (result == ncclSuccess) return {};
@@ -43,7 +44,8 @@ Result<Nccl> LoadNccl() {
       Find(library, "ncclGetUniqueId", &nccl.get_unique_id) &&
       Find(library, "ncclCommInitRank", &nccl.comm_init_rank) &&
       Find(library, "ncclCommDestroy", &nccl.comm_destroy) &&
-      Find(library, "ncclAllReduce", &nccl.all_reduce)) {
+      Find(library, "ncclAllReduce", &nccl.all_reduce) &&
+      Find(library, "ncclCommGetAsyncError", &nccl.comm_get_async_error)) {
     return nccl;
   }
   const char* const error = ::dlerror();
@@ -65,6 +67,14 @@ class NcclRanks final : public DeviceRanks {
     return nccl_.Check(
         nccl_.all_reduce(values, values, count, ncclFloat32, ncclSum, ranks_, stream),
         "an all-reduce");
+  }
+
+  [[nodiscard]] Status Look() const override {
+    ncclResult_t noticed = ncclSuccess;
+    ENGRAM_RETURN_IF_ERROR(
+        nccl_.Check(nccl_.comm_get_async_error(ranks_, &noticed), "asking for errors"));
+    if (noticed == ncclInProgress) return {};
+    return nccl_.Check(noticed, "in the middle of a step");
   }
 
  private:

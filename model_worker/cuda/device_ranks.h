@@ -24,8 +24,11 @@ class DeviceRanks {
 
   // Adds all ranks' values, place by place, in place. Asynchronous on `stream`; may be captured.
   // The order of a sum is NCCL's: the same for the same numbers of ranks and values.
-  // A rank that is lost is waited for; whoever started the ranks ends them.
+  // A rank that is lost is waited for on the GPU: the host's waits are bounded (RankEvents).
   [[nodiscard]] virtual Status AllReduce(float* values, size_t count, cudaStream_t stream) = 0;
+
+  // What NCCL has noticed of the other ranks since. ERRORS: kInternal.
+  [[nodiscard]] virtual Status Look() const = 0;
 };
 
 }  // namespace engram::gpu

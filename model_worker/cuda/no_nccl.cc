@@ -6,7 +6,8 @@ namespace engram::gpu {
 Result<std::unique_ptr<DeviceRanks>> DeviceRanks::Join(Collective* /*collective*/) {
   return Error(StatusCode::kFailedPrecondition,
                "this program was built without NCCL, so GPUs cannot share a model: run "
-               "deploy/install-deps --cuda, configure and build again, or start it without mpirun");
+               "deploy/install-deps --cuda, which fetches it, configure (the line \"NCCL ON\" must "
+               "come) and build again, or start it without mpirun");
 }
 
 }  // namespace engram::gpu

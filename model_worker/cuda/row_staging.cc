@@ -9,11 +9,15 @@ namespace engram::gpu {
 
 void PinnedStaging::Mapped(std::span<std::byte> memory) {
   (void)cudaSetDevice(device_);
-  if (cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable) != cudaSuccess) {
+  const cudaError_t error =
+      cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable);
+  const std::lock_guard lock(mutex_);
+  if (error != cudaSuccess) {
     (void)cudaGetLastError();
+    if (unpinned_bytes_ == 0) unpinned_why_ = cudaGetErrorString(error);
+    unpinned_bytes_ += memory.size();
     return;
   }
-  const std::lock_guard lock(mutex_);
   ranges_[memory.data()] = memory.size();
 }
 
@@ -32,6 +36,16 @@ bool PinnedStaging::Contains(std::span<const std::byte> rows) const {
   return rows.data() + rows.size() <= begin + bytes;
 }
 
+uint64_t PinnedStaging::unpinned_bytes() const {
+  const std::lock_guard lock(mutex_);
+  return unpinned_bytes_;
+}
+
+std::string PinnedStaging::unpinned_why() const {
+  const std::lock_guard lock(mutex_);
+  return unpinned_why_;
+}
+
 Result<std::unique_ptr<RowStaging>> RowStaging::Create(const Options& options) {
   auto staging = std::make_unique<RowStaging>();
   staging->options_ = options;
@@ -47,6 +61,11 @@ Result<std::unique_ptr<RowStaging>> RowStaging::Create(const Options& options) {
     ENGRAM_ASSIGN_OR_RETURN(buffer.consumed, MakeEvent());
   }
   return staging;
+}
+
+Status RowStaging::Await(cudaEvent_t event, const char* what) const {
+  if (options_.events != nullptr) return options_.events->Await(event, what);
+  return CudaStatus(cudaEventSynchronize(event), what);
 }
 
 Result<const std::byte*> RowStaging::HostRows(const LayerRows& rows, Buffer* buffer) {
@@ -71,7 +90,7 @@ Result<RowStaging::Staged> RowStaging::Stage(const LayerRows& rows, cudaStream_t
   next_ = (next_ + 1) % kBuffers;
   Buffer& buffer = buffers_[index];
   // Its bounce buffers are about to be written; the copy was kBuffers layers ago.
-  ENGRAM_TRY(CudaStatus(cudaEventSynchronize(buffer.copied.get()), "awaiting a copy of rows"));
+  ENGRAM_TRY(Await(buffer.copied.get(), "awaiting a copy of rows"));
   ENGRAM_ASSIGN_OR_RETURN(const std::byte* host, HostRows(rows, &buffer));
   cudaStream_t stream = copy_stream_.get();
   ENGRAM_TRY(CudaStatus(cudaStreamWaitEvent(stream, buffer.consumed.get(), 0), "ordering copies"));
@@ -102,7 +121,7 @@ Status RowStaging::Consumed(const Staged& staged, cudaStream_t compute) {
 
 Status RowStaging::FinishCopies() {
   // Copies run in order.
-  return CudaStatus(cudaEventSynchronize(buffers_[last_].copied.get()), "awaiting copies of rows");
+  return Await(buffers_[last_].copied.get(), "awaiting copies of rows");
 }
 
 }  // namespace engram::gpu

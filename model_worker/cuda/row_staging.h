@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 
 #include <cuda_runtime_api.h>
 
@@ -15,6 +16,7 @@
 #include "client/staging_memory.h"
 #include "engram/base/status.h"
 #include "model_worker/cuda/device_memory.h"
+#include "model_worker/cuda/rank_events.h"
 
 namespace engram::gpu {
 
@@ -26,11 +28,18 @@ class PinnedStaging final : public StagingMemoryObserver {
   void Mapped(std::span<std::byte> memory) override;
   void Unmapping(std::span<std::byte> memory) override;
   [[nodiscard]] bool Contains(std::span<const std::byte> rows) const;
+  // Of memory that could not be pinned since the start, unmapped or not; and CUDA's words for the
+  // first of it.
+  [[nodiscard]] uint64_t unpinned_bytes() const;
+  [[nodiscard]] std::string unpinned_why() const;
 
  private:
   const int32_t device_;
   mutable std::mutex mutex_;
-  std::map<const std::byte*, size_t> ranges_;  // guarded by mutex_; begin -> bytes
+  // Guarded by mutex_.
+  std::map<const std::byte*, size_t> ranges_;  // begin -> bytes
+  uint64_t unpinned_bytes_ = 0;
+  std::string unpinned_why_;
 };
 
 // A ring of device buffers, each for one layer's rows of one step. A buffer is filled on a stream
@@ -44,6 +53,7 @@ class RowStaging {
     size_t layer_bytes_max = 0;  // of one layer's rows
     uint32_t tokens_max = 0;
     const PinnedStaging* pinned = nullptr;  // outlives this
+    const RankEvents* events = nullptr;     // the same; null = of one rank
   };
   struct Staged {
     const std::byte* rows = nullptr;  // on the device
@@ -74,6 +84,7 @@ class RowStaging {
     PinnedArray<uint8_t> bounce_dead;
     Event copied, consumed;
   };
+  [[nodiscard]] Status Await(cudaEvent_t event, const char* what) const;
   [[nodiscard]] Result<const std::byte*> HostRows(const LayerRows& rows, Buffer* buffer);
 
   Options options_;

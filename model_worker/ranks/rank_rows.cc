@@ -5,6 +5,7 @@
 
 #include "engram/base/check.h"
 #include "engram/base/clock.h"
+#include "engram/hash/hash_spec.h"
 #include "model_worker/collectives/agreement.h"
 
 namespace engram {
@@ -44,7 +45,8 @@ Status RankRows::Prefetch(Ticket ticket, uint32_t source, std::span<const TokenR
   ENGRAM_CHECK(is_new);
   Batch& batch = at->second;
   batch.source = sources_[source];
-  ENGRAM_CHECK(batch.source->layout().layer_count() <= 32);
+  static_assert(kEngramLayersMax <= 64, "a bit for each layer");
+  ENGRAM_CHECK(batch.source->layout().layer_count() <= kEngramLayersMax);
   batch.striped = options.striped;
   for (const TokenRun& run : runs) batch.token_count += static_cast<uint32_t>(run.tokens.size());
   auto own = batch.source->Prefetch(runs, options);
@@ -65,11 +67,11 @@ void RankRows::Release(Ticket ticket) {
 
 Result<LayerRows> RankRows::Await(Ticket ticket, int32_t layer_index) {
   const auto at = batches_.find(ticket.value());
-  ENGRAM_CHECK(at != batches_.end() && layer_index >= 0 && layer_index < 32);
+  ENGRAM_CHECK(at != batches_.end() && layer_index >= 0 && layer_index < kEngramLayersMax);
   Batch& batch = at->second;
   Result<LayerRows> rows = batch.own != Ticket() ? batch.source->Await(batch.own, layer_index)
                                                  : Result<LayerRows>(Error(batch.refused));
-  const uint32_t layer_bit = 1u << layer_index;
+  const uint64_t layer_bit = uint64_t{1} << layer_index;
   if ((batch.layers_together & layer_bit) != 0) return rows;
   const MonotonicTime began = SteadyClock().Now();
   const Status together = Exchange(batch, rows.has_value() ? Status() : rows.error(),

@@ -47,7 +47,7 @@ class RankRows final : public AwaitableRows {
     Status refused;  // Prefetch's
     uint32_t token_count = 0;
     bool striped = false;
-    uint32_t layers_together = 0;  // bit l: layer l's rows have been handed round
+    uint64_t layers_together = 0;  // bit l: layer l's rows have been handed round
   };
   [[nodiscard]] Status Exchange(const Batch& batch, const Status& mine, const LayerRows& rows);
   void PackOwn(const Batch& batch, const LayerRows& rows);

@@ -272,11 +272,13 @@ void MeasureEngram(uint32_t tokens, uint32_t width) {
   }
 }
 
-void Main(bool all_splits, bool prefill_only) {
+// The exit status.
+int Main(bool all_splits, bool prefill_only) {
   int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-    std::printf("gpu_bandwidth: skipped, no GPU can be used here\n");
-    return;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) {
+    std::printf("gpu_bandwidth: no GPU can be used here: %s\n", cudaGetErrorString(error));
+    return 1;
   }
   cudaDeviceProp properties{};
   Check(cudaGetDeviceProperties(&properties, 0));
@@ -287,7 +289,7 @@ void Main(bool all_splits, bool prefill_only) {
            {1, 512}, {4, 512}, {16, 512}, {1, 2048}, {1, 8192}}) {
     MeasurePrefill({32, 8, 128}, sequences, length);
   }
-  if (prefill_only) return;
+  if (prefill_only) return 0;
   // Qwen3 4 B and 8 B: 32 query heads, 8 KV heads of 128.
   for (const auto& [sequences, length] : std::vector<std::pair<uint32_t, uint32_t>>{{1, 4096},
                                                                                     {1, 32768},
@@ -302,6 +304,7 @@ void Main(bool all_splits, bool prefill_only) {
   MeasureDecode({64, 8, 128}, 64, 2048, all_splits);
   MeasureDecode({16, 8, 128}, 64, 2048, all_splits);
   for (const uint32_t tokens : {32u, 256u, 2048u, 8192u}) MeasureEngram(tokens, 5120);
+  return 0;
 }
 
 }  // namespace
@@ -309,5 +312,5 @@ void Main(bool all_splits, bool prefill_only) {
 
 int main(int argc, char** argv) {
   const std::string_view way = argc > 1 ? argv[1] : "";
-  engram::gpu::Main(way == "--all-splits", way == "--prefill");
+  return engram::gpu::Main(way == "--all-splits", way == "--prefill");
 }

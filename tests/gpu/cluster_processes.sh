@@ -52,11 +52,15 @@ start() {
 }
 field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$1" "$2"; }
 
-# backbone_shape 4b|8b: sets sizes, the flags of make-model for a dense model of that Qwen3 shape.
+# backbone_shape 4b|8b: sets sizes, the flags of make-model for a dense model of that Qwen3 shape, and
+# vocabulary, the rows of its embedding and output matrices.
 backbone_shape() {
+  vocabulary=151936
   case "$1" in
-    4b) sizes=(--hidden 2560 --intermediate 9728 --heads 32 --kv-heads 8 --head-dim 128 --layers 36) ;;
-    8b) sizes=(--hidden 4096 --intermediate 12288 --heads 32 --kv-heads 8 --head-dim 128 --layers 36) ;;
+    4b) sizes=(--hidden 2560 --intermediate 9728 --heads 32 --kv-heads 8 --head-dim 128 --layers 36
+    --vocab-size $vocabulary) ;;
+    8b) sizes=(--hidden 4096 --intermediate 12288 --heads 32 --kv-heads 8 --head-dim 128 --layers 36
+    --vocab-size $vocabulary) ;;
     *) echo "$name: --shape is 4b or 8b" >&2; exit 2 ;;
   esac
 }

@@ -1,5 +1,6 @@
 // The CUDA backend against the CPU's on small models, however sequences are cut and shared.
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "tests/gpu/gpu_test.h"
 #include "tests/reference/sequence_run.h"
 #include "tests/support/child_process.h"
+#include "tests/support/thread_ranks.h"
 
 namespace engram::gpu {
 namespace {
@@ -104,7 +106,7 @@ class CudaBackendTest : public GpuTest, public testing::WithParamInterface<Case>
  protected:
   void SetUp() override {
     GpuTest::SetUp();
-    if (IsSkipped()) return;
+    if (IsSkipped() || HasFatalFailure()) return;
     model_.emplace(TinyModel::Write(GetParam().shape, scratch_.path()));
     backend_ = OpenCuda(*model_, kLimits);
     ASSERT_NE(backend_, nullptr);
@@ -160,6 +162,32 @@ TEST_P(CudaBackendTest, GraphsChangeNoBitAndRunsRepeat) {
   EXPECT_GT(backend_->stats().graphs_launched, 100u);
   EXPECT_GT(backend_->stats().graphs_captured, 0u);
   EXPECT_EQ(without->stats().graphs_launched, 0u);
+}
+
+// One rank alone adds nothing to its sums, but all that several do is done: NCCL joined, its
+// all-reduces enqueued and captured, waits that look at the GPU instead of sleeping.
+TEST_P(CudaBackendTest, ARankOfNcclComputesTheSameBits) {
+  std::optional<Status> refused;
+  test::RunRanks(1, [&](Collective* collective) {
+    CudaBackendOptions options;
+    options.limits = kLimits;
+    options.collective = collective;
+    options.rank_patience = std::chrono::seconds(60);
+    const auto rank = TryOpenCuda(*model_, options);
+    if (!rank.has_value()) {
+      refused = rank.error();
+      return;
+    }
+    for (const test::Schedule& schedule : {test::Schedule{1, true}, {30, true}}) {
+      const Logits ours = RunSequences(rank->get(), *model_, prompts_, schedule);
+      const Logits without = RunSequences(backend_.get(), *model_, prompts_, schedule);
+      EXPECT_TRUE(SameBits(ours, without));
+    }
+    EXPECT_GT((*rank)->stats().graphs_launched, 50u);
+  });
+  if (!refused.has_value()) return;
+  ASSERT_EQ(refused->code(), StatusCode::kFailedPrecondition) << refused->ToString();
+  GTEST_SKIP() << refused->ToString();
 }
 
 TEST_P(CudaBackendTest, EngramOffAgreesToo) {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <random>
 #include <string>
 #include <vector>
@@ -18,7 +19,8 @@ namespace engram::gpu {
 
 using Bf16 = __nv_bfloat16;
 
-// Skips where there is no GPU.
+// Skips where there is no GPU; fails there if ENGRAM_GPU_REQUIRED is set (tests/gpu/run sets it
+// where nvidia-smi finds one).
 class GpuTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -26,6 +28,9 @@ class GpuTest : public testing::Test {
     const cudaError_t error = cudaGetDeviceCount(&count);
     if (error != cudaSuccess || count == 0) {
       (void)cudaGetLastError();
+      if (std::getenv("ENGRAM_GPU_REQUIRED") != nullptr) {
+        FAIL() << "there is a GPU, and CUDA cannot use it: " << cudaGetErrorString(error);
+      }
       GTEST_SKIP() << "no GPU can be used here: " << cudaGetErrorString(error);
     }
   }

@@ -17,7 +17,7 @@ class RowStagingTest : public GpuTest {
  protected:
   void SetUp() override {
     GpuTest::SetUp();
-    if (IsSkipped()) return;
+    if (IsSkipped() || HasFatalFailure()) return;
     pinned_ = std::make_unique<PinnedStaging>(0);
     auto staging = RowStaging::Create({kBytes, 64, pinned_.get()});
     ASSERT_TRUE(staging.has_value()) << staging.error().ToString();
@@ -68,6 +68,21 @@ TEST_F(RowStagingTest, ABufferThatIsStillReadIsNotFilledAgain) {
     if (pin) pinned_->Unmapping(memory);
     EXPECT_FALSE(pinned_->Contains(rows));
   }
+}
+
+TEST_F(RowStagingTest, MemoryThatCannotBePinnedIsCountedAndItsRowsAreBounced) {
+  // Pinned already, so not once more.
+  std::vector<std::byte> memory(kBytes);
+  PinnedStaging first(0);
+  first.Mapped(memory);
+  EXPECT_EQ(first.unpinned_bytes(), 0u);
+  EXPECT_EQ(first.unpinned_why(), "");
+  pinned_->Mapped(memory);
+  EXPECT_EQ(pinned_->unpinned_bytes(), kBytes);
+  EXPECT_NE(pinned_->unpinned_why(), "");
+  EXPECT_FALSE(pinned_->Contains(memory));
+  pinned_->Unmapping(memory);
+  first.Unmapping(memory);
 }
 
 // With as many buffers as are free, the host goes on while the GPU has not begun.

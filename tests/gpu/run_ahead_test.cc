@@ -72,7 +72,7 @@ class RunAheadTest : public GpuTest {
 
   void SetUp() override {
     GpuTest::SetUp();
-    if (IsSkipped()) return;
+    if (IsSkipped() || HasFatalFailure()) return;
     backend_ = OpenCuda(*model_, kLimits);
     ASSERT_NE(backend_, nullptr);
     for (uint32_t s = 0; s < kLimits.sequences_max; ++s) {

@@ -328,6 +328,29 @@ TEST_F(MpiServeTest, ARankThatStopsAnsweringIsNotWaitedForWithoutEnd) {
   ExpectAllGone(ranks);
 }
 
+TEST_F(MpiServeTest, MeasureFetchDoesNotWaitWithoutEndEither) {
+  ASSERT_NO_FATAL_FAILURE(Start("v41", 1));
+  log_ = cluster_->scratch() / "measure.log";
+  std::vector<std::string> argv = Mpirun(2);
+  Append({kWorker, "measure-fetch"}, &argv);
+  Append(ModelFlags(), &argv);
+  // More batches than this test waits for.
+  Append({"--pairs", "100000", "--rank-timeout-s", "2", "--row-deadline-ms", "1000"}, &argv);
+  auto started = ChildProcess::Start(argv, log_);
+  ASSERT_TRUE(started.has_value()) << started.error().ToString();
+  process_ = std::move(*started);
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  while (ReadFile(log_).find("measuring batches") == std::string::npos) {
+    ASSERT_LT(std::chrono::steady_clock::now(), until) << ReadFile(log_);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  const std::vector<pid_t> ranks = {Rank("0"), Rank("1")};
+  ASSERT_NO_FATAL_FAILURE(SignalRank(ranks[1], SIGSTOP));
+  EXPECT_GT(process_.Wait(kPatience), 0);
+  EXPECT_THAT(ReadFile(log_), HasSubstr("waited 3000 ms for the other ranks in "));
+  ExpectAllGone(ranks);
+}
+
 TEST_F(MpiServeTest, RowsThatCannotBeHadFailRequestsAndRanksGoOnTogether) {
   ASSERT_NO_FATAL_FAILURE(Start("v41", 2));
   for (const std::string fetch : {"cooperative", "all"}) {

@@ -33,8 +33,9 @@ inline std::shared_ptr<const NgramHasher> SmallHasher(const TableLayout& layout)
 class LoopbackCluster {
  public:
   explicit LoopbackCluster(uint32_t node_count, int64_t column_rows = 2000,
-                           uint32_t replica_count = 1)
-      : layout(SmallLayout(column_rows)),
+                           uint32_t replica_count = 1,
+                           const std::vector<int32_t>& layer_ids = {1, 14})
+      : layout(SmallLayout(column_rows, layer_ids)),
         hasher(SmallHasher(*layout)),
         replica_count_(replica_count) {
     servers.resize(node_count);

@@ -66,8 +66,13 @@ TEST_F(RunTest, BatchRunCountsTokens) {
     EXPECT_EQ(run->generated_tokens, 35u);
     EXPECT_GT(run->tok_s(), 0.0);
     EXPECT_TRUE(run->FirstFailure().ok());
+    ASSERT_EQ(run->times.size(), prompts_.size());
     for (size_t i = 0; i < prompts_.size(); ++i) {
       EXPECT_EQ(run->results[i].tokens, backend_.Expected(prompts_[i], 7, false));
+      EXPECT_EQ(run->times[i].tokens, 7u);
+      EXPECT_GT(run->times[i].ttft_s(), 0.0);
+      EXPECT_GT(run->times[i].last_token_s, run->times[i].first_token_s);
+      EXPECT_LE(run->times[i].last_token_s, run->wall_s);
     }
   }
 }
@@ -146,6 +151,18 @@ TEST(RunReportTest, RatesAndSharesComeFromTheCounters) {
   EXPECT_DOUBLE_EQ(report["layers"]["14"]["hidden_fraction"], 1.0);
 }
 
+TEST(RunReportTest, LatenciesAreOfTheRequestsThatHaveSuchATokenInAnyRun) {
+  std::vector<BatchRun> runs(2);
+  runs[0].times = {{0.010, 0.040, 4}, {0.030, 0.030, 1}};
+  runs[1].times = {{0.020, 0.060, 3}, {0.0, 0.0, 0}};
+  const auto report = LatencyReport(runs);
+  EXPECT_DOUBLE_EQ(report["ttft_p50_ms"], 20.0);
+  EXPECT_NEAR(report["ttft_p99_ms"].get<double>(), 29.8, 1e-9);
+  EXPECT_DOUBLE_EQ(report["tpot_p50_ms"], 15.0);
+  EXPECT_NEAR(report["tpot_p99_ms"].get<double>(), 19.9, 1e-9);
+  EXPECT_EQ(LatencyReport({})["ttft_p50_ms"], 0.0);
+}
+
 TEST(RunReportTest, CompareReportHasEveryKeyOfTheDemo) {
   CompareResult result;
   BatchRun run;
@@ -166,6 +183,9 @@ TEST(RunReportTest, CompareReportHasEveryKeyOfTheDemo) {
   EXPECT_DOUBLE_EQ(report.at("tok_s_local"), 4.0);
   EXPECT_DOUBLE_EQ(report.at("ratio_median"), 0.5);
   EXPECT_EQ(report.at("identical_tokens"), true);
+  for (const char* side : {"latency_remote", "latency_local", "latency_off"}) {
+    EXPECT_TRUE(report.at(side).contains("ttft_p50_ms")) << side;
+  }
   EXPECT_EQ(report.at("off_differs"), true);
   for (const char* key : {"tok_s_off", "rows_verified", "rows_wrong", "remote_stall_percent",
                           "row_path_cpu_us_per_token", "rows_asked", "rows_unique",

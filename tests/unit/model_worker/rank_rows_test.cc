@@ -2,6 +2,7 @@
 #include "model_worker/ranks/rank_rows.h"
 
 #include <atomic>
+#include <numeric>
 #include <ostream>
 #include <vector>
 
@@ -158,6 +159,30 @@ TEST_P(RankRowsTest, ARankThatCouldNotEvenAskTellsTheOthers) {
     for (const Ticket ticket : held) source->Release(ticket);
   });
 }
+
+TEST(RankRowsOfManyLayersTest, EachOfAllTheLayersThatAModelMayHaveGoesRoundOnce) {
+  std::vector<int32_t> layer_ids(static_cast<size_t>(kEngramLayersMax));
+  std::iota(layer_ids.begin(), layer_ids.end(), 0);
+  LoopbackCluster cluster(1, 30, 1, layer_ids);
+  test::RunRanks(2, [&](Collective* collective) {
+    const auto source = Connect(&cluster, *collective);
+    ASSERT_NE(source, nullptr);
+    RankRows rows(collective, {source.get()});
+    const auto tokens = SomeTokens(5, 4);
+    const TokenRun run{.tokens = tokens};
+    ASSERT_TRUE(rows.Prefetch(Ticket(1), 0, {&run, 1}, {kPatient, true}).ok());
+    for (int again = 0; again < 2; ++again) {
+      for (int32_t layer = 0; layer < kEngramLayersMax; ++layer) {
+        const auto got = rows.Await(Ticket(1), layer);
+        ASSERT_TRUE(got.has_value()) << got.error().ToString();
+        ExpectRightRows(*source, layer, {&run, 1}, *got);
+      }
+    }
+    EXPECT_EQ(collective->stats().gathers, static_cast<uint64_t>(kEngramLayersMax));
+    rows.Release(Ticket(1));
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, RankRowsTest,
                          testing::Values(Case{2, true}, Case{2, false}, Case{4, true},
                                          Case{4, false}, Case{8, true}),

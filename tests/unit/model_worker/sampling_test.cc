@@ -73,6 +73,18 @@ TEST(SamplingTest, GreedyTakesTheLowestIdAmongEquals) {
   EXPECT_EQ(*sampler.Sample(logits, SamplingParams(), 0), 36);
 }
 
+// The highest are looked for block by block.
+TEST(SamplingTest, GreedyTakesTheLowestIdInALargeVocabularyToo) {
+  Sampler sampler;
+  for (const size_t first :
+       {size_t{0}, size_t{4095}, size_t{4096}, size_t{9000}, size_t{151'935}}) {
+    std::vector<float> logits(151'936, -1.0f);
+    for (size_t at = first; at < logits.size(); at += 4096) logits[at] = 2.0f;
+    logits[0] = first == 0 ? 2.0f : std::nanf("");
+    EXPECT_EQ(sampler.Sample(logits, {}, 0).value(), static_cast<TokenId>(first));
+  }
+}
+
 TEST(SamplingTest, FrequenciesMatchTheSlowModelsProbabilities) {
   Sampler sampler;
   const SamplingParams cases[] = {Params(1.0f, 0, 1.0f), Params(0.7f, 5, 1.0f),

@@ -217,7 +217,25 @@ std::string Fault(Change change) {
   return plan.error().message();
 }
 
+TEST(MakeModelTest, ALargerVocabularyThanTheTokenizersHasRowsForNoToken) {
+  const test::ScratchDir scratch;
+  MakeModelOptions options = Tiny(Variant::kV41);
+  options.vocabulary_size = 700;
+  const auto plan = Plan(options);
+  ASSERT_TRUE(plan.has_value()) << plan.error().ToString();
+  ASSERT_EQ(Write(*plan, scratch.path() / "model"), Status());
+  EXPECT_EQ(plan->config["vocab_size"], 700);
+  const auto shapes = Shapes(scratch.path() / "model");
+  EXPECT_EQ(shapes.at("model.embed_tokens.weight"), (std::vector<int64_t>{700, 16}));
+  EXPECT_EQ(shapes.at("lm_head.weight"), (std::vector<int64_t>{700, 16}));
+  // Rows and their ids are the tokenizer's: the same tables as without.
+  const auto tables = ReadModelTables(scratch.path() / "model", true);
+  ASSERT_TRUE(tables.has_value()) << tables.error().ToString();
+  EXPECT_EQ(tables->spec, Plan(Tiny(Variant::kV41))->spec);
+}
+
 TEST(MakeModelTest, WrongOptionsAreNamed) {
+  EXPECT_THAT(Fault([](auto& o) { o.vocabulary_size = 513; }), HasSubstr("--vocab-size is 513"));
   EXPECT_THAT(Fault([](auto& o) { o.kv_head_count = 3; }), HasSubstr("--kv-heads is 3"));
   EXPECT_THAT(Fault([](auto& o) { o.head_dim = 7; }),
               HasSubstr("--head-dim is 7, expected an even"));

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engram/table/stored_row.h"
@@ -13,13 +14,14 @@
 
 namespace engram::test {
 
-inline std::shared_ptr<const TableLayout> SmallLayout(int64_t column_rows = 2000) {
+inline std::shared_ptr<const TableLayout> SmallLayout(int64_t column_rows = 2000,
+                                                      std::vector<int32_t> layer_ids = {1, 14}) {
   TableSpec spec;
   spec.hash.variant = Variant::kV41;
   spec.hash.max_ngram_size = 3;
   spec.hash.head_count = 2;
   spec.hash.base_sizes = {column_rows, column_rows};
-  spec.hash.layer_ids = {1, 14};
+  spec.hash.layer_ids = std::move(layer_ids);
   spec.hash.compressed_vocab_size = 1000;
   spec.hash.pad_id = 2;
   spec.row_format = RowFormat::kF8E4M3ScaleE8M0;
