@@ -57,8 +57,8 @@ TEST_F(HostsCommandTest, ReadsAndStepsAtEachRoundTripStandInOneReport) {
       }
     }
   }
-  // 3 ms do not fit into the 0.3 ms of layer 1.
-  EXPECT_EQ(found.at(1).at("prefetch").at(0).at("layers").at("1").at("hidden_fraction"), 0);
+  // 3 ms do not fit into the 0.3 ms of layer 1, but in a step that others keep from running.
+  EXPECT_LT(found.at(1).at("prefetch").at(0).at("layers").at("1").at("hidden_fraction"), 0.5);
   EXPECT_EQ(report.at("plots").size(), 2u);
 }
 
