@@ -13,6 +13,23 @@ CASES = [
                         'engram_coordinator_leading{namespace="n",pod="c1"}': "0 1x9"}, 5,
      None, None, None),
     ("EngramNoLeader", {}, 5, {}, "No coordinator leads", None),
+    # Another release has its leader; the series of this one's coordinators are gone with them.
+    ("EngramNoLeader", {'engram_coordinator_leading{namespace="n",pod="c0"}': "1x10",
+                        'engram_node_coordinator_connected{namespace="n",pod="m0"}': "1x10",
+                        'engram_coordinator_leading{namespace="o",pod="c0"}': "1 stale",
+                        'engram_node_coordinator_connected{namespace="o",pod="m0"}': "1 0x9",
+                        'engram_node_coordinator_connected{namespace="o",pod="m1"}': "1 0x9"}, 8,
+     {"namespace": "o"}, "No coordinator leads", None),
+    # In one namespace.
+    ("EngramNoLeader", {'engram_coordinator_leading{namespace="n",app_kubernetes_io_instance="a",pod="c0"}': "1x10",
+                        'engram_coordinator_leading{namespace="n",app_kubernetes_io_instance="b",pod="c1"}': "0x10"}, 5,
+     {"namespace": "n", "app_kubernetes_io_instance": "b"}, "No coordinator leads", None),
+    # One alert where everything tells of it, and none for a node that lost its way alone.
+    ("EngramNoLeader", {'engram_node_coordinator_connected{namespace="n",pod="m0"}': "0x10"}, 5,
+     {"namespace": "n"}, "No coordinator leads", None),
+    ("EngramNoLeader", {'engram_coordinator_leading{namespace="n",pod="c0"}': "1x10",
+                        'engram_node_coordinator_connected{namespace="n",pod="m0"}': "0x10",
+                        'engram_node_coordinator_connected{namespace="n",pod="m1"}': "1x10"}, 5, None, None, None),
     ("EngramSlotsUnreadable",
      {'engram_coordinator_slots{namespace="n",pod="c",instance="i",version="2"}': "100x10",
       'engram_coordinator_slots_ready{namespace="n",pod="c",instance="i",version="2"}': "97x10",
