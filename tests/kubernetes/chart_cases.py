@@ -47,8 +47,9 @@ GOOD = {
                                    "networkPolicy.readers[0].podSelector.matchLabels.app=engine"] + WORKERS),
     "table that just fits": (None, ["model.tableBytes=189Gi", "memoryNodes.replicas=5", "memoryNodes.memory=80Gi"]),
 }
-for profile in ("tcp", "rdma-shared", "rdma-sriov", "same-host"):
-    GOOD[f"profile {profile}"] = (profile, WORKERS + ["bench.enabled=true"])
+HOSTS = ["networkPolicy.readers[0].ipBlock.cidr=10.0.0.0/16"]
+for profile, more in (("tcp", []), ("rdma-shared", HOSTS), ("rdma-sriov", []), ("same-host", [])):
+    GOOD[f"profile {profile}"] = (profile, WORKERS + ["bench.enabled=true"] + more)
 # Those whose pods meet the restricted Pod Security level: all but hostPath and what shares more with the host.
 RESTRICTED = [name for name in GOOD if name not in ("model on the hosts", "profile rdma-shared",
                                                     "profile rdma-sriov", "profile same-host")]
@@ -119,6 +120,8 @@ BAD = [
     (["fullnameOverride=engram-pool-of-some-longer-name", "memoryNodes.zones={eu-central-1-abcdefghij}"],
      "set fullnameOverride to something shorter"),
     (["transport.oneSided=rdma"], "set transport.mode=auto"),
+    (["transport.hostNetwork=true"], "set networkPolicy.readers to [{ipBlock: {cidr: THE HOSTS' NETWORK}}]"),
+    (["transport.hostNetwork=true", "networkPolicy.readers[0].podSelector.matchLabels.app=x"], "or networkPolicy.enabled=false"),
     (["transport.mode=auto", "transport.oneSided=rdma"], "set transport.deviceResources"),
     (["transport.mode=auto", "transport.oneSided=rdma", "transport.deviceResources.rdma/hca=1"],
      "set transport.ipcLock=true"),

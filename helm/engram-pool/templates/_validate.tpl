@@ -83,6 +83,13 @@
 {{- end -}}
 
 {{- $t := $v.transport -}}
+{{- if and $t.hostNetwork $v.networkPolicy.enabled -}}
+{{- $blocks := list -}}
+{{- range $v.networkPolicy.readers -}}{{- if hasKey . "ipBlock" -}}{{- $blocks = append $blocks .ipBlock -}}{{- end -}}{{- end -}}
+{{- if empty $blocks -}}
+{{- fail "pods on host networks come from hosts' addresses, which no podSelector matches: set networkPolicy.readers to [{ipBlock: {cidr: THE HOSTS' NETWORK}}], or networkPolicy.enabled=false" -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $t.mode "tcp") (ne $t.oneSided "off") -}}
 {{- fail "transport.oneSided=rdma needs RDMA and transport.mode is tcp: set transport.mode=auto (profiles/rdma-shared.yaml), or transport.oneSided=off" -}}
 {{- end -}}
