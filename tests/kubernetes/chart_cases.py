@@ -48,7 +48,7 @@ GOOD = {
     "table that just fits": (None, ["model.tableBytes=189Gi", "memoryNodes.replicas=5", "memoryNodes.memory=80Gi"]),
 }
 HOSTS = ["networkPolicy.readers[0].ipBlock.cidr=10.0.0.0/16"]
-for profile, more in (("tcp", []), ("rdma-shared", HOSTS), ("rdma-sriov", []), ("same-host", [])):
+for profile, more in (("tcp", []), ("rdma-shared", HOSTS), ("rdma-sriov", ["transport.env.UCX_NET_DEVICES=mlx5_2:1"]), ("same-host", [])):
     GOOD[f"profile {profile}"] = (profile, WORKERS + ["bench.enabled=true"] + more)
 # Those whose pods meet the restricted Pod Security level: all but hostPath and what shares more with the host.
 RESTRICTED = [name for name in GOOD if name not in ("model on the hosts", "profile rdma-shared",
@@ -119,10 +119,10 @@ BAD = [
     (["memoryNodes.zones={a,b,c,d}"], "set memoryNodes.replicas to 4 or more"),
     (["fullnameOverride=engram-pool-of-some-longer-name", "memoryNodes.zones={eu-central-1-abcdefghij}"],
      "set fullnameOverride to something shorter"),
-    (["transport.oneSided=rdma"], "set transport.mode=auto"),
     (["transport.hostNetwork=true"], "set networkPolicy.readers to [{ipBlock: {cidr: THE HOSTS' NETWORK}}]"),
     (["transport.hostNetwork=true", "networkPolicy.readers[0].podSelector.matchLabels.app=x"], "or networkPolicy.enabled=false"),
     (["transport.mode=auto", "transport.oneSided=rdma"], "set transport.deviceResources"),
+    (["transport.oneSided=rdma"], "set transport.mode=auto"),
     (["transport.mode=auto", "transport.oneSided=rdma", "transport.deviceResources.rdma/hca=1"],
      "set transport.ipcLock=true"),
     (["transport.hostIPC=true"], "set transport.mode=auto"),
