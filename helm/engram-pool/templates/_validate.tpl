@@ -129,8 +129,9 @@
 {{- fail (printf "tls.job.renewWithinDays is %d and tls.certificateDays %d, so certificates would be made anew every day: set tls.job.renewWithinDays to %d or less" (int $v.tls.job.renewWithinDays) (int $v.tls.certificateDays) (div (int $v.tls.certificateDays) 2)) -}}
 {{- end -}}
 
-{{- if gt (add (int $v.modelWorkers.drainSeconds) 5) (int $v.modelWorkers.terminationGracePeriodSeconds) -}}
-{{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds" (add (int $v.modelWorkers.drainSeconds) 5)) -}}
+{{- $ending := add (int $v.modelWorkers.drainSeconds) (int $v.modelWorkers.finishSeconds) 5 -}}
+{{- if gt $ending (int $v.modelWorkers.terminationGracePeriodSeconds) -}}
+{{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds or modelWorkers.finishSeconds" $ending) -}}
 {{- end -}}
 {{- $l := $v.modelWorkers.leaderWorkerSet -}}
 {{- if and $l.enabled (not $v.modelWorkers.enabled) -}}
