@@ -64,6 +64,8 @@ BAD = [
     (["memoryNodes.memory=96"], "memoryNodes/memory"),
     (["memoryNodes.memory=-1Gi"], "memoryNodes/memory"),
     (["memoryNodes.scrubRate=fast"], "memoryNodes/scrubRate"),
+    (["memoryNodes.memory=0Gi", "model.tableBytes=1Gi"], "memoryNodes/memory"),
+    (["memoryNodes.minReadySeconds=0"], "memoryNodes/minReadySeconds"),
     (["memoryNodes.loadRateMin=0Mi"], "memoryNodes/loadRateMin"),
     (["memoryNodes.replicas=0"], "memoryNodes/replicas"),
     (["memoryNodes.cpu=2 cores"], "memoryNodes/cpu"),
