@@ -99,7 +99,9 @@ void AddStoreFlags(CLI::App* app, StoreFlags* flags) {
 }
 
 Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
-                                                 const SecurityFlags& security) {
+                                                 const SecurityFlags& security,
+                                                 std::shared_ptr<TlsIdentity>* etcd_identity) {
+  etcd_identity->reset();
   constexpr std::string_view kSqlite = "sqlite:";
   const std::string file =
       flags.store.starts_with(kSqlite) ? flags.store.substr(kSqlite.size()) : flags.state;
@@ -133,6 +135,7 @@ Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
     auto identity = TlsIdentity::LoadWithoutRole(flags.etcd_certs);
     if (!identity.has_value()) return Error(identity.error().WithContext("--etcd-certs"));
     options.identity = *std::move(identity);
+    *etcd_identity = options.identity;
     WarnOfOneCa(flags.etcd_certs, security.certs);
   }
   auto store = std::make_unique<EtcdStore>(std::move(options));

@@ -133,8 +133,9 @@ Status Serve(const ServeOptions& options, const LoadedModel& model, RowSource* r
   auto security = OpenSecurity(options.worker.security);
   if (!security.has_value()) return security.error();
   http.security = *std::move(security);
-  auto server = HttpServer::Create(context.get_executor(), http,
-                                   ServicePages(metrics, readiness, completions));
+  auto server = HttpServer::Create(
+      context.get_executor(), http,
+      ServicePages(metrics, readiness, completions, CertificatesOf(http.security)));
   if (!server.has_value()) return server.error();
   engine->Start();
   spdlog::info("{} is served at {}://{}/v1/completions", service_options.model_name,

@@ -118,6 +118,15 @@ CASES = [
     ("EngramMoreMemoryNodesWanted", {"engram_coordinator_desired_memory_nodes": "3x90",
                                      "engram_coordinator_nodes_known": "5x90",
                                      "engram_coordinator_nodes_draining": "1x90"}, 80, None, None, None),
+    # Seconds since 1970, which is where promtool's clock starts.
+    ("EngramCertificateEnds",
+     {'engram_certificate_expires_seconds{namespace="n",pod="m0",use="cluster"}': "864000x120",
+      'engram_certificate_expires_seconds{namespace="n",pod="c0",use="etcd"}': "7776000x120"}, 120,
+     {"namespace": "n", "pod": "m0", "use": "cluster"}, "The certificate of m0 (cluster) ends in 9d 22h 0m 0s", None),
+    # New files were taken.
+    ("EngramCertificateEnds",
+     {'engram_certificate_expires_seconds{namespace="n",pod="m0",use="cluster"}': "864000x30 7776000x90"}, 120,
+     None, None, None),
     ("EngramRequestsRefused",
      {'engram_worker_requests_total{namespace="n",pod="w",result="refused"}': "0+5x30"}, 20,
      {"namespace": "n"}, "Model workers refuse requests", None),
