@@ -20,9 +20,6 @@
 {{- if and $v.etcd.enabled $v.etcd.image.repository (empty $v.etcd.image.tag) (empty $v.etcd.image.digest) -}}
 {{- fail "etcd.image has no tag: set etcd.image.tag or etcd.image.digest" -}}
 {{- end -}}
-{{- if and $v.coordinator.restored (eq $c 1) -}}
-{{- fail "coordinator.restored is for a state in etcd; SQLite's file is started once with --restored (docs/OPERATIONS.md): leave coordinator.restored out" -}}
-{{- end -}}
 {{- if and $v.etcd.snapshots.claimName (not $v.etcd.enabled) -}}
 {{- fail "etcd.snapshots are of the etcd that etcd.enabled runs: set etcd.enabled=true, or leave etcd.snapshots.claimName out and take snapshots of yours where it runs" -}}
 {{- end -}}
