@@ -69,10 +69,10 @@ class MetricsTest : public testing::Test {
     cluster_ = *std::move(cluster);
     StartWorker(certs);
     ASSERT_FALSE(worker_http_.empty());
-    targets_ = {{"coordinator", cluster_->coordinator_http()},
-                {"memory-node-0", cluster_->node_http(0)},
-                {"memory-node-1", cluster_->node_http(1)},
-                {"model-worker", worker_http_}};
+    targets_ = {{"coordinator", cluster_->coordinator_http(), "c0"},
+                {"memory-node-0", cluster_->node_http(0), "m0"},
+                {"memory-node-1", cluster_->node_http(1), "m1"},
+                {"model-worker", worker_http_, "worker"}};
     auto prometheus = PrometheusProcess::Start(
         targets_, certs ? cluster_->certs() / "operator" : std::filesystem::path());
     ASSERT_TRUE(prometheus.has_value()) << prometheus.error().ToString();

@@ -57,7 +57,8 @@ Result<std::unique_ptr<PrometheusProcess>> PrometheusProcess::Start(
       job["scheme"] = "https";
       job["tls_config"] = {{"ca_file", (certs / "ca.crt").string()},
                            {"cert_file", (certs / "tls.crt").string()},
-                           {"key_file", (certs / "tls.key").string()}};
+                           {"key_file", (certs / "tls.key").string()},
+                           {"server_name", target.server_name}};
     }
     jobs.push_back(std::move(job));
   }

@@ -16,7 +16,8 @@ namespace engram::test {
 
 struct ScrapeTarget {
   std::string job;
-  std::string address;  // "host:port"
+  std::string address;           // "host:port"
+  std::string server_name = {};  // over HTTPS: whom its certificate is for; empty: the host
 };
 
 // Killed, and its data removed, with the object. Thread-compatible.

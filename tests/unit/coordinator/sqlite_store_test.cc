@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "coordinator/restored_state.h"
+#include "engram/base/check.h"
 #include "proto/state.pb.h"
 #include "tests/support/child_process.h"
 
@@ -81,7 +82,9 @@ TEST(SqliteStoreTest, TheNameOfARestoreCountsOnceAndGoesWithTheFile) {
   const auto start = [&](const std::string& name) {
     auto store = SqliteStore::Open(file);
     ENGRAM_CHECK(store.has_value());
-    if (!name.empty()) EXPECT_EQ((*store)->SkipGiven(name), Status());
+    if (!name.empty()) {
+      EXPECT_EQ((*store)->SkipGiven(name), Status());
+    }
     EXPECT_TRUE((*store)->Campaign("here", [] {}).ok());
     return (*store)->leadership().term;
   };
