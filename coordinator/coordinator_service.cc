@@ -372,7 +372,8 @@ HttpServer::Handler CoordinatorService::Pages() {
         (void)co_await responder.Respond(
             200, "application/json",
             json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
-      });
+      },
+      options_.certificates);
 }
 
 }  // namespace engram

@@ -54,6 +54,7 @@ class CoordinatorService {
     // Of the session tokens that readers get; 0 = development mode, where nobody needs one. While
     // no coordinator leads none are given: reads of a cluster without one end after so long.
     std::chrono::seconds token_lifetime{0};
+    std::vector<CertificateInUse> certificates;  // whose end /metrics tells
   };
   // Called when a store that is not shared fails (what is in memory may run ahead of what is
   // durable), or when what is stored is damaged: the process must end.

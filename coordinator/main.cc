@@ -151,7 +151,8 @@ Status Run(const Flags& flags) {
   if (!security.has_value()) return security.error();
   const auto audit = OpenAuditLog(flags.audit_log);
   if (!audit.has_value()) return audit.error();
-  auto store = OpenStore(flags.store, flags.security);
+  std::shared_ptr<TlsIdentity> etcd_identity;
+  auto store = OpenStore(flags.store, flags.security, &etcd_identity);
   if (!store.has_value()) return store.error();
 
   boost::asio::io_context io(1);
@@ -164,6 +165,8 @@ Status Run(const Flags& flags) {
   if (security->identity != nullptr) {
     options.token_lifetime = std::chrono::seconds(flags.token_lifetime_s);
   }
+  options.certificates = CertificatesOf(*security);
+  if (etcd_identity != nullptr) options.certificates.push_back({"etcd", etcd_identity});
   CoordinatorService service(io.get_executor(), *std::move(store), options,
                              [](const Status& status) {
                                // Memory may be ahead of the disk now: only what is on disk may be

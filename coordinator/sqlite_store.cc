@@ -67,7 +67,10 @@ Result<std::unique_ptr<SqliteStore>> SqliteStore::Open(const std::filesystem::pa
         "WITHOUT ROWID",
         "CREATE TABLE IF NOT EXISTS term (one INTEGER PRIMARY KEY CHECK (one = 1), "
         "term INTEGER NOT NULL)",
-        "INSERT OR IGNORE INTO term VALUES (1, 0)", "COMMIT"}) {
+        "INSERT OR IGNORE INTO term VALUES (1, 0)",
+        "CREATE TABLE IF NOT EXISTS restored (one INTEGER PRIMARY KEY CHECK (one = 1), "
+        "name TEXT NOT NULL)",
+        "COMMIT"}) {
     if (Status status = store->Execute(sql); !status.ok()) {
       if (sqlite3_errcode(db) == SQLITE_BUSY) {
         return Error(StatusCode::kFailedPrecondition,
@@ -108,7 +111,19 @@ Result<uint64_t> SqliteStore::ReadTerm() {
   return read.Int(0);
 }
 
-Status SqliteStore::SkipGiven() {
+Result<std::string> SqliteStore::ReadRestored() {
+  Statement read(db_, "SELECT name FROM restored WHERE one = 1");
+  if (!read.ok()) return Error(Failure("reading"));
+  const int step = read.Step();
+  if (step == SQLITE_DONE) return std::string();
+  if (step != SQLITE_ROW) return Error(Failure("reading"));
+  return read.Bytes(0);
+}
+
+Status SqliteStore::SkipGiven(const std::string& name) {
+  const auto restored = ReadRestored();
+  if (!restored.has_value()) return restored.error();
+  if (!name.empty() && *restored == name) return Status();
   const auto records = ReadAll();
   if (!records.has_value()) return records.error();
   const auto changed = SkipGivenNumbers(*records);
@@ -121,6 +136,11 @@ Status SqliteStore::SkipGiven() {
     Statement update(db_, "UPDATE term SET term = ?1 WHERE one = 1");
     if (update.ok()) update.BindInt(1, *term + kRestoredTermsSkipped);
     if (!update.ok() || update.Step() != SQLITE_DONE) status = Failure("writing");
+  }
+  if (status.ok() && !name.empty()) {
+    Statement keep(db_, "INSERT OR REPLACE INTO restored VALUES (1, ?1)");
+    if (keep.ok()) keep.BindText(1, name);
+    if (!keep.ok() || keep.Step() != SQLITE_DONE) status = Failure("writing");
   }
   if (status.ok()) status = Execute("COMMIT");
   if (!status.ok()) sqlite3_exec(db_, "ROLLBACK", nullptr, nullptr, nullptr);

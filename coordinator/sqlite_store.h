@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "coordinator/metadata_store.h"
 
@@ -21,8 +22,10 @@ class SqliteStore final : public MetadataStore {
 
   // The file is a copy from earlier that was put in place: moves the term and the numbers in the
   // records (coordinator/restored_state.h) past what may have been given since. Before Campaign.
+  //   name  of this restore: the file keeps it, and the same name again does nothing; empty: done
+  //         whatever was done before
   // ERRORS: kIo, kCorrupt; nothing is changed then.
-  [[nodiscard]] Status SkipGiven();
+  [[nodiscard]] Status SkipGiven(const std::string& name);
 
   // The file is this process's alone: it leads at once, and again as soon as it has resigned.
   [[nodiscard]] Status Campaign(std::string address, std::function<void()> on_change) override;
@@ -37,6 +40,8 @@ class SqliteStore final : public MetadataStore {
   [[nodiscard]] Status Execute(const char* sql);
   [[nodiscard]] Status Failure(const char* doing) const;
   [[nodiscard]] Result<uint64_t> ReadTerm();
+  // Of the last restore; empty: there was none with a name.
+  [[nodiscard]] Result<std::string> ReadRestored();
   [[nodiscard]] Status BeginTerm();
   [[nodiscard]] Status Write(uint64_t term, const std::vector<MetadataRecord>& records);
 

@@ -75,10 +75,10 @@ void AddStoreFlags(CLI::App* app, StoreFlags* flags) {
                                        "The SQLite file to keep state in; made when missing");
   app->add_flag("--restored{once}", flags->restored,
                 "The state is a copy from earlier that was put in place: give out no term, version "
-                "or epoch that may have been given since. With --state at this start only: not in "
-                "a service's flags. With --store https://... as --restored=NAME, any name for this "
-                "restore (2026-11-28): each name counts once, for all coordinators, so it may stay "
-                "in their flags");
+                "or epoch that may have been given since. As --restored=NAME, any name for this "
+                "restore (2026-11-28): the state keeps it and it counts once, for all "
+                "coordinators, so it may stay in their flags; for each restore another. Without a "
+                "name, for --state only, it counts at each start: not in a service's flags");
   app->add_option("--store", flags->store,
                   "Where to keep state: https://HOST:PORT,HOST:PORT/PREFIX, an etcd under mutual "
                   "TLS with --etcd-certs; etcd://HOST:PORT,HOST:PORT/PREFIX, one without TLS, on "
@@ -99,7 +99,9 @@ void AddStoreFlags(CLI::App* app, StoreFlags* flags) {
 }
 
 Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
-                                                 const SecurityFlags& security) {
+                                                 const SecurityFlags& security,
+                                                 std::shared_ptr<TlsIdentity>* etcd_identity) {
+  etcd_identity->reset();
   constexpr std::string_view kSqlite = "sqlite:";
   const std::string file =
       flags.store.starts_with(kSqlite) ? flags.store.substr(kSqlite.size()) : flags.state;
@@ -108,14 +110,14 @@ Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
       return Error(Wrong("--etcd-certs is for --store https://..., and the state is in " + file));
     }
     ENGRAM_ASSIGN_OR_RETURN(std::unique_ptr<SqliteStore> store, SqliteStore::Open(file));
-    if (!flags.restored.empty() && flags.restored != kOnce) {
-      return Error(
-          Wrong("--restored=NAME is for --store https://...; with --state give --restored "
-                "alone, at one start"));
-    }
-    if (!flags.restored.empty()) {
-      ENGRAM_TRY(store->SkipGiven());
+    if (flags.restored == kOnce) {
+      ENGRAM_TRY(store->SkipGiven({}));
       spdlog::info("{} is a copy: terms, versions and epochs go on far above it", file);
+    } else if (!flags.restored.empty()) {
+      ENGRAM_TRY(CheckRestoredName(flags.restored));
+      ENGRAM_TRY(store->SkipGiven(flags.restored));
+      spdlog::info("{} was restored as '{}': terms, versions and epochs go on far above the copy",
+                   file, flags.restored);
     }
     return store;
   }
@@ -133,6 +135,7 @@ Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
     auto identity = TlsIdentity::LoadWithoutRole(flags.etcd_certs);
     if (!identity.has_value()) return Error(identity.error().WithContext("--etcd-certs"));
     options.identity = *std::move(identity);
+    *etcd_identity = options.identity;
     WarnOfOneCa(flags.etcd_certs, security.certs);
   }
   auto store = std::make_unique<EtcdStore>(std::move(options));

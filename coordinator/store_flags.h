@@ -26,7 +26,9 @@ void AddStoreFlags(CLI::App* app, StoreFlags* flags);
 // Opens what the flags name; etcd itself need not be there yet. Without TLS etcd must be on
 // loopback, unless `security` says --insecure. ERRORS: kInvalidArgument (flags that contradict each
 // other, no certificates with https), those of SqliteStore::Open and TlsIdentity::Load.
-[[nodiscard]] Result<std::unique_ptr<MetadataStore>> OpenStore(const StoreFlags& flags,
-                                                               const SecurityFlags& security);
+//   etcd_identity  becomes what etcd is shown; null where there is no TLS to it
+[[nodiscard]] Result<std::unique_ptr<MetadataStore>> OpenStore(
+    const StoreFlags& flags, const SecurityFlags& security,
+    std::shared_ptr<TlsIdentity>* etcd_identity);
 
 }  // namespace engram

@@ -39,11 +39,13 @@ struct ServeOptions {
   WorkerOptions worker;
   std::string listen = "127.0.0.1:8080";
   uint32_t queue_requests_max = 64;
+  uint32_t drain_timeout_s = 110;  // for requests in progress, after the signal to end
   uint64_t seed = 0;
   std::string model_name;     // empty = the folder's name
   std::string announce_file;  // empty = none
 };
-// Until SIGINT or SIGTERM; of several ranks also SIGUSR1, which mpirun hands on.
+// Until SIGINT or SIGTERM, then until requests in progress are answered; of several ranks SIGUSR1,
+// which mpirun hands on.
 [[nodiscard]] Status RunServe(const ServeOptions& options);
 
 struct MeasureFetchOptions {

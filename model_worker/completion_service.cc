@@ -25,6 +25,18 @@ std::string ModelsJson(const std::string& name) {
   return models.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+// Counts one answer while it is there.
+class CountedAnswer {
+ public:
+  explicit CountedAnswer(std::shared_ptr<uint32_t> count) : count_(std::move(count)) { ++*count_; }
+  ~CountedAnswer() { --*count_; }
+  CountedAnswer(const CountedAnswer&) = delete;
+  CountedAnswer& operator=(const CountedAnswer&) = delete;
+
+ private:
+  const std::shared_ptr<uint32_t> count_;
+};
+
 }  // namespace
 
 // What the engine has handed over for one request. Touched on the executor only.
@@ -116,6 +128,16 @@ Result<RequestId> CompletionService::Submit(const CompletionRequest& wanted,
 
 asio::awaitable<void> CompletionService::Complete(const HttpRequest& request,
                                                   HttpResponder& responder) {
+  if (refuses_) {
+    // The next request of this client must find another worker, not this connection.
+    responder.AddHeader("Connection", "close");
+    const Status ending(StatusCode::kUnavailable,
+                        "this worker ends: it finishes what it has begun and takes no new "
+                        "requests; try again, another worker or its successor answers");
+    co_await RespondError(responder, ending);
+    co_return;
+  }
+  const CountedAnswer counted(answers_running_);
   auto wanted = ParseCompletionRequest(request.body);
   if (!wanted.has_value()) {
     co_await RespondError(responder, wanted.error());

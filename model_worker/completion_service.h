@@ -18,7 +18,8 @@
 namespace engram {
 
 // POST /v1/completions (whole or streamed), GET /v1/models. A full queue answers 429 with
-// Retry-After; a client that goes away has its request cancelled, checked every kPeerCheck.
+// Retry-After; a client that goes away has its request cancelled, checked every kPeerCheck. Once
+// told to Refuse, new completions get 503 with Retry-After, and those in progress go on.
 //
 // THREADS: Handle runs on `executor` only, a strand or a single-threaded io_context; the engine's
 // thread hands its tokens over to it.
@@ -43,6 +44,12 @@ class CompletionService {
   [[nodiscard]] boost::asio::awaitable<void> Handle(const HttpRequest& request,
                                                     HttpResponder& responder);
 
+  // No new completions from now on. On `executor`.
+  void Refuse() { refuses_ = true; }
+  [[nodiscard]] bool refuses() const { return refuses_; }
+  // Completions taken whose last byte is not written yet. On `executor`.
+  [[nodiscard]] uint32_t answers_running() const { return *answers_running_; }
+
  private:
   struct Feed;
   struct Answer;
@@ -62,6 +69,9 @@ class CompletionService {
   const Tokenizer* const tokenizer_;
   const Options options_;
   uint64_t next_answer_ = 1;
+  bool refuses_ = false;
+  // Shared with the coroutines, which may be destroyed after the service.
+  const std::shared_ptr<uint32_t> answers_running_ = std::make_shared<uint32_t>(0);
 };
 
 }  // namespace engram

@@ -81,6 +81,12 @@ void AddServe(CLI::App* app, ServeOptions* options, Command* command) {
                   "Requests that may wait for a slot; one more is answered 429")
       ->capture_default_str()
       ->check(CLI::Range(1u, 1u << 20));
+  sub->add_option("--drain-timeout-s", options->drain_timeout_s,
+                  "After SIGTERM or SIGINT new requests get 503, and those that run or wait have "
+                  "so long to end; a second signal ends them at once, with an error. Whoever kills "
+                  "it in the end (systemd, a container's runtime) must wait longer")
+      ->capture_default_str()
+      ->check(CLI::Range(0u, 86400u));
   sub->add_option("--seed", options->seed, "Of requests that bring none")->capture_default_str();
   sub->add_option("--model-name", options->model_name,
                   "The model's name in the API; default: the folder's name");
@@ -90,7 +96,9 @@ void AddServe(CLI::App* app, ServeOptions* options, Command* command) {
       "Example:\n"
       "  engram-model-worker serve --model build/demo/model-v41 --coordinator 127.0.0.1:7000\n"
       "  curl http://127.0.0.1:8080/v1/completions -d '{\"prompt\": \"Once\", \"stream\": true}'\n"
-      "Also: GET /v1/models, /healthz, /readyz, /metrics. SIGTERM ends it cleanly.");
+      "Also: GET /v1/models, /healthz, /readyz, /metrics. SIGTERM ends it once what it has begun "
+      "is "
+      "answered.");
   sub->callback([=] { *command = [=] { return RunServe(*options); }; });
 }
 
@@ -127,8 +135,8 @@ int Main(int argc, char** argv) {
       "listens, prints and reports:\n"
       "  mpirun -np 2 --bind-to none engram-model-worker serve --model DIR --coordinator "
       "HOST:PORT\n"
-      "mpirun ends ranks a second after a SIGTERM; SIGUSR1 to it ends serving as cleanly as one "
-      "process ends.");
+      "mpirun ends ranks a second after a SIGTERM; SIGUSR1 to it ends serving as SIGTERM ends one "
+      "process: what has begun is answered.");
   Command command;
   GenerateOptions generate;
   CompareCommandOptions compare;

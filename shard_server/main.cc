@@ -200,7 +200,8 @@ Status Run(const NodeOptions& options) {
   CoordinatorAgent agent(io.get_executor(), &node,
                          AgentOptions(options, *security, token_keys, incarnation, http_address,
                                       (*server)->address()));
-  pages = NodePages({options.id, options.zone, incarnation, server->get(), &node, &agent},
+  pages = NodePages({options.id, options.zone, incarnation, server->get(), &node, &agent,
+                     CertificatesOf(*security)},
                     options.enable_test_hooks);
 
   boost::asio::signal_set signals(io, SIGINT, SIGTERM);

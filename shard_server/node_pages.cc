@@ -307,7 +307,7 @@ HttpServer::Handler TestHooks(MemoryNode* node) {
 HttpServer::Handler NodePages(const NodeSources& sources, bool enable_test_hooks) {
   return ServicePages(
       std::make_shared<NodeMetrics>(sources), [sources] { return NodeReadiness(sources); },
-      enable_test_hooks ? TestHooks(sources.node) : nullptr);
+      enable_test_hooks ? TestHooks(sources.node) : nullptr, sources.certificates);
 }
 
 }  // namespace engram

@@ -26,6 +26,7 @@ struct NodeSources {
   const RowServer* server = nullptr;
   MemoryNode* node = nullptr;
   const CoordinatorAgent* agent = nullptr;
+  std::vector<CertificateInUse> certificates = {};
 };
 
 // Ready: the coordinator was heard once, and every slot that it assigned is loaded and checked. A

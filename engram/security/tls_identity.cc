@@ -138,6 +138,11 @@ class FolderIdentity final : public TlsIdentity {
     const std::lock_guard lock(mutex_);
     return loaded_.own;
   }
+  [[nodiscard]] int64_t ExpiresAt() override {
+    const std::lock_guard lock(mutex_);
+    LookAgain();
+    return loaded_.not_after;
+  }
   [[nodiscard]] int64_t SecondsLeft() const override {
     const std::lock_guard lock(mutex_);
     return loaded_.not_after - std::time(nullptr);

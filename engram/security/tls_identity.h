@@ -33,6 +33,8 @@ class TlsIdentity {
   [[nodiscard]] virtual std::shared_ptr<boost::asio::ssl::context> Context() = 0;
   // As the files were last taken.
   [[nodiscard]] virtual PeerIdentity own() const = 0;
+  // Until when the own certificate is valid, in Unix seconds. Looks at the files as Context does.
+  [[nodiscard]] virtual int64_t ExpiresAt() = 0;
   // Seconds until the own certificate is no longer valid; negative: it is not.
   [[nodiscard]] virtual int64_t SecondsLeft() const = 0;
 };

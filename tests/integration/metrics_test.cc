@@ -1,5 +1,6 @@
 // A whole cluster as a real Prometheus sees it.
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
@@ -21,6 +22,7 @@ namespace engram::test {
 namespace {
 
 constexpr int kRequests = 4;
+const std::string kCertificate = "engram_certificate_expires_seconds";
 
 // What the documentation and Prometheus must agree on.
 struct Family {
@@ -58,18 +60,24 @@ class MetricsTest : public testing::Test {
     if (PrometheusProcess::Program().empty() || PrometheusProcess::Promtool().empty()) {
       GTEST_SKIP() << "prometheus is not installed: run deploy/install-deps";
     }
-    auto cluster = TestCluster::Start({.nodes = 2});
+    StartCluster();
+  }
+  virtual void StartCluster() { Start(false); }
+  void Start(bool certs) {
+    auto cluster = TestCluster::Start({.nodes = 2, .certs = certs});
     ASSERT_TRUE(cluster.has_value()) << cluster.error().ToString();
     cluster_ = *std::move(cluster);
-    StartWorker();
+    StartWorker(certs);
     ASSERT_FALSE(worker_http_.empty());
-    targets_ = {{"coordinator", cluster_->coordinator_http()},
-                {"memory-node-0", cluster_->node_http(0)},
-                {"memory-node-1", cluster_->node_http(1)},
-                {"model-worker", worker_http_}};
-    auto prometheus = PrometheusProcess::Start(targets_);
+    targets_ = {{"coordinator", cluster_->coordinator_http(), "c0"},
+                {"memory-node-0", cluster_->node_http(0), "m0"},
+                {"memory-node-1", cluster_->node_http(1), "m1"},
+                {"model-worker", worker_http_, "worker"}};
+    auto prometheus = PrometheusProcess::Start(
+        targets_, certs ? cluster_->certs() / "operator" : std::filesystem::path());
     ASSERT_TRUE(prometheus.has_value()) << prometheus.error().ToString();
     prometheus_ = *std::move(prometheus);
+    if (certs) return;
     for (int i = 0; i < kRequests; ++i) {
       const nlohmann::json request = {{"prompt", "Every row is checked, every row"},
                                       {"max_tokens", 8}};
@@ -78,15 +86,30 @@ class MetricsTest : public testing::Test {
     }
   }
 
-  void StartWorker() {
+  void StartWorker(bool certs) {
     const auto announce = cluster_->scratch() / "worker.json";
     const auto log = cluster_->scratch() / "worker.log";
-    auto started = ChildProcess::Start(
-        {std::string(ENGRAM_BIN_DIR) + "/engram-model-worker", "serve", "--model",
-         cluster_->model_dir().string(), "--coordinator", cluster_->coordinator_address(),
-         "--transport", "tcp", "--way", "gather", "--cache-bytes", "1MiB", "--listen",
-         "127.0.0.1:0", "--announce-file", announce.string()},
-        log);
+    std::vector<std::string> argv = {std::string(ENGRAM_BIN_DIR) + "/engram-model-worker",
+                                     "serve",
+                                     "--model",
+                                     cluster_->model_dir().string(),
+                                     "--coordinator",
+                                     cluster_->coordinator_address(),
+                                     "--transport",
+                                     "tcp",
+                                     "--way",
+                                     "gather",
+                                     "--cache-bytes",
+                                     "1MiB",
+                                     "--listen",
+                                     "127.0.0.1:0",
+                                     "--announce-file",
+                                     announce.string()};
+    if (certs) {
+      ASSERT_TRUE(cluster_->IssueCertificate("reader", "worker").ok());
+      argv.insert(argv.end(), {"--certs", (cluster_->certs() / "worker").string()});
+    }
+    auto started = ChildProcess::Start(argv, log);
     ASSERT_TRUE(started.has_value()) << started.error().ToString();
     worker_ = *std::move(started);
     const auto announcement = AwaitAnnouncement(announce, worker_, log);
@@ -199,7 +222,22 @@ TEST_F(MetricsTest, PagesPassPromtoolAndStandInTheDocumentation) {
       scraped.at(name).labels.insert(label);
     }
   }
-  EXPECT_THAT(scraped, testing::ContainerEq(Documented()));
+  // Told where there are certificates: the next test.
+  Families expected = Documented();
+  EXPECT_EQ(expected.at(kCertificate), (Family{"gauge", {"use"}}));
+  expected.erase(kCertificate);
+  EXPECT_THAT(scraped, testing::ContainerEq(expected));
+}
+
+class SecureMetricsTest : public MetricsTest {
+ protected:
+  void StartCluster() override { Start(true); }
+};
+
+TEST_F(SecureMetricsTest, EveryProcessTellsUntilWhenItsCertificateIsValid) {
+  ExpectSoon("count(up == 1) == bool 4");
+  const std::string left = "(" + kCertificate + "{use=\"cluster\"} - time())";
+  ExpectSoon("count(" + left + " > 86400 * 7 and " + left + " < 86400 * 3650) == bool 4");
 }
 
 }  // namespace

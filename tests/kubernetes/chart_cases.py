@@ -17,6 +17,7 @@ GOOD = {
     "etcd's snapshots": (None, ETCD + ["etcd.snapshots.claimName=snapshots"]),
     "a snapshot is put back": (None, ETCD + ["etcd.snapshots.claimName=snapshots", "etcd.snapshots.restore=s.db",
                                              "coordinator.restored=monday"]),
+    "SQLite's file is put back": (None, ["coordinator.restored=monday"]),
     "three coordinators, etcd of the chart, no TLS": (None, ETCD + ["tls.enabled=false", "etcd.tls=false"]),
     "three coordinators, an etcd of yours": (None, EXTERNAL + ["etcd.clientSecret=etcd-client"]),
     "three coordinators, an etcd of yours, no TLS": (None, EXTERNAL + ["etcd.tls=false", "tls.enabled=false"]),
@@ -27,7 +28,8 @@ GOOD = {
     "zones": (None, ["memoryNodes.zones={a,b,c}", "memoryNodes.replicas=7", "memoryNodes.nodeSelector.pool=memory"]),
     "zones, no TLS": (None, ["memoryNodes.zones={a,b}", "memoryNodes.replicas=3", "tls.enabled=false"]),
     "workers": (None, WORKERS + ["modelWorkers.autoscaling.enabled=true", "modelWorkers.autoscaling.maxReplicas=8"]),
-    "workers that end at once": (None, WORKERS + ["modelWorkers.drainSeconds=0"]),
+    "workers that end at once": (None, WORKERS + ["modelWorkers.drainSeconds=0", "modelWorkers.finishSeconds=0",
+                                                  "modelWorkers.terminationGracePeriodSeconds=5"]),
     "workers on CPUs": (None, WORKERS + ["modelWorkers.backend=cpu", "modelWorkers.zone=a"]),
     "four ranks in a pod": (None, WORKERS + ["modelWorkers.tensorParallel=4"]),
     "two ranks in a pod, on CPUs": (None, WORKERS + ["modelWorkers.backend=cpu", "modelWorkers.tensorParallel=2",
@@ -49,8 +51,9 @@ GOOD = {
                                    "networkPolicy.readers[0].podSelector.matchLabels.app=engine"] + WORKERS),
     "table that just fits": (None, ["model.tableBytes=189Gi", "memoryNodes.replicas=5", "memoryNodes.memory=80Gi"]),
 }
-for profile in ("tcp", "rdma-shared", "rdma-sriov", "same-host"):
-    GOOD[f"profile {profile}"] = (profile, WORKERS + ["bench.enabled=true"])
+HOSTS = ["networkPolicy.readers[0].ipBlock.cidr=10.0.0.0/16"]
+for profile, more in (("tcp", []), ("rdma-shared", HOSTS), ("rdma-sriov", ["transport.env.UCX_NET_DEVICES=mlx5_2:1"]), ("same-host", [])):
+    GOOD[f"profile {profile}"] = (profile, WORKERS + ["bench.enabled=true"] + more)
 # Those whose pods meet the restricted Pod Security level: all but hostPath and what shares more with the host.
 RESTRICTED = [name for name in GOOD if name not in ("model on the hosts", "profile rdma-shared",
                                                     "profile rdma-sriov", "profile same-host")]
@@ -63,6 +66,8 @@ BAD = [
     (["memoryNodes.memory=96G"], "memoryNodes/memory"),
     (["memoryNodes.memory=96"], "memoryNodes/memory"),
     (["memoryNodes.memory=-1Gi"], "memoryNodes/memory"),
+    (["memoryNodes.memory=0Gi", "model.tableBytes=1Gi"], "memoryNodes/memory"),
+    (["memoryNodes.minReadySeconds=0"], "memoryNodes/minReadySeconds"),
     (["memoryNodes.scrubRate=fast"], "memoryNodes/scrubRate"),
     (["memoryNodes.loadRateMin=0Mi"], "memoryNodes/loadRateMin"),
     (["memoryNodes.replicas=0"], "memoryNodes/replicas"),
@@ -86,6 +91,9 @@ BAD = [
     (["etcd.endpoints={https://e0:2379}"], "etcd/endpoints/0"),
     (["etcd.snapshots.restore=/tmp/s.db"], "etcd/snapshots/restore"),
     (["coordinator.restored=last monday"], "coordinator/restored"),
+    (["coordinator.restored=once"], "coordinator/restored"),
+    (["coordinator.extraArgs={--restored}"], "coordinator/extraArgs/0"),
+    (["coordinator.extraArgs={--restored=monday}"], "coordinator/extraArgs/0"),
     (["modelWorkers.concurrency=1000"], "modelWorkers/concurrency"),
     (["modelWorkers.backend=rocm"], "modelWorkers/backend"),
     (["transport.env.NCCL-DEBUG=INFO"], "'NCCL-DEBUG' does not match pattern"),
@@ -93,7 +101,6 @@ BAD = [
     (["fullnameOverride=a-name-that-is-longer-than-36-characters"], "fullnameOverride"),
     # what does not go together: the templates, with what to set
     (["coordinator.replicas=3"], "set etcd.enabled=true, or etcd.endpoints"),
-    (["coordinator.restored=monday"], "leave coordinator.restored out"),
     (EXTERNAL + ["etcd.tls=false", "tls.enabled=false", "etcd.snapshots.claimName=s"], "leave etcd.snapshots.claimName out"),
     (ETCD + ["etcd.snapshots.restore=s.db"], "set etcd.snapshots.claimName"),
     (ETCD + ["etcd.snapshots.claimName=s", "etcd.snapshots.restore=s.db"], "set coordinator.restored to a name"),
@@ -125,6 +132,8 @@ BAD = [
     (["memoryNodes.zones={a,b,c,d}"], "set memoryNodes.replicas to 4 or more"),
     (["fullnameOverride=engram-pool-of-some-longer-name", "memoryNodes.zones={eu-central-1-abcdefghij}"],
      "set fullnameOverride to something shorter"),
+    (["transport.hostNetwork=true"], "set networkPolicy.readers to [{ipBlock: {cidr: THE HOSTS' NETWORK}}]"),
+    (["transport.hostNetwork=true", "networkPolicy.readers[0].podSelector.matchLabels.app=x"], "or networkPolicy.enabled=false"),
     (["transport.oneSided=rdma"], "set transport.mode=auto"),
     (["transport.mode=auto", "transport.oneSided=rdma"], "set transport.deviceResources"),
     (["transport.mode=auto", "transport.oneSided=rdma", "transport.deviceResources.rdma/hca=1"],
@@ -138,7 +147,8 @@ BAD = [
     (SECRETS + ["tls.secrets.metrics=", "monitoring.serviceMonitor.enabled=true"], "set tls.secrets.metrics"),
     (ETCD + SECRETS + ["tls.secrets.etcd="], "set tls.secrets.etcd"),
     (["tls.certificateDays=20"], "set tls.job.renewWithinDays to 10 or less"),
-    (["modelWorkers.drainSeconds=60"], "set modelWorkers.terminationGracePeriodSeconds to 65 or more"),
+    (["modelWorkers.drainSeconds=60"], "set modelWorkers.terminationGracePeriodSeconds to 165 or more"),
+    (["modelWorkers.finishSeconds=600"], "set modelWorkers.terminationGracePeriodSeconds to 620 or more"),
     (["modelWorkers.tensorParallel=3"], "modelWorkers/tensorParallel"),
     (["modelWorkers.leaderWorkerSet.size=1"], "modelWorkers/leaderWorkerSet/size"),
     (["modelWorkers.leaderWorkerSet.enabled=true"], "set modelWorkers.enabled=true"),

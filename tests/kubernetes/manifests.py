@@ -139,6 +139,24 @@ def check_manifests(manifests, programs):
     return containers
 
 
+def check_devices(documents, resource, annotation):
+    """Who is told of a device has it, and its network; pods that read rows for themselves or others do. AssertionError."""
+    having = set()
+    for manifest in documents:
+        annotations = [manifest["metadata"]] if manifest["kind"] == "Pod" else [manifest.get("spec", {}).get("template", {}).get("metadata", {})]
+        for labels, pod in pods_of(manifest):
+            for container in pod["containers"]:
+                where = f"{manifest['kind']} {manifest['metadata']['name']}/{container['name']}"
+                wants = {"UCX_NET_DEVICES"} & {variable["name"] for variable in container.get("env", [])}
+                has = [resource in container["resources"].get(key, {}) for key in ("requests", "limits")]
+                assert all(has) or (not any(has) and not wants), f"{where}: told of a device that it does not ask for"
+                if all(has):
+                    having.add(labels["app.kubernetes.io/component"])
+                    assert wants and "IPC_LOCK" in container["securityContext"]["capabilities"]["add"], where
+                    assert annotation is None or annotation in annotations[0].get("annotations", {}), f"{where}: not in the device's network"
+    assert having == {"memory", "model-worker", "test", "bench"}, having
+
+
 def check_ranks(rendered):
     """Several ranks: as many as are said, with a GPU each and memory between them, in one pod and in a group."""
     def worker(name, kind):

@@ -3,6 +3,8 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <functional>
+#include <future>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -245,6 +247,13 @@ class MpiServeTest : public MpiWorkerTest {
     return reply.status == 200 ? json::parse(reply.body)["choices"][0]["text"].get<std::string>()
                                : "";
   }
+  void Await(const std::string& path, const std::function<bool(const HttpReply&)>& holds) {
+    const auto until = std::chrono::steady_clock::now() + kPatience;
+    while (!holds(HttpCall(address_, "GET", path))) {
+      ASSERT_LT(std::chrono::steady_clock::now(), until) << path << "\n" << ReadFile(log_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+  }
   pid_t Rank(const std::string& number) {
     for (const pid_t pid : ChildrenOf(process_.pid())) {
       if (RankOf(pid) == number) return pid;
@@ -278,7 +287,7 @@ TEST_F(MpiServeTest, ServesTheTextOfOneRankAndTheFiguresOfAllAndStopsWhenTold) {
   ASSERT_NO_FATAL_FAILURE(Serve(1, {}));
   const std::string text = TextOf(Complete("The quick brown fox"));
   EXPECT_EQ(process_.Stop(SIGTERM), 0) << ReadFile(log_);
-  ASSERT_NO_FATAL_FAILURE(Serve(2, {"--fetch", "cooperative"}));
+  ASSERT_NO_FATAL_FAILURE(Serve(2, {"--fetch", "cooperative", "--row-deadline-ms", "60000"}));
   EXPECT_EQ(TextOf(Complete("The quick brown fox")), text);
   // Ranks that have nothing to do sleep, and wake again.
   std::this_thread::sleep_for(std::chrono::milliseconds(1500));
@@ -287,9 +296,19 @@ TEST_F(MpiServeTest, ServesTheTextOfOneRankAndTheFiguresOfAllAndStopsWhenTold) {
   EXPECT_EQ(metrics.status, 200);
   EXPECT_THAT(metrics.body, HasSubstr("engram_worker_rank_rows_read_total{rank=\"1\"}"));
   EXPECT_THAT(metrics.body, HasSubstr("engram_worker_rank_reduce_seconds_total{rank=\"0\"}"));
-  // mpirun hands SIGUSR1 on: they end as one process does. After a SIGTERM it ends them itself.
+  // mpirun hands SIGUSR1 on: they end as one process does, and what runs is answered first. After a
+  // SIGTERM it ends them itself.
   std::vector<pid_t> ranks = {Rank("0"), Rank("1")};
+  for (int i = 0; i < cluster_->node_count(); ++i) cluster_->node(i).Signal(SIGSTOP);
+  auto running = std::async(std::launch::async, [this] { return Complete("The quick brown fox"); });
+  Await("/metrics", [](const HttpReply& page) {
+    return page.body.find("engram_worker_requests_running 1\n") != std::string::npos;
+  });
   process_.Signal(SIGUSR1);
+  Await("/readyz", [](const HttpReply& page) { return page.status == 503; });
+  EXPECT_EQ(Complete("The quick brown fox").status, 503);
+  for (int i = 0; i < cluster_->node_count(); ++i) cluster_->node(i).Signal(SIGCONT);
+  EXPECT_EQ(TextOf(running.get()), text);
   EXPECT_EQ(process_.Wait(kPatience), 0) << ReadFile(log_);
   ExpectAllGone(ranks);
   ASSERT_NO_FATAL_FAILURE(Serve(2, {}));

@@ -43,7 +43,7 @@ std::string PrometheusProcess::Program() { return Find("prometheus"); }
 std::string PrometheusProcess::Promtool() { return Find("promtool"); }
 
 Result<std::unique_ptr<PrometheusProcess>> PrometheusProcess::Start(
-    const std::vector<ScrapeTarget>& targets) {
+    const std::vector<ScrapeTarget>& targets, const std::filesystem::path& certs) {
   std::unique_ptr<PrometheusProcess> prometheus(new PrometheusProcess());
   const auto folder = prometheus->scratch_.path();
   const auto log = folder / "prometheus.log";
@@ -53,6 +53,13 @@ Result<std::unique_ptr<PrometheusProcess>> PrometheusProcess::Start(
     nlohmann::json job;
     job["job_name"] = target.job;
     job["static_configs"][0]["targets"][0] = target.address;
+    if (!certs.empty()) {
+      job["scheme"] = "https";
+      job["tls_config"] = {{"ca_file", (certs / "ca.crt").string()},
+                           {"cert_file", (certs / "tls.crt").string()},
+                           {"key_file", (certs / "tls.key").string()},
+                           {"server_name", target.server_name}};
+    }
     jobs.push_back(std::move(job));
   }
   const nlohmann::json config = {{"global", {{"scrape_interval", "1s"}, {"scrape_timeout", "1s"}}},

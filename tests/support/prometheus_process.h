@@ -1,6 +1,7 @@
 // A real Prometheus on loopback that scrapes the processes of a test.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -15,7 +16,8 @@ namespace engram::test {
 
 struct ScrapeTarget {
   std::string job;
-  std::string address;  // "host:port"
+  std::string address;           // "host:port"
+  std::string server_name = {};  // over HTTPS: whom its certificate is for; empty: the host
 };
 
 // Killed, and its data removed, with the object. Thread-compatible.
@@ -25,8 +27,9 @@ class PrometheusProcess {
   [[nodiscard]] static std::string Program();
   [[nodiscard]] static std::string Promtool();
   // Starts it and waits until it answers. It scrapes every target once a second.
+  //   certs  folder with ca.crt, tls.crt and tls.key: it scrapes over HTTPS and shows these
   [[nodiscard]] static Result<std::unique_ptr<PrometheusProcess>> Start(
-      const std::vector<ScrapeTarget>& targets);
+      const std::vector<ScrapeTarget>& targets, const std::filesystem::path& certs = {});
 
   // One sample of what a query gave.
   struct Sample {

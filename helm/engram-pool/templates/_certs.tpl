@@ -128,6 +128,12 @@ template:
 {{/* root, component, who, name, command, args, mounts (JSON), volumes (JSON), resources, account: a pod that runs one of our tools once */}}
 {{- define "engram.toolPod" -}}
 {{- $root := .root -}}
+{{- /* Where rows are read over a device, the pod has it. The operator's has none: it needs no card of its host, and what is set for
+one (UCX_NET_DEVICES) would leave UCX without TCP. */ -}}
+{{- $device := and .rows (ne .who "operator") -}}
+{{- $devices := dict -}}
+{{- if $device -}}{{- range $name, $count := $root.Values.transport.deviceResources -}}{{- $_ := set $devices $name (toString $count) -}}{{- end -}}{{- end -}}
+{{- $transportEnv := and .rows (or $device (empty $root.Values.transport.deviceResources)) -}}
 {{- with .account }}
 serviceAccountName: {{ . }}
 {{- end }}
@@ -154,14 +160,18 @@ containers:
       {{- include "engram.toolEnv" $root | nindent 6 }}
       {{- if .rows }}
       {{- include "engram.zoneEnv" "" | nindent 6 }}
+      {{- end }}
+      {{- if $transportEnv }}
       {{- with include "engram.transportEnv" $root }}
       {{- . | nindent 6 }}
       {{- end }}
       {{- end }}
     # The last lines of the log are the reason, in kubectl describe.
     terminationMessagePolicy: FallbackToLogsOnError
-    resources: {{- toYaml .resources | nindent 6 }}
-    securityContext: {{- include "engram.containerSecurity" (dict "root" $root "ipcLock" (and .rows $root.Values.transport.ipcLock)) | nindent 6 }}
+    resources:
+      requests: {{- toYaml (merge (dict) (default (dict) .resources.requests) $devices) | nindent 8 }}
+      limits: {{- toYaml (merge (dict) (default (dict) .resources.limits) $devices) | nindent 8 }}
+    securityContext: {{- include "engram.containerSecurity" (dict "root" $root "ipcLock" (and $device $root.Values.transport.ipcLock)) | nindent 6 }}
     volumeMounts:
       - name: tmp
         mountPath: /tmp

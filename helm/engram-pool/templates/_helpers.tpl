@@ -315,6 +315,8 @@ for the name then are told for half a minute that there is none. A pod that come
 {{- range $i := until 3 -}}
 {{- $hosts = append $hosts (printf "%s-etcd-%d.%s-etcd.%s.svc" $full $i $full $ns) -}}
 {{- end -}}
+{{- /* The service's own name: whichever member answers. */ -}}
+{{- $hosts = append $hosts (printf "%s-etcd.%s.svc" $full $ns) -}}
 {{- $list = append $list (dict "who" "etcd" "role" "reader" "name" (printf "%s-etcd" $full) "hosts" $hosts "etcd" true) -}}
 {{- $list = append $list (dict "who" "etcd-client" "role" "coordinator" "name" (printf "%s-etcd-client" $full) "hosts" (list) "etcd" true) -}}
 {{- end -}}

@@ -20,9 +20,6 @@
 {{- if and $v.etcd.enabled $v.etcd.image.repository (empty $v.etcd.image.tag) (empty $v.etcd.image.digest) -}}
 {{- fail "etcd.image has no tag: set etcd.image.tag or etcd.image.digest" -}}
 {{- end -}}
-{{- if and $v.coordinator.restored (eq $c 1) -}}
-{{- fail "coordinator.restored is for a state in etcd; SQLite's file is started once with --restored (docs/OPERATIONS.md): leave coordinator.restored out" -}}
-{{- end -}}
 {{- if and $v.etcd.snapshots.claimName (not $v.etcd.enabled) -}}
 {{- fail "etcd.snapshots are of the etcd that etcd.enabled runs: set etcd.enabled=true, or leave etcd.snapshots.claimName out and take snapshots of yours where it runs" -}}
 {{- end -}}
@@ -92,6 +89,13 @@
 {{- end -}}
 
 {{- $t := $v.transport -}}
+{{- if and $t.hostNetwork $v.networkPolicy.enabled -}}
+{{- $blocks := list -}}
+{{- range $v.networkPolicy.readers -}}{{- if hasKey . "ipBlock" -}}{{- $blocks = append $blocks .ipBlock -}}{{- end -}}{{- end -}}
+{{- if empty $blocks -}}
+{{- fail "pods on host networks come from hosts' addresses, which no podSelector matches: set networkPolicy.readers to [{ipBlock: {cidr: THE HOSTS' NETWORK}}], or networkPolicy.enabled=false" -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $t.mode "tcp") (ne $t.oneSided "off") -}}
 {{- fail "transport.oneSided=rdma needs RDMA and transport.mode is tcp: set transport.mode=auto (profiles/rdma-shared.yaml), or transport.oneSided=off" -}}
 {{- end -}}
@@ -131,8 +135,9 @@
 {{- fail (printf "tls.job.renewWithinDays is %d and tls.certificateDays %d, so certificates would be made anew every day: set tls.job.renewWithinDays to %d or less" (int $v.tls.job.renewWithinDays) (int $v.tls.certificateDays) (div (int $v.tls.certificateDays) 2)) -}}
 {{- end -}}
 
-{{- if gt (add (int $v.modelWorkers.drainSeconds) 5) (int $v.modelWorkers.terminationGracePeriodSeconds) -}}
-{{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds" (add (int $v.modelWorkers.drainSeconds) 5)) -}}
+{{- $ending := add (int $v.modelWorkers.drainSeconds) (int $v.modelWorkers.finishSeconds) 5 -}}
+{{- if gt $ending (int $v.modelWorkers.terminationGracePeriodSeconds) -}}
+{{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds or modelWorkers.finishSeconds" $ending) -}}
 {{- end -}}
 {{- $l := $v.modelWorkers.leaderWorkerSet -}}
 {{- if and $l.enabled (not $v.modelWorkers.enabled) -}}

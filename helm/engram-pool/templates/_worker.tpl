@@ -112,6 +112,7 @@ spec:
         - --concurrency={{ $w.concurrency }}
         - --positions={{ $w.positions }}
         - --queue={{ $w.queue }}
+        - --drain-timeout-s={{ int $w.finishSeconds }}
         - --cache-bytes={{ include "engram.bytes" $w.cacheBytes }}
         - --io-threads={{ $w.ioThreads }}
         - --io-spin-us={{ $w.ioSpinUs }}
@@ -143,7 +144,7 @@ spec:
         - {name: http, containerPort: 8080}
         {{- end }}
       {{- with int $w.drainSeconds }}
-      # Ended at once it would refuse what the service still sends it, and end the answers it is giving.
+      # Told to end at once it would refuse what the service still sends it.
       lifecycle:
         preStop:
           exec:

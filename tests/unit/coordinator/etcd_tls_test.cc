@@ -31,6 +31,7 @@ class NoCertificate final : public TlsIdentity {
   }
   std::shared_ptr<boost::asio::ssl::context> Context() override { return context_; }
   [[nodiscard]] PeerIdentity own() const override { return {}; }
+  [[nodiscard]] int64_t ExpiresAt() override { return 0; }
   [[nodiscard]] int64_t SecondsLeft() const override { return 0; }
 
  private:

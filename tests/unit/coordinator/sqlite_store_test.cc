@@ -1,11 +1,13 @@
 // What only a file can do; the rest is in metadata_store_test.cc.
 #include "coordinator/sqlite_store.h"
 
+#include <filesystem>
 #include <fstream>
 
 #include <gtest/gtest.h>
 
 #include "coordinator/restored_state.h"
+#include "engram/base/check.h"
 #include "proto/state.pb.h"
 #include "tests/support/child_process.h"
 
@@ -54,7 +56,7 @@ TEST(SqliteStoreTest, ARestoredCopyGivesNoNumberAgain) {
   }
   auto store = SqliteStore::Open(file);
   ASSERT_TRUE(store.has_value()) << store.error().ToString();
-  ASSERT_TRUE((*store)->SkipGiven().ok());
+  ASSERT_TRUE((*store)->SkipGiven({}).ok());
   ASSERT_TRUE((*store)->Campaign("here", [] {}).ok());
   EXPECT_EQ((*store)->leadership().term, 1 + kRestoredTermsSkipped + 1);
   const auto records = (*store)->ReadAll();
@@ -72,6 +74,32 @@ TEST(SqliteStoreTest, ARestoredCopyGivesNoNumberAgain) {
   EXPECT_EQ((*records)[2].value, "as it was");
 }
 
+TEST(SqliteStoreTest, TheNameOfARestoreCountsOnceAndGoesWithTheFile) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "state.sqlite";
+  const auto copy = scratch.path() / "copy.sqlite";
+  // The term after a start with `name`; empty: not restored.
+  const auto start = [&](const std::string& name) {
+    auto store = SqliteStore::Open(file);
+    ENGRAM_CHECK(store.has_value());
+    if (!name.empty()) {
+      EXPECT_EQ((*store)->SkipGiven(name), Status());
+    }
+    EXPECT_TRUE((*store)->Campaign("here", [] {}).ok());
+    return (*store)->leadership().term;
+  };
+  EXPECT_EQ(start(""), 1u);
+  std::filesystem::copy_file(file, copy);
+  EXPECT_EQ(start("monday"), 1 + kRestoredTermsSkipped + 1);
+  // A coordinator that restarts with its flags; one without; another restore.
+  EXPECT_EQ(start("monday"), 1 + kRestoredTermsSkipped + 2);
+  EXPECT_EQ(start(""), 1 + kRestoredTermsSkipped + 3);
+  EXPECT_EQ(start("tuesday"), 1 + 2 * kRestoredTermsSkipped + 4);
+  // The copy does not know the name yet.
+  std::filesystem::copy_file(copy, file, std::filesystem::copy_options::overwrite_existing);
+  EXPECT_EQ(start("monday"), 1 + kRestoredTermsSkipped + 1);
+}
+
 TEST(SqliteStoreTest, ARestoredCopyThatIsDamagedIsNamedAndLeftAsItIs) {
   const test::ScratchDir scratch;
   const auto file = scratch.path() / "state.sqlite";
@@ -79,7 +107,7 @@ TEST(SqliteStoreTest, ARestoredCopyThatIsDamagedIsNamedAndLeftAsItIs) {
   ASSERT_TRUE(store.has_value()) << store.error().ToString();
   ASSERT_TRUE((*store)->Campaign("here", [] {}).ok());
   ASSERT_TRUE((*store)->Commit(1, {{"version/2", std::string("\xff\xff")}}).ok());
-  const Status damaged = (*store)->SkipGiven();
+  const Status damaged = (*store)->SkipGiven({});
   EXPECT_EQ(damaged.code(), StatusCode::kCorrupt);
   EXPECT_NE(damaged.message().find("version/2"), std::string::npos);
   ASSERT_TRUE((*store)->Campaign("here", [] {}).ok());

@@ -11,6 +11,7 @@
 #include <boost/asio/connect.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/read.hpp>
 #include <boost/asio/write.hpp>
 #include <gtest/gtest.h>
@@ -436,6 +437,45 @@ TEST_F(ServeTest, StoppingTheEngineAnswersRunningRequests) {
   // It may have come to its end before the stop.
   EXPECT_TRUE(reply.status == 503 || reply.status == 200) << reply.status;
   EXPECT_EQ(Complete({{"prompt", "Once"}}).status, 503);
+}
+
+TEST_F(ServeTest, AServiceThatRefusesAnswersWhatRunsAndNothingNew) {
+  const auto on_executor = [&](auto call) {
+    std::promise<decltype(call())> result;
+    asio::post(*context_, [&] { result.set_value(call()); });
+    return result.get_future().get();
+  };
+  const auto answers_running = [&] {
+    return on_executor([&] { return service_->answers_running(); });
+  };
+  EXPECT_EQ(answers_running(), 0u);
+  steps_allowed_ = 0;
+  std::vector<std::future<Reply>> running;
+  for (const bool stream : {false, true}) {
+    running.push_back(std::async(std::launch::async, [&, stream] {
+      return Complete(
+          {{"prompt", "Once"}, {"max_tokens", 300}, {"temperature", 0}, {"stream", stream}});
+    }));
+  }
+  AwaitStats([](const EngineStats& stats) { return stats.requests_accepted == 2; });
+  EXPECT_EQ(answers_running(), 2u);
+  on_executor([&] {
+    service_->Refuse();
+    return true;
+  });
+  const Reply refused = Complete({{"prompt", "Once"}, {"max_tokens", 4}});
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_NE(refused.head.find("Retry-After: 1"), std::string::npos) << refused.head;
+  EXPECT_NE(refused.head.find("Connection: close"), std::string::npos) << refused.head;
+  EXPECT_EQ(refused.json()["error"]["code"], "UNAVAILABLE");
+  EXPECT_EQ(answers_running(), 2u);
+  steps_allowed_ = kFree;
+  const Reply whole = running[0].get();
+  ASSERT_EQ(whole.status, 200);
+  EXPECT_EQ(whole.json()["choices"][0]["text"], ExpectedText("Once", 300));
+  EXPECT_EQ(Events(running[1].get().body).back(), "[DONE]");
+  // Counted until its last byte is written, which its client may have read already.
+  while (answers_running() > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
 }
 
 TEST_F(ServeTest, ModelsHealthAndMetricsAreThere) {

@@ -16,6 +16,8 @@
 
 #include "engram/http/service_pages.h"
 #include "engram/rpc/host_port.h"
+#include "tests/support/child_process.h"
+#include "tests/support/test_certificates.h"
 
 namespace engram {
 namespace {
@@ -202,7 +204,32 @@ TEST_F(HttpServerTest, ServicePagesTellHealthReadinessAndMetrics) {
   EXPECT_NE(Exchange(Get("/readyz")).find("{\"loaded\":1}"), std::string::npos);
   EXPECT_NE(Exchange(Get("/metrics")).find("engram_test_total 3"), std::string::npos);
   EXPECT_NE(Exchange(Get("/metrics")).find("process_resident_memory_bytes "), std::string::npos);
+  EXPECT_EQ(Exchange(Get("/metrics")).find("engram_certificate_"), std::string::npos);
   EXPECT_NE(Exchange(Get("/other")).find("404"), std::string::npos);
+}
+
+TEST_F(HttpServerTest, MetricsTellUntilWhenCertificatesAreValidNewFilesToo) {
+  const test::ScratchDir scratch;
+  const test::TestCa ca;
+  const auto security = ca.Security(scratch.path() / "m0", Role::kNode, "m0");
+  Start(ServicePages(
+      std::make_shared<prometheus::Registry>(), [] { return Readiness{}; }, nullptr,
+      CertificatesOf(security)));
+  const auto told = [&] {
+    const std::string page = Exchange(Get("/metrics"));
+    const std::string name = "engram_certificate_expires_seconds{use=\"cluster\"} ";
+    const size_t at = page.find(name);
+    return at == std::string::npos ? 0.0 : std::stod(page.substr(at + name.size()));
+  };
+  const auto now = static_cast<double>(test::UnixNow().time_since_epoch().count());
+  EXPECT_NEAR(told(), now + kCertificateDays * 86400.0, 600);
+  ca.Issue(scratch.path() / "m0", Role::kNode, "m0", 7);
+  // The files are looked at once a second.
+  for (int i = 0; i < 2000 && told() > now + 8 * 86400.0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_NEAR(told(), now + 7 * 86400.0, 600);
+  EXPECT_TRUE(CertificatesOf({}).empty());
 }
 
 }  // namespace
