@@ -14,8 +14,9 @@ RESTORED_EPOCHS = 1 << 30
 
 
 def manifests(folder):
-    """Disks of etcd's members, and one for snapshots."""
-    return [*(local_volume(folder, f"etcd-{i}") for i in range(3)), local_volume(folder, "snapshots", "ReadWriteMany", "2Gi"),
+    """Disks of etcd's members, those of the coordinators but one ("state" is there), and one for snapshots."""
+    disks = [f"etcd-{i}" for i in range(3)] + [f"audit-{i}" for i in range(2)]
+    return [*(local_volume(folder, disk) for disk in disks), local_volume(folder, "snapshots", "ReadWriteMany", "2Gi"),
             {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "snapshots", "namespace": NAMESPACE},
              "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "2Gi"}}}}]
 
