@@ -142,8 +142,9 @@ ParsedOptions ParseNodeOptions(int argc, const char* const* argv) {
   app.footer(
       "Example:\n"
       "  engram-shard-server --id m0 --zone a --coordinator head:7000 --listen 0.0.0.0:7100 \\\n"
-      "      --http 0.0.0.0:7101 --memory 64GiB\n"
-      "There is no authentication yet: listen inside a trusted network only.");
+      "      --http 0.0.0.0:7101 --memory 64GiB --certs /etc/engram/certs\n"
+      "`engramctl certs` makes certificates. Without --certs it listens on loopback only, or with\n"
+      "--insecure on any address, where whoever can connect reads.");
   AddOptions(&app, &parsed.options);
   app.set_version_flag("--version", ENGRAM_VERSION);
   try {

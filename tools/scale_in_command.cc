@@ -79,12 +79,16 @@ struct Remaining {
   uint64_t bytes = 0;
   uint64_t releasing_bytes = 0;
   std::string problem;
+  std::string down;  // nodes that stay, and may be what slots wait for
 };
 
 Remaining RemainingOf(const proto::GetStatusReply& status, const std::vector<std::string>& ids) {
   Remaining remaining;
   for (const auto& node : status.nodes()) {
-    if (std::find(ids.begin(), ids.end(), node.id()) == ids.end()) continue;
+    if (std::find(ids.begin(), ids.end(), node.id()) == ids.end()) {
+      if (!node.up()) remaining.down += (remaining.down.empty() ? "" : ", ") + node.id();
+      continue;
+    }
     remaining.slots += node.assigned_slots();
     remaining.bytes += node.assigned_bytes();
     // What a node that is down kept for readers is gone.
@@ -116,6 +120,7 @@ Status WaitEmpty(const Options& options, const std::vector<std::string>& ids) {
     const std::string text = Names(ids) + ": " + std::to_string(remaining.slots) + " slots, " +
                              BytesText(remaining.bytes) + " still to move away, " +
                              BytesText(remaining.releasing_bytes) + " kept for readers" +
+                             (remaining.down.empty() ? "" : "; down: " + remaining.down) +
                              (remaining.problem.empty() ? "" : "; " + remaining.problem);
     const bool empty = remaining.slots == 0 && remaining.releasing_bytes == 0;
     progress.Show(text, empty);

@@ -134,6 +134,7 @@ struct ReaderSession {
   uint64_t number = 0;    // the node's name for the session
   uint32_t protocol = 1;  // of its data messages
   Incarnation incarnation;
+  bool granted = false;  // a first lease, and with it the first answer over the data connection
   uint32_t lease_ms = 0;
   bool can_share_memory = true;  // the node is on this host
   std::string ways_off;
@@ -166,6 +167,14 @@ struct LeaseSend final : UcxCompletion {
   void OnComplete(ucs_status_t /*status*/) override { pending = false; }
   LeaseRequest request;
   bool pending = false;
+};
+
+// A session that is over and whose node has not answered over the data connection yet. Where that
+// ends before, UCX at the node connects to the reader by itself, and asserts if it finds nobody
+// (1.13.1, ucp_request_send_state_ff): so the connections stay until then, or give_up.
+struct LeavingSession {
+  std::unique_ptr<ReaderSession> session;
+  MonotonicTime give_up;
 };
 
 }  // namespace engram

@@ -9,6 +9,8 @@
 namespace engram {
 namespace {
 constexpr uint32_t kLeaseMsMax = 60'000;
+// How long a session that is over waits for the node's first answer.
+constexpr auto kLeaveMax = std::chrono::seconds(2);
 
 // The oldest slot directory that a read of the session may still use. Mapped reads look a place up
 // and copy from it in one step; one-sided ones are on their way for a while.
@@ -20,6 +22,11 @@ uint64_t DirectoryInUse(const ReaderSession& session, bool by_itself) {
     if (block.read != nullptr) oldest = std::min(oldest, block.directory);
   }
   return oldest;
+}
+
+// Or there is nothing that could be answered.
+bool IsAnswered(const ReaderSession& session) {
+  return session.endpoint == nullptr || session.granted || session.endpoint->failure() != UCS_OK;
 }
 }  // namespace
 
@@ -211,9 +218,14 @@ void UcxRowReader::SendLeaseRequest(ReaderSession& session, MonotonicTime now) {
 
 void UcxRowReader::OnGrant(const UcxMessage& message) {
   const auto decoded = DecodeLeaseGrant(message.header, message.body_bytes);
-  const auto found = by_number_.find(SessionOfReply(message.header));
+  const uint64_t number = SessionOfReply(message.header);
+  for (LeavingSession& leaving : leaving_) {
+    if (leaving.session->number == number) leaving.session->granted = true;
+  }
+  const auto found = by_number_.find(number);
   if (found == by_number_.end()) return;
   ReaderSession& session = *found->second;
+  session.granted = true;
   const LeaseGrant& grant = decoded.header;
   if (decoded.status != StatusCode::kOk || grant.lease_ms > kLeaseMsMax) {
     EndLater(session, Status(StatusCode::kMalformed, std::string("a lease: ") + decoded.fault));
@@ -299,7 +311,7 @@ void UcxRowReader::EndSessions() {
 
 void UcxRowReader::EndSession(SessionId id) {
   const auto found = sessions_.find(id);
-  const std::unique_ptr<ReaderSession> session = std::move(found->second);
+  std::unique_ptr<ReaderSession> session = std::move(found->second);
   sessions_.erase(found);
   by_number_.erase(session->number);
   session->trial = nullptr;
@@ -311,10 +323,32 @@ void UcxRowReader::EndSession(SessionId id) {
     Release(read);
     if (!trial) events_->OnReadDone(tag, why.code());
   }
-  for (const std::string& host : session->hosts) port_guard_.Expel(host);
-  if (session->control != nullptr) session->control->Close();
-  if (session->window != nullptr) ended_windows_.push_back(std::move(session->window));
+  Leave(std::move(session));
   events_->OnClosed(id, why);
+}
+
+void UcxRowReader::Leave(std::unique_ptr<ReaderSession> session) {
+  if (IsAnswered(*session)) {
+    Part(*session);
+    return;
+  }
+  const MonotonicTime give_up = std::chrono::steady_clock::now() + kLeaveMax;
+  next_timer_ = std::min(next_timer_, give_up);
+  leaving_.push_back({std::move(session), give_up});
+}
+
+void UcxRowReader::LeaveAnswered(MonotonicTime now) {
+  std::erase_if(leaving_, [&](LeavingSession& leaving) {
+    if (now < leaving.give_up && !IsAnswered(*leaving.session)) return false;
+    Part(*leaving.session);
+    return true;
+  });
+}
+
+void UcxRowReader::Part(ReaderSession& session) {
+  for (const std::string& host : session.hosts) port_guard_.Expel(host);
+  if (session.control != nullptr) session.control->Close();
+  if (session.window != nullptr) ended_windows_.push_back(std::move(session.window));
 }
 
 }  // namespace engram

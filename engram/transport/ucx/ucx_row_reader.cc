@@ -43,13 +43,16 @@ Status UcxRowReader::Prepare(const UcxContext& context) {
 }
 
 UcxRowReader::~UcxRowReader() {
-  for (const auto& [id, session] : sessions_) {
-    if (session->control != nullptr) session->control->Close();
-    if (session->window != nullptr) ended_windows_.push_back(std::move(session->window));
-    for (PendingRead* const read : session->reads) read->session = nullptr;
-  }
   by_number_.clear();
+  for (auto& [id, session] : sessions_) {
+    for (PendingRead* const read : session->reads) read->session = nullptr;
+    Leave(std::move(session));
+  }
   sessions_.clear();
+  while (!leaving_.empty()) {
+    worker_->Progress();
+    LeaveAnswered(std::chrono::steady_clock::now());
+  }
   worker_->FinishClosing();
   if (one_sided_worker_ != nullptr) one_sided_worker_->FinishClosing();
 }
@@ -203,6 +206,7 @@ bool UcxRowReader::ProgressOnce() {
     EndSessions();
     any = true;
   }
+  if (!leaving_.empty()) LeaveAnswered(now);
   return any;
 }
 

@@ -72,6 +72,10 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
   void EndLater(ReaderSession& session, Status why);
   void EndSessions();
   void EndSession(SessionId id);
+  // Ends the connections: at once, or once the node has answered over that of data.
+  void Leave(std::unique_ptr<ReaderSession> session);
+  void LeaveAnswered(MonotonicTime now);
+  void Part(ReaderSession& session);
 
   // reader_trial.cc
   void ChooseWay(ReaderSession& session);
@@ -130,6 +134,7 @@ class UcxRowReader final : public RowReader, private UcxMessageHandler {
 
   std::map<SessionId, std::unique_ptr<ReaderSession>> sessions_;
   std::unordered_map<uint64_t, ReaderSession*> by_number_;
+  std::vector<LeavingSession> leaving_;
   std::deque<PendingRead*> mapped_queue_;
   std::vector<std::byte> bounce_;     // [kBounceRows][row_stride]
   std::vector<StatusCode> statuses_;  // [kReadRowsMax]

@@ -179,6 +179,25 @@ TEST_F(UcxSessionTest, NodeThatAnswersNothingIsLost) {
   f.ExpectStored(f.Read(again, 2, rows), rows);
 }
 
+// UCX asserts at a node whose reader goes before it has been answered over its new connection: a
+// reader that goes waits for that.
+TEST_F(UcxSessionTest, ReadersThatGoWhileTheyConnectEndNoNode) {
+  test::UcxFixture f(kTcpGather);
+  f.Start();
+  for (int i = 0; i < 200; ++i) {
+    const auto transport = UcxTransport::Create(f.ReaderOptions()).value();
+    test::RecordedEvents events(f.layout_->row_stride());
+    const auto reader = transport->CreateReader(&events).value();
+    const SessionId session = reader->Open(f.Target());
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(20) * i;
+    while (std::chrono::steady_clock::now() < until) reader->Progress();
+    if (i % 2 == 0) reader->Close(session);
+  }
+  const SessionId session = f.OpenSession();
+  const auto rows = f.OwnedRows(10);
+  f.ExpectStored(f.Read(session, 1, rows), rows);
+}
+
 TEST_F(UcxSessionTest, ReaderThatSleptKeepsItsSession) {
   test::UcxFixture f(kShmMapped);
   f.StartServer(f.ServerOptions());
