@@ -70,6 +70,8 @@ class ReaderEvents {
 // read after the first reads of each size.
 class RowReader {
  public:
+  // Ends what is open, without events. May wait up to 2 s for nodes that have not answered a
+  // session's first message yet: a connection that ends before can end the node (docs/SECURITY.md).
   virtual ~RowReader() = default;
 
   // Starts a session; OnOpen or OnClosed follows. Never blocks.
