@@ -30,9 +30,10 @@ struct Victim {
   // (a node with no node's name), "coordinator", "foreign" (an operator of another CA). Empty:
   // development mode.
   std::map<std::string, ChannelSecurity> holders;
-  NodeTarget target;           // of the version that is served
-  std::vector<uint64_t> rows;  // addresses of some rows that there are
-  uint64_t row_space = 0;      // addresses from here on name no row
+  NodeTarget target;                 // of the version that is served
+  std::vector<uint64_t> rows;        // addresses of some rows that there are
+  uint64_t row_space = 0;            // addresses from here on name no row
+  std::vector<std::string> command;  // starts another engram-hostile-peer at the same cluster
 
   [[nodiscard]] bool tls() const { return !holders.empty(); }
   // Development mode: nobody.
@@ -96,5 +97,13 @@ struct Attack {
 [[nodiscard]] std::vector<Attack> DataAttacks();     // UCX messages
 [[nodiscard]] std::vector<Attack> SessionAttacks();  // opening and leaving data sessions
 [[nodiscard]] std::vector<Attack> PortAttacks();     // the port that UCX opens
+[[nodiscard]] std::vector<Attack> ReaderAttacks();   // readers that are killed
+
+// How a reader ends at one of its sends: instead of it, after it, or after it with a reset of that
+// connection instead of an end.
+enum class EndOfReader : uint8_t { kBefore, kAfter, kReset };
+// This process as a reader, which is killed at its n-th send from now on, n = `sends`. Returns, 0
+// or the exit status, where it ended before.
+[[nodiscard]] int ReadUntilTheEnd(const Victim& victim, int sends, EndOfReader how);
 
 }  // namespace engram::test

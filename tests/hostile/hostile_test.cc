@@ -209,6 +209,26 @@ TEST_P(HostileTest, NothingIsGivenNothingBreaksAndNobodyElseNotices) {
   EXPECT_EQ(cluster_->coordinator().Stop(SIGTERM), 0) << cluster_->CoordinatorLog();
 }
 
+// Each at another of its first sends, which are UCX's handshake among others.
+TEST_P(HostileTest, ReadersThatAreKilledEndNoNode) {
+  Start();
+  ASSERT_NE(cluster_, nullptr);
+  const CommandOutput attacked = RunCommand(
+      Attack({"--attack", "killed-readers", "--messages", "72", "--seconds", "120"}), seconds(200));
+  std::printf("%s", attacked.out.c_str());
+  EXPECT_EQ(attacked.exit_status, 0) << attacked.out << attacked.err;
+  EXPECT_TRUE(cluster_->node(0).running()) << cluster_->NodeLog(0);
+  ReadingClient::Options reading;
+  reading.way = "gather";
+  if (GetParam()) reading.security.certs = (cluster_->certs() / "reader").string();
+  auto reader = ReadingClient::Create(*cluster_, reading);
+  ASSERT_TRUE(reader.has_value()) << reader.error().ToString();
+  ReadTally tally;
+  (*reader)->Read(3, &tally);
+  EXPECT_EQ(tally.batches_ok, 3u);
+  EXPECT_EQ(tally.rows_wrong, 0u);
+}
+
 TEST_P(HostileTest, ATokenIsOfNoUseToOthersNorAfterItsEnd) {
   if (!GetParam()) GTEST_SKIP() << "nobody has tokens in development mode";
   Start({"--token-lifetime-s", "4"});

@@ -29,12 +29,14 @@ struct Flags {
   uint64_t seconds = 600;
   uint64_t seed = 1;
   std::string json;
+  int ends_at_send = 0;
+  int ends_how = 0;
 };
 
 std::vector<Attack> AllAttacks() {
   std::vector<Attack> all;
-  for (const auto& some :
-       {ByteAttacks(), CallAttacks(), DataAttacks(), SessionAttacks(), PortAttacks()}) {
+  for (const auto& some : {ByteAttacks(), CallAttacks(), DataAttacks(), SessionAttacks(),
+                           PortAttacks(), ReaderAttacks()}) {
     all.insert(all.end(), some.begin(), some.end());
   }
   return all;
@@ -72,6 +74,22 @@ void LookForLife(const Victim& victim, Tally& tally) {
     for (int i = 0; i < 20 && !alive; ++i) alive = Wire::Connect(address, options) != nullptr;
     if (!alive) tally.Violation("nobody answers at " + address + " any more");
   }
+}
+
+std::vector<std::string> CommandOfAnother(const Flags& flags) {
+  std::vector<std::string> command = {"/proc/self/exe",
+                                      "--coordinator",
+                                      flags.victim.coordinator,
+                                      "--coordinator-http",
+                                      flags.victim.coordinator_http,
+                                      "--node",
+                                      flags.victim.node,
+                                      "--node-http",
+                                      flags.victim.node_http};
+  if (!flags.certs.empty()) {
+    command.insert(command.end(), {"--certs", flags.certs, "--foreign-cert", flags.foreign});
+  }
+  return command;
 }
 
 nlohmann::ordered_json Run(const Flags& flags, const std::vector<Attack>& chosen) {
@@ -151,6 +169,13 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", flags.seconds, "At most for each attack")->capture_default_str();
   app.add_option("--seed", flags.seed, "The same seed sends the same")->capture_default_str();
   app.add_option("--json", flags.json, "Write the report here");
+  app.add_option(
+         "--ends-at-send", flags.ends_at_send,
+         "No attack: one reader, killed at this send of its own (killed-readers starts them)")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--ends-how", flags.ends_how,
+                 "0 instead of that send, 1 after it, 2 after it with a reset")
+      ->check(CLI::Range(0, 2));
   CLI11_PARSE(app, argc, argv);
   (void)::signal(SIGPIPE, SIG_IGN);
   (void)google::protobuf::SetLogHandler(nullptr);  // of the texts that are none
@@ -179,6 +204,11 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "engram-hostile-peer: %s\n", status.ToString().c_str());
     return 2;
   }
+  if (flags.ends_at_send > 0) {
+    return ReadUntilTheEnd(flags.victim, flags.ends_at_send,
+                           static_cast<EndOfReader>(flags.ends_how));
+  }
+  flags.victim.command = CommandOfAnother(flags);
   const auto report = Run(flags, chosen);
   if (!flags.json.empty()) std::ofstream(flags.json) << report.dump(1) << "\n";
   return report["given"] == 0 ? 0 : 1;

@@ -19,6 +19,7 @@
 
 #include "engram/base/network_interfaces.h"
 #include "engram/base/tell_rate.h"
+#include "engram/transport/ucx/handshake_guard.h"
 #include "engram/transport/ucx/port_filter.h"
 
 namespace engram {
@@ -129,6 +130,7 @@ class GuardedSockets {
       const unsigned stuck_ms =
           guard == nullptr ? 0 : static_cast<unsigned>(guard->stuck_max().count());
       (void)setsockopt(connection, IPPROTO_TCP, TCP_USER_TIMEOUT, &stuck_ms, sizeof(stuck_ms));
+      if (guard != nullptr) GuardHandshake(connection);
       return true;
     }
     if (const auto left_out = rate_.Tell(std::chrono::steady_clock::now())) {
@@ -163,7 +165,11 @@ class GuardedSockets {
 // own. (Not where this is part of a library that another program loads.)
 extern "C" int accept(int fd, sockaddr* address, socklen_t* size) {
   using engram::GuardedSockets;
-  if (!GuardedSockets::All().Has(fd)) return accept4(fd, address, size, 0);
+  if (!GuardedSockets::All().Has(fd)) {
+    const int connection = accept4(fd, address, size, 0);
+    engram::LeaveAlone(connection);
+    return connection;
+  }
   for (int i = 0; i < engram::kTurnedAwayMax; ++i) {
     sockaddr_storage peer{};
     socklen_t peer_size = sizeof(peer);

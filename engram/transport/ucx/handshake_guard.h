@@ -1,0 +1,23 @@
+// Lets UCX's handshake over TCP come to an end where the peer goes in its midst.
+//
+// A node's UCX sends its own connection request over the connection that a reader has made, and
+// keeps its answer to the reader until that request is acknowledged. If the connection ends before,
+// UCX 1.13 and older connects anew, to a reader that is gone, and ends the process where that fails
+// (ucp_request_send_state_ff: an assertion that is gone in 1.14, openucx/ucx#8175). So a reader
+// killed in its first milliseconds ended its nodes.
+//
+// In our programs UCX's send(2) and recv(2) are ours, as its accept(2) is (port_guard.h). They are
+// the C library's but for one thing: on a connection that ends while the acknowledgement is
+// awaited, UCX reads that acknowledgement, and then the end. It sends its answer, which fails, and
+// that it takes as the end of one endpoint, as at any later time.
+#pragma once
+
+namespace engram {
+
+// This process took in `connection`, which is UCX's. Thread-safe. UCX closes it and tells nobody: a
+// socket that has its descriptor next is another's from its first send, or from LeaveAlone.
+void GuardHandshake(int connection);
+// This process took in `connection`, which is not UCX's. Thread-safe.
+void LeaveAlone(int connection);
+
+}  // namespace engram
