@@ -51,6 +51,10 @@ class Backend {
     uint32_t sequences_max = 0;        // sequence slots
     uint32_t sequence_tokens_max = 0;  // positions per slot
     uint32_t step_tokens_max = 0;      // tokens in one Forward
+    // Tokens in the KV cache, over all slots; 0 = all slots filled to the end.
+    uint64_t kv_tokens_max = 0;
+    // Of which a slot takes a multiple of this: the backend says so, whoever makes it need not.
+    uint32_t kv_page_tokens = 1;
   };
   virtual ~Backend() = default;
 

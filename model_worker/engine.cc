@@ -22,11 +22,13 @@ Status OutOfBound(const char* option, uint64_t value, const std::string& bound) 
           std::string(option) + " is " + std::to_string(value) + "; it must be " + bound};
 }
 
-Scheduler::Options SchedulerOptions(const Engine::Options& options) {
+Scheduler::Options SchedulerOptions(const Engine::Options& options, const Backend::Limits& limits) {
   Scheduler::Options result;
   result.sequences_max = options.sequences_max;
   result.step_tokens_max = options.step_tokens_max;
   result.prefill_tokens_max = options.prefill_chunk_tokens;
+  result.kv_tokens_max = limits.kv_tokens_max;
+  result.kv_page_tokens = limits.kv_page_tokens;
   return result;
 }
 
@@ -81,7 +83,7 @@ Engine::Engine(Backend* backend, RowSource* rows, const Options& options)
     : backend_(backend),
       rows_(rows),
       options_(options),
-      scheduler_(SchedulerOptions(options)),
+      scheduler_(SchedulerOptions(options, backend->limits())),
       step_rows_(rows) {}
 
 Engine::~Engine() { Stop(); }
@@ -97,6 +99,14 @@ Status Engine::CheckRequest(const GenerationRequest& request) const {
             "the prompt's " + std::to_string(request.prompt.size()) + " tokens and max_tokens " +
                 std::to_string(request.tokens_max) + " do not fit the " +
                 std::to_string(positions) + " positions of a sequence"};
+  }
+  const uint64_t kv_tokens = scheduler_.KvTokensOf(request.prompt.size(), request.tokens_max);
+  const uint64_t kv_tokens_max = backend_->limits().kv_tokens_max;
+  if (kv_tokens_max != 0 && kv_tokens > kv_tokens_max) {
+    return {StatusCode::kInvalidArgument,
+            "the prompt's " + std::to_string(request.prompt.size()) + " tokens and max_tokens " +
+                std::to_string(request.tokens_max) + " do not fit the KV cache of " +
+                std::to_string(kv_tokens_max) + " tokens"};
   }
   for (const TokenId id : request.prompt) {
     if (id < 0 || id >= options_.vocabulary_size) {
@@ -255,13 +265,14 @@ void Engine::TakeCancelled() {
 
 void Engine::TakeQueued() {
   const std::lock_guard lock(mutex_);
-  while (!queue_.empty() && scheduler_.slot_free()) {
+  while (!queue_.empty() && scheduler_.Fits(*queue_.front())) {
     const Sequence& admitted = scheduler_.Admit(std::move(queue_.front()));
     queue_.pop_front();
     backend_->ResetSlot(admitted.slot);
   }
   stats_.queued = static_cast<uint32_t>(queue_.size());
   stats_.running = static_cast<uint32_t>(scheduler_.sequence_count());
+  stats_.kv_tokens = scheduler_.kv_tokens();
 }
 
 void Engine::PrepareStep() {

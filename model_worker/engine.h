@@ -38,6 +38,7 @@ struct EngineStats {
   uint64_t steps_without_rows = 0;  // steps lost because rows could not be had
   uint32_t queued = 0;
   uint32_t running = 0;
+  uint64_t kv_tokens = 0;  // of the KV cache, set apart for those that run
 };
 
 // Continuous batching. The order of a step, which keeps the read hidden behind compute:
@@ -75,8 +76,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // ERRORS: kInvalidArgument (no prompt, a token id outside the vocabulary, prompt + tokens_max
-  // above a slot's positions, sampling), kResourceExhausted (the queue is full), kCancelled (the
-  // engine is stopping). After an error on_finished is not called.
+  // above a slot's positions or the whole KV cache, sampling), kResourceExhausted (the queue is
+  // full), kCancelled (the engine is stopping). After an error on_finished is not called.
   [[nodiscard]] Result<RequestId> Submit(GenerationRequest request);
   // The request finishes with kCancelled, unless it has finished already. Returns at once.
   void Cancel(RequestId id);

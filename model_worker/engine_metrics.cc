@@ -32,6 +32,8 @@ void WriteEngine(const EngineStats& stats, FamilyWriter* out) {
                "Steps lost because rows could not be had.", stats.steps_without_rows);
   out->Gauge("engram_worker_requests_queued", "Requests that wait for a slot.", stats.queued);
   out->Gauge("engram_worker_requests_running", "Requests that hold a slot.", stats.running);
+  out->Gauge("engram_worker_kv_tokens",
+             "Tokens of the KV cache set apart for requests that hold a slot.", stats.kv_tokens);
 }
 
 void WriteRanks(const std::vector<RankFigures>& ranks, FamilyWriter* out) {

@@ -118,6 +118,7 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
   limits.sequence_tokens_max =
       std::min<uint32_t>(options.positions, static_cast<uint32_t>(model->config.positions_max));
   limits.step_tokens_max = options.step_tokens;
+  limits.kv_tokens_max = options.kv_tokens;
   if (options.backend == ComputeOn::kCuda) {
     CudaBackendOptions cuda;
     cuda.limits = limits;
@@ -185,8 +186,8 @@ std::string SettingsOf(const WorkerOptions& options, const LoadedModel& model) {
         static_cast<double>(config.head_count), static_cast<double>(config.kv_head_count),
         static_cast<double>(config.head_dim), static_cast<double>(config.vocabulary_size),
         static_cast<double>(options.concurrency), static_cast<double>(options.positions),
-        static_cast<double>(options.step_tokens), static_cast<double>(options.rows),
-        static_cast<double>(options.backend)}) {
+        static_cast<double>(options.kv_tokens), static_cast<double>(options.step_tokens),
+        static_cast<double>(options.rows), static_cast<double>(options.backend)}) {
     text += std::to_string(number) + " ";
   }
   if (model.tables != nullptr) text += ModelIdentityHex(model.tables->identity);

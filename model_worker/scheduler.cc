@@ -52,11 +52,24 @@ Sequence* Scheduler::Find(RequestId id) {
   return nullptr;
 }
 
+uint64_t Scheduler::KvTokensOf(uint64_t prompt_tokens, uint64_t tokens_max) const {
+  const uint64_t page = options_.kv_page_tokens;
+  return (prompt_tokens + tokens_max + page - 1) / page * page;
+}
+
+bool Scheduler::Fits(const Sequence& sequence) const {
+  if (free_slots_.empty()) return false;
+  if (options_.kv_tokens_max == 0) return true;
+  return kv_tokens_ + KvTokensOf(sequence.prompt_tokens, sequence.request.tokens_max) <=
+         options_.kv_tokens_max;
+}
+
 Sequence& Scheduler::Admit(std::unique_ptr<Sequence> sequence) {
-  ENGRAM_CHECK(slot_free());
+  ENGRAM_CHECK(Fits(*sequence));
   ENGRAM_CHECK(!sequence->tokens.empty());
   sequence->slot = free_slots_.back();
   free_slots_.pop_back();
+  kv_tokens_ += KvTokensOf(sequence->prompt_tokens, sequence->request.tokens_max);
   sequences_.push_back(std::move(sequence));
   return *sequences_.back();
 }
@@ -67,6 +80,7 @@ std::unique_ptr<Sequence> Scheduler::Remove(RequestId id) {
   if (it == sequences_.end()) return nullptr;
   std::unique_ptr<Sequence> removed = std::move(*it);
   sequences_.erase(it);
+  kv_tokens_ -= KvTokensOf(removed->prompt_tokens, removed->request.tokens_max);
   std::erase_if(ahead_, [&](const Chunk& chunk) { return chunk.sequence == removed.get(); });
   free_slots_.push_back(removed->slot);
   return removed;

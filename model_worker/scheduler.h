@@ -55,15 +55,23 @@ class Scheduler {
     uint32_t sequences_max = 0;       // sequence slots
     uint32_t step_tokens_max = 0;     // >= sequences_max
     uint32_t prefill_tokens_max = 0;  // prefill tokens in one step, over all sequences
+    // As Backend::Limits says; 0 = as many as the slots hold.
+    uint64_t kv_tokens_max = 0;
+    uint32_t kv_page_tokens = 1;
   };
   explicit Scheduler(const Options& options);
 
-  [[nodiscard]] bool slot_free() const { return !free_slots_.empty(); }
+  // There is a slot, and room in the KV cache for all tokens that `sequence` may come to: what is
+  // admitted is never sent back for want of room.
+  [[nodiscard]] bool Fits(const Sequence& sequence) const;
+  // What the KV cache must have room for, in whole pages.
+  [[nodiscard]] uint64_t KvTokensOf(uint64_t prompt_tokens, uint64_t tokens_max) const;
+  [[nodiscard]] uint64_t kv_tokens() const { return kv_tokens_; }  // of all that were admitted
   [[nodiscard]] size_t sequence_count() const { return sequences_.size(); }
   [[nodiscard]] std::span<const std::unique_ptr<Sequence>> sequences() const { return sequences_; }
   [[nodiscard]] Sequence* Find(RequestId id);
 
-  // Gives `sequence` a slot. Precondition: slot_free(), sequence->tokens not empty.
+  // Gives `sequence` a slot. Precondition: Fits, sequence->tokens not empty.
   Sequence& Admit(std::unique_ptr<Sequence> sequence);
   // Takes a sequence out of everything planned and frees its slot.
   std::unique_ptr<Sequence> Remove(RequestId id);
@@ -88,6 +96,7 @@ class Scheduler {
   Options options_;
   std::vector<std::unique_ptr<Sequence>> sequences_;  // in order of admission
   std::vector<SequenceSlot> free_slots_;
+  uint64_t kv_tokens_ = 0;
   std::vector<Chunk> ahead_;
 };
 

@@ -108,7 +108,7 @@ Status CheckBackendLimits(const ModelConfig& config, const ModelWeights& weights
 Status WhileComputing(const Status& status, const Status& rows_error) {
   if (status.code() != StatusCode::kResourceExhausted || status == rows_error) return status;
   return {StatusCode::kInternal, "memory ran out while a step was computed: " + status.message() +
-                                     "; give it less with fewer --concurrency, --positions or "
+                                     "; give it less with fewer --kv-tokens, --concurrency or "
                                      "--step-tokens, or free what else uses the GPU"};
 }
 

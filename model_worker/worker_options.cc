@@ -57,6 +57,13 @@ void AddModelFlags(CLI::App* app, WorkerOptions* options) {
                   "Prompt and generated tokens of one request at most; the model may allow less")
       ->capture_default_str()
       ->check(CLI::Range(2u, 1u << 20));
+  app->add_option(
+         "--kv-tokens", options->kv_tokens,
+         "Tokens that the KV cache has room for, over all requests; 0 = --concurrency times "
+         "--positions. With less, a request waits until the longest that it may become "
+         "fits beside those that run. On a GPU this is what memory is taken for")
+      ->capture_default_str()
+      ->check(CLI::Range(uint64_t{0}, uint64_t{1} << 40));
   app->add_option("--step-tokens", options->step_tokens,
                   "Tokens in one step at most, over all requests")
       ->capture_default_str()

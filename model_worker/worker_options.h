@@ -29,6 +29,7 @@ struct WorkerOptions {
   uint32_t threads = 0;         // of the CPU backend; 0 = one per core that the rank has
   uint32_t concurrency = 8;
   uint32_t positions = 4096;  // at most; the model's own limit may be lower
+  uint64_t kv_tokens = 0;     // of the KV cache, over all requests; 0 = concurrency * positions
   uint32_t step_tokens = 256;
   uint32_t prefill_chunk_tokens = 128;
   // Rows.

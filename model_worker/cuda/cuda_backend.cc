@@ -47,7 +47,9 @@ class CudaBackendImpl final : public CudaBackend {
         device_(device),
         positions_(options.limits, config.vocabulary_size),
         pages_(options.limits.sequences_max, pages_per_slot, page_count),
-        pinned_(device) {}
+        pinned_(device) {
+    options_.limits.kv_page_tokens = gpu::kPageTokens;
+  }
   ~CudaBackendImpl() override;
 
   [[nodiscard]] Status Load(ModelWeights weights);
@@ -370,8 +372,13 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
   ENGRAM_TRY(CheckShapes(PartConfig(config, PartOf(options))));
   const uint32_t per_slot = gpu::PagesFor(options.limits.sequence_tokens_max);
   const uint64_t all_slots = uint64_t{per_slot} * options.limits.sequences_max;
-  const uint64_t asked = (options.kv_cache_tokens + gpu::kPageTokens - 1) / gpu::kPageTokens;
-  const uint64_t pages = options.kv_cache_tokens == 0 ? all_slots : std::min(asked, all_slots);
+  const uint64_t asked = options.limits.kv_tokens_max / gpu::kPageTokens;
+  if (options.limits.kv_tokens_max != 0 && asked == 0) {
+    return Error(StatusCode::kInvalidArgument,
+                 "a KV cache of " + std::to_string(options.limits.kv_tokens_max) +
+                     " tokens is less than a page of " + std::to_string(gpu::kPageTokens));
+  }
+  const uint64_t pages = asked == 0 ? all_slots : std::min(asked, all_slots);
   if (all_slots > INT32_MAX) {
     return Error(StatusCode::kInvalidArgument,
                  "a KV cache of " + std::to_string(all_slots) + " pages: lower the limits");

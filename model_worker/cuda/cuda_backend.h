@@ -25,8 +25,6 @@ struct CudaBackendOptions {
   // Decode steps are captured as CUDA graphs the second time a row bucket comes, and replayed from
   // then on; the numbers are the same without.
   bool graphs = true;
-  // Positions that the KV cache has room for, over all sequences; 0 = all slots filled to the end.
-  uint64_t kv_cache_tokens = 0;
   // The ranks that compute the model together, each on a GPU of its own; this one has weights'
   // part. Null = one rank. OWNERSHIP: outlives the backend. Only rank 0's Forward computes and
   // writes logits.

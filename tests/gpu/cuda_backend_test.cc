@@ -342,7 +342,7 @@ TEST_F(CudaBackendCreateTest, AFullKvCacheIsAnErrorThatEndsWithAReset) {
   const TinyModel model = TinyModel::Write({}, scratch.path());
   CudaBackendOptions options;
   options.limits = kLimits;
-  options.kv_cache_tokens = 2 * 64;
+  options.limits.kv_tokens_max = 2 * 64;
   auto backend = TryOpenCuda(model, options);
   ASSERT_TRUE(backend.has_value()) << backend.error().ToString();
   const std::vector<TokenId> page(64, 1), one = {1};

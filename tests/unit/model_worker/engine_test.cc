@@ -23,10 +23,11 @@ constexpr int32_t kLayers = 2;
 struct Fixture {
   explicit Fixture(uint32_t sequences = 4, uint32_t step_tokens = 16, size_t ring = 3,
                    uint32_t positions = 256)
-      : backend({sequences, positions, step_tokens}, kVocabulary, kLayers),
-        source(kLayers, step_tokens, ring) {
+      : Fixture(Backend::Limits{sequences, positions, step_tokens}, ring) {}
+  explicit Fixture(const Backend::Limits& limits, size_t ring = 3)
+      : backend(limits, kVocabulary, kLayers), source(kLayers, limits.step_tokens_max, ring) {
     backend.sources = {&source};
-    options.prefill_chunk_tokens = step_tokens;
+    options.prefill_chunk_tokens = limits.step_tokens_max;
   }
   void Create(bool with_rows = true) {
     auto made = Engine::Create(&backend, with_rows ? &source : nullptr, options);
@@ -254,6 +255,32 @@ TEST(EngineTest, CancellationFreesTheSlotForTheNext) {
   EXPECT_EQ(f.results[first].tokens.size(), 4u);
   EXPECT_EQ(f.results[second].tokens, f.backend.Expected(prompt, 3, true));
   EXPECT_EQ(f.backend.slots_used.size(), 1u);
+}
+
+// 35 tokens each, in pages of 10: two of them fit 100.
+TEST(EngineTest, ARequestWaitsUntilTheKvCacheHasRoomForAllOfIt) {
+  Fixture f(Backend::Limits{4, 256, 16, 100, 10});
+  f.Create();
+  std::vector<RequestId> ids;
+  for (uint64_t i = 0; i < 5; ++i) ids.push_back(f.Submit(Prompt(5, i), 30));
+  while (f.engine->RunStep()) {
+    EXPECT_LE(f.engine->Stats().running, 2u);
+    EXPECT_EQ(f.engine->Stats().kv_tokens, 40 * f.engine->Stats().running);
+    if (f.engine->Stats().steps == 5) f.engine->Cancel(ids[0]);
+  }
+  EXPECT_EQ(f.engine->Stats().kv_tokens, 0u);
+  EXPECT_EQ(f.finished_order, ids);
+  for (uint64_t i = 1; i < 5; ++i) {
+    EXPECT_EQ(f.results[ids[i]].tokens, f.backend.Expected(Prompt(5, i), 30, true));
+  }
+
+  GenerationRequest request;
+  request.prompt = Prompt(81, 1);
+  request.tokens_max = 20;
+  const auto refused = f.engine->Submit(request);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), StatusCode::kInvalidArgument);
+  EXPECT_NE(refused.error().message().find("KV cache of 100"), std::string::npos);
 }
 
 TEST(EngineTest, ACancelledQueuedRequestIsNeverComputed) {
