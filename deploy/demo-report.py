@@ -6,6 +6,8 @@ import json
 import sys
 
 BLUE, GREY, ORANGE = "#2563eb", "#94a3b8", "#ea580c"
+SIDES = (("remote", "memory nodes", BLUE), ("local", "in process", GREY), ("off", "Engram off", GREY))
+TIMES = (("ttft", "time to first token"), ("tpot", "time of each token after it"))
 
 
 def us(value):
@@ -21,6 +23,10 @@ def lines_of(report, title):
     out.append(("tokens/s, Engram off", f"{report['tok_s_off']:.1f}"))
     out.append((f"remote / in process, median of {report['pairs']} pairs",
                 f"{report['ratio_median']:.4f}  ({100 * report['ratio_ci95_coverage']:.0f} % interval {low:.4f} to {high:.4f})"))
+    for key, label in TIMES:
+        out.append((f"{label}, p50 / p99: remote; in process; off", "; ".join(
+            f"{report['latency_' + side][key + '_p50_ms']:.1f} / {report['latency_' + side][key + '_p99_ms']:.1f}"
+            for side, _, _ in SIDES) + " ms"))
     for name, layer in sorted(report["layers"].items(), key=lambda item: int(item[0])):
         out.append((f"layer {name}: prefetch p50 / p99",
                     f"{us(layer['prefetch_p50_us'])} / {us(layer['prefetch_p99_us'])}"))
@@ -88,11 +94,13 @@ def page(reports):
             "weights are random: its text means nothing, its row traffic is real.</p>"]
     for title, report in reports:
         body.append(f"<h2>{html.escape(title)}</h2>")
-        body.append(bars([("memory nodes", report["tok_s_remote"], BLUE),
-                          ("in process", report["tok_s_local"], GREY),
-                          ("Engram off", report["tok_s_off"], GREY)], "tok/s"))
+        body.append(bars([(label, report["tok_s_" + side], colour) for side, label, colour in SIDES], "tok/s"))
         if report.get("ratios"):
             body.append("<h3>Remote / in process, pair by pair</h3>" + pair_dots(report["ratios"]))
+        for key, label in TIMES:
+            body.append(f"<h3>{label.capitalize()}, p50 and p99</h3>")
+            body.append(bars([(f"{name} {quantile}", report["latency_" + side][f"{key}_{quantile}_ms"], colour)
+                              for side, name, colour in SIDES for quantile in ("p50", "p99")], "ms"))
         for name, layer in sorted(report["layers"].items(), key=lambda item: int(item[0])):
             body.append(f"<h3>Layer {html.escape(name)}: is the read hidden?</h3>")
             body.append(bars([("prefetch p50", layer["prefetch_p50_us"], BLUE),
