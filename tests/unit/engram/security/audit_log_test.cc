@@ -201,6 +201,14 @@ class Numbered {
     }
     ADD_FAILURE() << "never rotated";
   }
+  // Writes 40, in a folder where no file can be moved.
+  void FailToRotate() {
+    // Folders are not renamed over, and by nobody: root would not mind a folder's permissions.
+    for (int i = 1; i <= 3; ++i) std::filesystem::create_directories(OlderName(i) / "x");
+    Write(40);
+    for (int i = 1; i <= 3; ++i) EXPECT_TRUE(std::filesystem::is_directory(OlderName(i)));
+    for (int i = 1; i <= 3; ++i) std::filesystem::remove_all(OlderName(i));
+  }
   // Of the newest `count`, how many are in the files.
   [[nodiscard]] int Found(int count) const {
     std::vector<bool> found(static_cast<size_t>(written_));
@@ -224,7 +232,10 @@ class Numbered {
 TEST(AuditLogTest, WithoutADescriptorForTheNextFileItIsWrittenOn) {
   const test::ScratchDir scratch;
   Numbered log(scratch.path() / "audit.log");
-  log.Write(1);  // UBSan looks at an object's type once, and needs a descriptor for that
+  // UBSan looks at the type of an object once, and needs a descriptor for that: a rotation that
+  // fails for another reason goes first.
+  log.FailToRotate();
+  log.WriteUntilRotated();
   {
     const int lowest = ::dup(0);
     ASSERT_GE(lowest, 0);
@@ -239,11 +250,7 @@ TEST(AuditLogTest, WithoutADescriptorForTheNextFileItIsWrittenOn) {
 TEST(AuditLogTest, WhereItCannotBeRenamedNothingIsLost) {
   const test::ScratchDir scratch;
   Numbered log(scratch.path() / "audit.log");
-  // Folders are not renamed over, and by nobody: root would not mind a folder's permissions.
-  for (int i = 1; i <= 3; ++i) std::filesystem::create_directories(log.OlderName(i) / "x");
-  log.Write(40);
-  for (int i = 1; i <= 3; ++i) EXPECT_TRUE(std::filesystem::is_directory(log.OlderName(i)));
-  for (int i = 1; i <= 3; ++i) std::filesystem::remove_all(log.OlderName(i));
+  log.FailToRotate();
   EXPECT_EQ(log.Found(40), 40);
   log.WriteUntilRotated();
   EXPECT_EQ(log.Found(40), 40);
