@@ -24,7 +24,7 @@ def lines_of(report, title):
     out.append((f"remote / in process, median of {report['pairs']} pairs",
                 f"{report['ratio_median']:.4f}  ({100 * report['ratio_ci95_coverage']:.0f} % interval {low:.4f} to {high:.4f})"))
     for key, label in TIMES:
-        out.append((f"{label}, p50 / p99: remote; in process; off", "; ".join(
+        out.append((f"{key.upper()} p50 / p99: remote; in process; off", "; ".join(
             f"{report['latency_' + side][key + '_p50_ms']:.1f} / {report['latency_' + side][key + '_p99_ms']:.1f}"
             for side, _, _ in SIDES) + " ms"))
     for name, layer in sorted(report["layers"].items(), key=lambda item: int(item[0])):

@@ -249,7 +249,7 @@ void Engine::TakeCancelled() {
       if (queued != queue_.end()) {
         ended.push_back(std::move(*queued));
         queue_.erase(queued);
-      } else if (auto running = scheduler_.Remove(id); running != nullptr) {
+      } else if (auto running = TakeOut(id); running != nullptr) {
         std::erase_if(step_, [&](const Chunk& c) { return c.sequence == running.get(); });
         ended.push_back(std::move(running));
       }
@@ -273,6 +273,13 @@ void Engine::TakeQueued() {
   stats_.queued = static_cast<uint32_t>(queue_.size());
   stats_.running = static_cast<uint32_t>(scheduler_.sequence_count());
   stats_.kv_tokens = scheduler_.kv_tokens();
+}
+
+std::unique_ptr<Sequence> Engine::TakeOut(RequestId id) {
+  std::unique_ptr<Sequence> sequence = scheduler_.Remove(id);
+  // The scheduler counts its part of the KV cache as free from now on.
+  if (sequence != nullptr) backend_->ResetSlot(sequence->slot);
+  return sequence;
 }
 
 void Engine::PrepareStep() {
@@ -368,13 +375,13 @@ void Engine::SampleStep() {
     const auto token = sampler_.Sample(logits.first(static_cast<size_t>(options_.vocabulary_size)),
                                        sequence.request.sampling, sequence.generated());
     if (!token.has_value()) {
-      End(scheduler_.Remove(sequence.id), token.error(), FinishReason::kError);
+      End(TakeOut(sequence.id), token.error(), FinishReason::kError);
       continue;
     }
     ++drawn;
     const auto& stop_ids = sequence.request.stop_ids;
     if (std::find(stop_ids.begin(), stop_ids.end(), *token) != stop_ids.end()) {
-      End(scheduler_.Remove(sequence.id), Status(), FinishReason::kStop);
+      End(TakeOut(sequence.id), Status(), FinishReason::kStop);
       continue;
     }
     sequence.tokens.push_back(*token);
@@ -383,7 +390,7 @@ void Engine::SampleStep() {
     event.token = *token;
     events_.push_back(std::move(event));
     if (sequence.generated() == sequence.request.tokens_max) {
-      End(scheduler_.Remove(sequence.id), Status(), FinishReason::kLength);
+      End(TakeOut(sequence.id), Status(), FinishReason::kLength);
     }
   }
   const std::lock_guard lock(mutex_);
@@ -400,7 +407,7 @@ void Engine::FailStep(const Status& status, bool rows_missing) {
       backend_->ResetSlot(sequence.slot);
       scheduler_.Restart(sequence);
     } else {
-      End(scheduler_.Remove(sequence.id), status, FinishReason::kError);
+      End(TakeOut(sequence.id), status, FinishReason::kError);
     }
   }
   const std::lock_guard lock(mutex_);
@@ -450,6 +457,7 @@ void Engine::HandOutEvents() {
   stats_.requests_failed += failed;
   stats_.requests_cancelled += cancelled;
   stats_.running = static_cast<uint32_t>(scheduler_.sequence_count());
+  stats_.kv_tokens = scheduler_.kv_tokens();
 }
 
 }  // namespace engram

@@ -110,6 +110,8 @@ class Engine {
   void RunThread();
   void TakeCancelled();
   void TakeQueued();
+  // A running sequence leaves; null: there is none of that id.
+  [[nodiscard]] std::unique_ptr<Sequence> TakeOut(RequestId id);
   void PrepareStep();
   void PrefetchStep();
   void PrefetchAhead();

@@ -30,7 +30,8 @@ void WriteEngine(const EngineStats& stats, FamilyWriter* out) {
   requests("refused", stats.requests_refused);
   out->Counter("engram_worker_steps_without_rows_total",
                "Steps lost because rows could not be had.", stats.steps_without_rows);
-  out->Gauge("engram_worker_requests_queued", "Requests that wait for a slot.", stats.queued);
+  out->Gauge("engram_worker_requests_queued",
+             "Requests that wait for a slot or for room in the KV cache.", stats.queued);
   out->Gauge("engram_worker_requests_running", "Requests that hold a slot.", stats.running);
   out->Gauge("engram_worker_kv_tokens",
              "Tokens of the KV cache set apart for requests that hold a slot.", stats.kv_tokens);

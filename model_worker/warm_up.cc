@@ -39,8 +39,11 @@ std::vector<SequenceStep> StepOf(std::span<const TokenId> tokens, uint32_t seque
 
 Status WarmUp(Backend* backend, const std::optional<WarmUpRows>& rows) {
   const Backend::Limits& limits = backend->limits();
-  const auto tokens_max = static_cast<uint32_t>(std::min<uint64_t>(
-      limits.step_tokens_max, uint64_t{limits.sequences_max} * limits.sequence_tokens_max));
+  uint64_t fit = uint64_t{limits.sequences_max} * limits.sequence_tokens_max;
+  if (limits.kv_tokens_max != 0) {
+    fit = std::min(fit, limits.kv_tokens_max / limits.kv_page_tokens * limits.kv_page_tokens);
+  }
+  const auto tokens_max = static_cast<uint32_t>(std::min<uint64_t>(limits.step_tokens_max, fit));
   const std::vector<TokenId> tokens(tokens_max, TokenId{0});
   std::optional<ZeroRows> zeros;
   if (rows.has_value()) zeros.emplace(*rows, tokens_max);

@@ -217,6 +217,9 @@ TEST_P(HostileTest, ReadersThatAreKilledEndNoNode) {
       Attack({"--attack", "killed-readers", "--messages", "72", "--seconds", "120"}), seconds(200));
   std::printf("%s", attacked.out.c_str());
   EXPECT_EQ(attacked.exit_status, 0) << attacked.out << attacked.err;
+  EXPECT_NE(attacked.out.find("\"killed\""), std::string::npos) << attacked.out;
+  EXPECT_EQ(attacked.out.find("was not let in"), std::string::npos) << attacked.out;
+  EXPECT_EQ(attacked.out.find("another signal"), std::string::npos) << attacked.out;
   EXPECT_TRUE(cluster_->node(0).running()) << cluster_->NodeLog(0);
   ReadingClient::Options reading;
   reading.way = "gather";

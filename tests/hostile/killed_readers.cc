@@ -40,9 +40,12 @@ void KilledReaders(const Victim& victim, const Order& order, Dice& /*dice*/, Tal
     int status = 0;
     if (waitpid(child, &status, 0) != child) return tally.Violation("a reader was not found");
     ++tally.messages;
-    tally.Answer(WIFSIGNALED(status)        ? "killed"
-                 : WEXITSTATUS(status) == 0 ? "had sent less, and ended by itself"
+    if (!WIFSIGNALED(status)) {
+      tally.Answer(WEXITSTATUS(status) == 0 ? "had sent less, and ended by itself"
                                             : "was not let in");
+    } else {
+      tally.Answer(WTERMSIG(status) == SIGKILL ? "killed" : "ended by another signal");
+    }
   }
 }
 

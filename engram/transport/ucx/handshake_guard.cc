@@ -9,6 +9,7 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <ucp/api/ucp.h>
 
 namespace engram {
@@ -50,34 +51,58 @@ bool IsConnectionRequest(const void* data, size_t size) {
 
 enum class Handshake : uint8_t {
   kNone,     // no connection of UCX's, as far as we know
-  kNoneDue,  // one that this process took in; UCX awaits no acknowledgement there
-  kAwaited,  // the last that UCX sent there was its connection request
+  kNew,      // one that this process took in, and UCX has read no message from
+  kNoneDue,  // UCX awaits no acknowledgement there
+  kAwaited,  // the last that `send` sent there was UCX's connection request
+};
+
+struct Connection {
+  std::atomic<Handshake> handshake{Handshake::kNone};
+  std::atomic<uint64_t> inode{0};  // of the socket that this is about
 };
 
 // By descriptor; those beyond are left alone. Only UCX's thread of that connection changes one,
 // and the thread that accepts, before there is any.
-constexpr size_t kDescriptorsMax = size_t{1} << 20;
-std::array<std::atomic<Handshake>, kDescriptorsMax> handshakes{};
+constexpr size_t kDescriptorsMax = size_t{1} << 18;
+std::array<Connection, kDescriptorsMax> connections;
+
+// What UCX makes room for where a message begins; in the midst of one it asks for less. 0 = not
+// known yet. The same for all connections: UCX_TCP_RX_SEG_SIZE and a header.
+std::atomic<size_t> room_for_messages{0};
+constexpr size_t kMagicBytes = 8;  // what a connection begins with; UCX reads it alone
 
 // Null: nothing to look at.
-std::atomic<Handshake>* HandshakeOf(int fd) {
+Connection* ConnectionOf(int fd) {
   if (fd < 0 || static_cast<size_t>(fd) >= kDescriptorsMax) return nullptr;
-  auto* const handshake = &handshakes[static_cast<size_t>(fd)];
-  return handshake->load(std::memory_order_relaxed) == Handshake::kNone ? nullptr : handshake;
+  Connection& connection = connections[static_cast<size_t>(fd)];
+  return connection.handshake.load(std::memory_order_relaxed) == Handshake::kNone ? nullptr
+                                                                                  : &connection;
 }
 
-void Begin(int fd, Handshake handshake) {
-  if (fd < 0 || static_cast<size_t>(fd) >= kDescriptorsMax) return;
-  handshakes[static_cast<size_t>(fd)].store(handshake, std::memory_order_relaxed);
+uint64_t InodeOf(int fd) {
+  struct stat status {};
+  return fstat(fd, &status) == 0 ? status.st_ino : 0;
 }
 
-bool IsTheEnd(ssize_t result) {
-  return result == 0 || (result < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+// Errors that are a connection's end: at others, such as ENOBUFS, it may live.
+bool IsTheEnd(int error) {
+  switch (error) {
+    case ECONNABORTED:
+    case ECONNREFUSED:
+    case ECONNRESET:
+    case EHOSTUNREACH:
+    case ENETUNREACH:
+    case EPIPE:
+    case ETIMEDOUT:
+      return true;
+    default:
+      return false;
+  }
 }
 
 }  // namespace
 
-void GuardHandshake(int connection) {
+void GuardHandshake(int fd) {
   static const bool is_needed = [] {
     unsigned major = 0;
     unsigned minor = 0;
@@ -85,10 +110,11 @@ void GuardHandshake(int connection) {
     ucp_get_version(&major, &minor, &release);
     return major == 1 && minor < 14;
   }();
-  if (is_needed) Begin(connection, Handshake::kNoneDue);
+  if (!is_needed || fd < 0 || static_cast<size_t>(fd) >= kDescriptorsMax) return;
+  Connection& connection = connections[static_cast<size_t>(fd)];
+  connection.inode.store(InodeOf(fd), std::memory_order_relaxed);
+  connection.handshake.store(Handshake::kNew, std::memory_order_relaxed);
 }
-
-void LeaveAlone(int connection) { Begin(connection, Handshake::kNone); }
 
 }  // namespace engram
 
@@ -97,32 +123,41 @@ void LeaveAlone(int connection) { Begin(connection, Handshake::kNone); }
 extern "C" ssize_t send(int fd, const void* data, size_t size, int flags) {
   using engram::Handshake;
   const ssize_t sent = sendto(fd, data, size, flags, nullptr, 0);
-  auto* const handshake = engram::HandshakeOf(fd);
-  if (handshake == nullptr) return sent;
+  auto* const connection = engram::ConnectionOf(fd);
+  if (connection == nullptr) return sent;
   if (!engram::IsConnectionRequest(data, size)) {
     // UCX sends nothing else before the acknowledgement has come.
-    handshake->store(Handshake::kNoneDue, std::memory_order_relaxed);
+    connection->handshake.store(Handshake::kNoneDue, std::memory_order_relaxed);
     return sent;
   }
-  handshake->store(Handshake::kAwaited, std::memory_order_relaxed);
+  if (sent < 0 && !engram::IsTheEnd(errno)) return sent;
+  connection->handshake.store(Handshake::kAwaited, std::memory_order_relaxed);
   // UCX would connect anew just the same: it will find the end at the next recv.
-  return engram::IsTheEnd(sent) ? static_cast<ssize_t>(size) : sent;
+  return sent < 0 ? static_cast<ssize_t>(size) : sent;
 }
 
 extern "C" ssize_t recv(int fd, void* data, size_t size, int flags) {
   using engram::Handshake;
   const ssize_t received = recvfrom(fd, data, size, flags, nullptr, nullptr);
-  if (received > 0 || !engram::IsTheEnd(received)) return received;
-  auto* const handshake = engram::HandshakeOf(fd);
-  if (handshake == nullptr || handshake->load(std::memory_order_relaxed) != Handshake::kAwaited) {
-    return received;
+  auto* const connection = engram::ConnectionOf(fd);
+  if (connection == nullptr) return received;
+  const Handshake handshake = connection->handshake.load(std::memory_order_relaxed);
+  if (handshake == Handshake::kNew && size > engram::kMagicBytes) {
+    engram::room_for_messages.store(size, std::memory_order_relaxed);
+    connection->handshake.store(Handshake::kNoneDue, std::memory_order_relaxed);
   }
+  if (received > 0 || handshake != Handshake::kAwaited) return received;
+  const int error = errno;
+  const bool is_the_end = received == 0 ? size > 0 : engram::IsTheEnd(error);
+  // In the midst of a message it would be taken for a part of that.
+  const bool message_begins = size == engram::room_for_messages.load(std::memory_order_relaxed);
+  const bool is_the_same = engram::InodeOf(fd) == connection->inode.load(std::memory_order_relaxed);
+  errno = error;
+  if (!is_the_end || !message_begins || !is_the_same) return received;
   const engram::Acknowledgement acknowledgement{
       {engram::kConnectionMessage, sizeof(engram::Acknowledgement::event)},
       engram::kAcknowledgementEvent};
-  // Less room: UCX waits for the rest of a message that will not come.
-  if (size < sizeof(acknowledgement)) return received;
-  handshake->store(Handshake::kNoneDue, std::memory_order_relaxed);
+  connection->handshake.store(Handshake::kNoneDue, std::memory_order_relaxed);
   std::memcpy(data, &acknowledgement, sizeof(acknowledgement));
   return sizeof(acknowledgement);
 }

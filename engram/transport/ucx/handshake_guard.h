@@ -14,10 +14,8 @@
 
 namespace engram {
 
-// This process took in `connection`, which is UCX's. Thread-safe. UCX closes it and tells nobody: a
-// socket that has its descriptor next is another's from its first send, or from LeaveAlone.
-void GuardHandshake(int connection);
-// This process took in `connection`, which is not UCX's. Thread-safe.
-void LeaveAlone(int connection);
+// This process took in the connection `fd`, which is UCX's. Thread-safe. UCX closes it and tells
+// nobody: another socket that has its descriptor next is known by its inode.
+void GuardHandshake(int fd);
 
 }  // namespace engram

@@ -165,11 +165,7 @@ class GuardedSockets {
 // own. (Not where this is part of a library that another program loads.)
 extern "C" int accept(int fd, sockaddr* address, socklen_t* size) {
   using engram::GuardedSockets;
-  if (!GuardedSockets::All().Has(fd)) {
-    const int connection = accept4(fd, address, size, 0);
-    engram::LeaveAlone(connection);
-    return connection;
-  }
+  if (!GuardedSockets::All().Has(fd)) return accept4(fd, address, size, 0);
   for (int i = 0; i < engram::kTurnedAwayMax; ++i) {
     sockaddr_storage peer{};
     socklen_t peer_size = sizeof(peer);

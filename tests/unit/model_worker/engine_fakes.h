@@ -171,6 +171,19 @@ class FakeBackend final : public Backend {
     return static_cast<TokenId>((slot.state >> 33) % static_cast<uint64_t>(vocabulary_));
   }
 
+  // Of all slots, those too that nobody uses and nobody has reset.
+  [[nodiscard]] uint64_t KvTokensAfter(std::span<const SequenceStep> sequence_steps) {
+    std::map<uint32_t, uint64_t> tokens;
+    for (const auto& [slot, held] : slots_) tokens[slot] = held.position;
+    for (const SequenceStep& step : sequence_steps) {
+      tokens[step.slot.value()] = step.position + step.tokens.size();
+    }
+    uint64_t sum = 0;
+    const uint64_t page = limits_.kv_page_tokens;
+    for (const auto& [slot, count] : tokens) sum += (count + page - 1) / page * page;
+    return sum;
+  }
+
   [[nodiscard]] Status Run(std::span<const SequenceStep> sequence_steps, EngramRows* engram,
                            std::vector<float>* logits) {
     if (before) {
@@ -189,6 +202,9 @@ class FakeBackend final : public Backend {
       token_count += step.tokens.size();
     }
     EXPECT_LE(token_count, limits_.step_tokens_max);
+    if (limits_.kv_tokens_max != 0 && KvTokensAfter(sequence_steps) > limits_.kv_tokens_max) {
+      return {StatusCode::kResourceExhausted, "the KV cache is full"};
+    }
     std::vector<std::vector<uint32_t>> rows(token_count);
     for (int32_t layer = 0; engram != nullptr && layer < engram_layers_; ++layer) {
       auto layer_rows = engram->Rows(layer);

@@ -283,6 +283,28 @@ TEST(EngineTest, ARequestWaitsUntilTheKvCacheHasRoomForAllOfIt) {
   EXPECT_NE(refused.error().message().find("KV cache of 100"), std::string::npos);
 }
 
+// Two small ones, then one that needs all the cache; and a second engine after the first.
+TEST(EngineTest, WhatEndsLeavesNothingInTheKvCache) {
+  Fixture f(Backend::Limits{4, 256, 16, 100, 10});
+  for (int engine = 0; engine < 2; ++engine) {
+    f.Create();
+    for (const uint32_t tokens_max : {40u, 40u, 95u, 20u, 20u, 20u, 20u, 95u}) {
+      const auto prompt = Prompt(5, tokens_max);
+      const RequestId id = f.Submit(prompt, tokens_max);
+      f.engine->RunUntilIdle();
+      EXPECT_EQ(f.results[id].tokens, f.backend.Expected(prompt, tokens_max, true));
+    }
+    const RequestId small[] = {f.Submit(Prompt(5, 1), 40), f.Submit(Prompt(5, 2), 40)};
+    for (int i = 0; i < 3; ++i) f.engine->RunStep();
+    f.engine->Cancel(small[1]);
+    const RequestId large = f.Submit(Prompt(5, 3), 95);
+    f.engine->RunUntilIdle();
+    EXPECT_EQ(f.results[small[0]].tokens, f.backend.Expected(Prompt(5, 1), 40, true));
+    EXPECT_EQ(f.results[large].tokens, f.backend.Expected(Prompt(5, 3), 95, true));
+    f.results.clear();
+  }
+}
+
 TEST(EngineTest, ACancelledQueuedRequestIsNeverComputed) {
   Fixture f(1, 8);
   f.Create();
