@@ -29,7 +29,7 @@ using std::chrono::seconds;
 constexpr int64_t kMemoryMoreMibMax = 256;
 constexpr int64_t kDescriptorsMoreMax = 8;
 // Not thrown at a cluster that is to live: docs/SECURITY.md, "UCX's own port".
-constexpr const char* kLeftOut = "silent,old-tokens,inside-replay,bad-addresses";
+constexpr const char* kLeftOut = "silent,old-tokens,inside-replay,bad-addresses,killed-readers";
 
 std::string Setting(const char* name, const std::string& otherwise) {
   const char* const value = std::getenv(name);
