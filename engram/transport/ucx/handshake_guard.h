@@ -10,6 +10,9 @@
 // the C library's but for one thing: on a connection that ends while the acknowledgement is
 // awaited, UCX reads that acknowledgement, and then the end. It sends its answer, which fails, and
 // that it takes as the end of one endpoint, as at any later time.
+//
+// A connection that this process makes by itself is not guarded: there UCX needs its retry, and a
+// peer that goes can still end the process (docs/decisions/0039-handshake-guard.md).
 #pragma once
 
 namespace engram {
