@@ -102,8 +102,8 @@ struct Attack {
 // How a reader ends at one of its sends: instead of it, after it, or after it with a reset of that
 // connection instead of an end.
 enum class EndOfReader : uint8_t { kBefore, kAfter, kReset };
-// This process as a reader, which is killed at its n-th send from now on, n = `sends`. Returns, 0
-// or the exit status, where it ended before.
-[[nodiscard]] int ReadUntilTheEnd(const Victim& victim, int sends, EndOfReader how);
+// This process as a reader, which is killed at its n-th send from now on, n = `sends`; its UCX
+// listens at `port`, 0 = any. Returns, 0 or the exit status, where it ended before.
+[[nodiscard]] int ReadUntilTheEnd(const Victim& victim, int sends, EndOfReader how, uint16_t port);
 
 }  // namespace engram::test

@@ -31,6 +31,7 @@ struct Flags {
   std::string json;
   int ends_at_send = 0;
   int ends_how = 0;
+  uint16_t ucx_port = 0;
 };
 
 std::vector<Attack> AllAttacks() {
@@ -176,6 +177,8 @@ int main(int argc, char** argv) {
   app.add_option("--ends-how", flags.ends_how,
                  "0 instead of that send, 1 after it, 2 after it with a reset")
       ->check(CLI::Range(0, 2));
+  app.add_option("--ucx-port", flags.ucx_port, "UCX of that reader listens there; 0 = anywhere")
+      ->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   (void)::signal(SIGPIPE, SIG_IGN);
   (void)google::protobuf::SetLogHandler(nullptr);  // of the texts that are none
@@ -206,7 +209,7 @@ int main(int argc, char** argv) {
   }
   if (flags.ends_at_send > 0) {
     return ReadUntilTheEnd(flags.victim, flags.ends_at_send,
-                           static_cast<EndOfReader>(flags.ends_how));
+                           static_cast<EndOfReader>(flags.ends_how), flags.ucx_port);
   }
   flags.victim.command = CommandOfAnother(flags);
   const auto report = Run(flags, chosen);

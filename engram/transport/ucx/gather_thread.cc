@@ -10,6 +10,7 @@
 
 #include "engram/base/check.h"
 #include "engram/base/thread_role.h"
+#include "engram/transport/ucx/handshake_guard.h"
 #include "engram/transport/ucx/ucx_status.h"
 
 namespace engram {
@@ -61,6 +62,7 @@ GatherThread::~GatherThread() {
 
 Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_sided) {
   BecomeIoThread("gather-" + std::to_string(options_.number), kServerSlice);
+  GuardHandshakesOfThisThread();
   auto wait = EventWait::Create();
   if (!wait.has_value()) return wait.error();
   wait_ = *std::move(wait);

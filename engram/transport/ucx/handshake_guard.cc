@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include <dlfcn.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -34,11 +35,18 @@ struct ConnectionRequest {
   // and the address of the sender's port, of one of two sizes
 };
 #pragma pack(pop)
+constexpr size_t kMagicBytes = 8;           // what a connection begins with; UCX reads it alone
 constexpr uint8_t kConnectionMessage = 32;  // UCT_TCP_EP_CM_AM_ID
 constexpr uint32_t kRequestEvent = 1;
 constexpr uint32_t kAcknowledgementEvent = 2;
 
-bool IsConnectionRequest(const void* data, size_t size) {
+// `is_first`: of a connection that this process made, so with the magic number before it.
+bool IsConnectionRequest(const void* data, size_t size, bool is_first) {
+  if (is_first) {
+    if (size < kMagicBytes) return false;
+    data = static_cast<const std::byte*>(data) + kMagicBytes;
+    size -= kMagicBytes;
+  }
   if (size != sizeof(ConnectionRequest) + sizeof(sockaddr_in) &&
       size != sizeof(ConnectionRequest) + sizeof(sockaddr_in6)) {
     return false;
@@ -52,6 +60,7 @@ bool IsConnectionRequest(const void* data, size_t size) {
 enum class Handshake : uint8_t {
   kNone,     // no connection of UCX's, as far as we know
   kNew,      // one that this process took in, and UCX has read no message from
+  kMade,     // one that this process makes, and UCX has sent nothing there
   kNoneDue,  // UCX awaits no acknowledgement there
   kAwaited,  // the last that `send` sent there was UCX's connection request
 };
@@ -69,7 +78,8 @@ std::array<Connection, kDescriptorsMax> connections;
 // What UCX makes room for where a message begins; in the midst of one it asks for less. 0 = not
 // known yet. The same for all connections: UCX_TCP_RX_SEG_SIZE and a header.
 std::atomic<size_t> room_for_messages{0};
-constexpr size_t kMagicBytes = 8;  // what a connection begins with; UCX reads it alone
+
+thread_local bool guards_what_it_makes = false;
 
 // Null: nothing to look at.
 Connection* ConnectionOf(int fd) {
@@ -92,6 +102,7 @@ bool IsTheEnd(int error) {
     case ECONNRESET:
     case EHOSTUNREACH:
     case ENETUNREACH:
+    case ENOTCONN:
     case EPIPE:
     case ETIMEDOUT:
       return true;
@@ -102,7 +113,9 @@ bool IsTheEnd(int error) {
 
 }  // namespace
 
-void GuardHandshake(int fd) {
+namespace {
+
+bool IsNeeded() {
   static const bool is_needed = [] {
     unsigned major = 0;
     unsigned minor = 0;
@@ -110,22 +123,70 @@ void GuardHandshake(int fd) {
     ucp_get_version(&major, &minor, &release);
     return major == 1 && minor < 14;
   }();
-  if (!is_needed || fd < 0 || static_cast<size_t>(fd) >= kDescriptorsMax) return;
+  return is_needed;
+}
+
+void Begin(int fd, Handshake handshake) {
+  if (!IsNeeded() || fd < 0 || static_cast<size_t>(fd) >= kDescriptorsMax) return;
   Connection& connection = connections[static_cast<size_t>(fd)];
   connection.inode.store(InodeOf(fd), std::memory_order_relaxed);
-  connection.handshake.store(Handshake::kNew, std::memory_order_relaxed);
+  connection.handshake.store(handshake, std::memory_order_relaxed);
 }
+
+bool IsTheSame(int fd, const Connection& connection) {
+  return InodeOf(fd) == connection.inode.load(std::memory_order_relaxed);
+}
+
+}  // namespace
+
+void GuardHandshake(int fd) { Begin(fd, Handshake::kNew); }
+
+void GuardHandshakesOfThisThread() { guards_what_it_makes = true; }
 
 }  // namespace engram
 
 // The dynamic linker gives UCX the program's own, in front of the C library's. (Not where this is
 // part of a library that another program loads.)
+
+extern "C" int connect(int fd, const sockaddr* address, socklen_t size) {
+  static const auto next = reinterpret_cast<decltype(&::connect)>(dlsym(RTLD_NEXT, "connect"));
+  const int result = next(fd, address, size);
+  if (!engram::guards_what_it_makes) return result;
+  const int error = errno;
+  engram::Begin(fd, engram::Handshake::kMade);
+  errno = error;
+  return result;
+}
+
+// UCX asks for the peer to know whether a connection was made.
+extern "C" int getpeername(int fd, sockaddr* address, socklen_t* size) {
+  static const auto next =
+      reinterpret_cast<decltype(&::getpeername)>(dlsym(RTLD_NEXT, "getpeername"));
+  const int result = next(fd, address, size);
+  if (result == 0) return result;
+  const int error = errno;
+  auto* const connection = engram::ConnectionOf(fd);
+  const bool is_made =
+      connection != nullptr &&
+      connection->handshake.load(std::memory_order_relaxed) == engram::Handshake::kMade &&
+      engram::IsTheSame(fd, *connection);
+  if (is_made && engram::IsTheEnd(error) && *size >= sizeof(sockaddr_in)) {
+    const sockaddr_in nobody{.sin_family = AF_INET};  // for its log
+    std::memcpy(address, &nobody, sizeof(nobody));
+    *size = sizeof(nobody);
+    return 0;
+  }
+  errno = error;
+  return result;
+}
+
 extern "C" ssize_t send(int fd, const void* data, size_t size, int flags) {
   using engram::Handshake;
   const ssize_t sent = sendto(fd, data, size, flags, nullptr, 0);
   auto* const connection = engram::ConnectionOf(fd);
   if (connection == nullptr) return sent;
-  if (!engram::IsConnectionRequest(data, size)) {
+  const bool is_first = connection->handshake.load(std::memory_order_relaxed) == Handshake::kMade;
+  if (!engram::IsConnectionRequest(data, size, is_first)) {
     // UCX sends nothing else before the acknowledgement has come.
     connection->handshake.store(Handshake::kNoneDue, std::memory_order_relaxed);
     return sent;
@@ -151,7 +212,7 @@ extern "C" ssize_t recv(int fd, void* data, size_t size, int flags) {
   const bool is_the_end = received == 0 ? size > 0 : engram::IsTheEnd(error);
   // In the midst of a message it would be taken for a part of that.
   const bool message_begins = size == engram::room_for_messages.load(std::memory_order_relaxed);
-  const bool is_the_same = engram::InodeOf(fd) == connection->inode.load(std::memory_order_relaxed);
+  const bool is_the_same = engram::IsTheSame(fd, *connection);
   errno = error;
   if (!is_the_end || !message_begins || !is_the_same) return received;
   const engram::Acknowledgement acknowledgement{

@@ -6,13 +6,15 @@
 // (ucp_request_send_state_ff: an assertion that is gone in 1.14, openucx/ucx#8175). So a reader
 // killed in its first milliseconds ended its nodes.
 //
-// In our programs UCX's send(2) and recv(2) are ours, as its accept(2) is (port_guard.h). They are
-// the C library's but for one thing: on a connection that ends while the acknowledgement is
-// awaited, UCX reads that acknowledgement, and then the end. It sends its answer, which fails, and
-// that it takes as the end of one endpoint, as at any later time.
+// In our programs UCX's send(2), recv(2), connect(2) and getpeername(2) are ours, as its accept(2)
+// is (port_guard.h). They are the C library's but for one thing: on a connection that ends while
+// the acknowledgement is awaited, UCX reads that acknowledgement, and then the end. It sends its
+// answer, which fails, and that it takes as the end of one endpoint, as at any later time.
 //
-// A connection that this process makes by itself is not guarded: there UCX needs its retry, and a
-// peer that goes can still end the process (docs/decisions/0039-handshake-guard.md).
+// A node's UCX connects to a reader by itself where it does not know the connection that the
+// reader made: it counts those of an address and port, and another reader had that port before. If
+// the reader goes meanwhile, that connection too counts as made, and ends in the same way.
+// docs/decisions/0039-handshake-guard.md.
 #pragma once
 
 namespace engram {
@@ -20,5 +22,9 @@ namespace engram {
 // This process took in the connection `fd`, which is UCX's. Thread-safe. UCX closes it and tells
 // nobody: another socket that has its descriptor next is known by its inode.
 void GuardHandshake(int fd);
+
+// From now on so are connections that this thread makes, which are all UCX's: of a thread that
+// answers peers and has no use for UCX's own retries. Once a thread.
+void GuardHandshakesOfThisThread();
 
 }  // namespace engram
