@@ -58,10 +58,10 @@ bool IsConnectionRequest(const void* data, size_t size, bool is_first) {
 }
 
 enum class Handshake : uint8_t {
-  kNone,     // no connection of UCX's, as far as we know
+  kNone,     // no connection of UCX's, as far as we know, or its handshake is over
   kNew,      // one that this process took in, and UCX has read no message from
   kMade,     // one that this process makes, and UCX has sent nothing there
-  kNoneDue,  // UCX awaits no acknowledgement there
+  kNoneDue,  // UCX awaits no acknowledgement there yet
   kAwaited,  // the last that `send` sent there was UCX's connection request
 };
 
@@ -185,10 +185,12 @@ extern "C" ssize_t send(int fd, const void* data, size_t size, int flags) {
   const ssize_t sent = sendto(fd, data, size, flags, nullptr, 0);
   auto* const connection = engram::ConnectionOf(fd);
   if (connection == nullptr) return sent;
-  const bool is_first = connection->handshake.load(std::memory_order_relaxed) == Handshake::kMade;
-  if (!engram::IsConnectionRequest(data, size, is_first)) {
-    // UCX sends nothing else before the acknowledgement has come.
-    connection->handshake.store(Handshake::kNoneDue, std::memory_order_relaxed);
+  const Handshake handshake = connection->handshake.load(std::memory_order_relaxed);
+  if (!engram::IsConnectionRequest(data, size, handshake == Handshake::kMade)) {
+    // UCX sends nothing else before the acknowledgement has come, and awaits one once.
+    connection->handshake.store(
+        handshake == Handshake::kAwaited ? Handshake::kNone : Handshake::kNoneDue,
+        std::memory_order_relaxed);
     return sent;
   }
   if (sent < 0 && !engram::IsTheEnd(errno)) return sent;
@@ -218,7 +220,7 @@ extern "C" ssize_t recv(int fd, void* data, size_t size, int flags) {
   const engram::Acknowledgement acknowledgement{
       {engram::kConnectionMessage, sizeof(engram::Acknowledgement::event)},
       engram::kAcknowledgementEvent};
-  connection->handshake.store(Handshake::kNoneDue, std::memory_order_relaxed);
+  connection->handshake.store(Handshake::kNone, std::memory_order_relaxed);
   std::memcpy(data, &acknowledgement, sizeof(acknowledgement));
   return sizeof(acknowledgement);
 }
