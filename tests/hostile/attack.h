@@ -100,9 +100,9 @@ struct Attack {
 [[nodiscard]] std::vector<Attack> ReaderAttacks();   // readers that are killed
 
 // How a reader ends at one of its sends: instead of it, after it, or after it with a reset of that
-// connection instead of an end.
-enum class EndOfReader : uint8_t { kBefore, kAfter, kReset };
-// This process as a reader, which is killed at its n-th send from now on, n = `sends`; its UCX
+// connection instead of an end; or it stands still from then on (SIGSTOP).
+enum class EndOfReader : uint8_t { kBefore, kAfter, kReset, kStopped };
+// This process as a reader, which ends at its n-th send from now on, n = `sends`; its UCX
 // listens at `port`, 0 = any. Returns, 0 or the exit status, where it ended before.
 [[nodiscard]] int ReadUntilTheEnd(const Victim& victim, int sends, EndOfReader how, uint16_t port);
 

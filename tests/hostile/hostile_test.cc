@@ -26,11 +26,11 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// What a process may hold more than before, and while it is attacked: docs/SECURITY.md, "Bounds".
+// What a process may hold more than before, and while it is attacked: docs/SECURITY.md, "Limits".
 constexpr int64_t kMemoryMoreMibMax = 256;
 constexpr int64_t kDescriptorsMoreMax = 8;
-// Not thrown at a cluster that is to live: docs/SECURITY.md, "UCX's own port".
-constexpr const char* kLeftOut = "silent,old-tokens,inside-replay,bad-addresses";
+// Not thrown at a cluster that is to live: docs/SECURITY.md, "UCX's own ports".
+constexpr const char* kLeftOut = "silent,old-tokens,inside-replay,bad-addresses,stopped-readers";
 
 std::string Setting(const char* name, const std::string& otherwise) {
   const char* const value = std::getenv(name);
@@ -105,13 +105,20 @@ class HostileTest : public testing::TestWithParam<bool> {
   void KillReaders(const std::string& attack) {
     Start();
     ASSERT_NE(cluster_, nullptr);
-    const CommandOutput attacked =
-        RunCommand(Attack({"--attack", attack, "--messages",
-                           Setting("ENGRAM_HOSTILE_READERS", "72"), "--seconds", "240"}),
-                   seconds(300));
+    const std::string readers = Setting("ENGRAM_HOSTILE_READERS", "72");
+    const auto json = logs_.path().string() + "-report.json";
+    const CommandOutput attacked = RunCommand(
+        Attack({"--attack", attack, "--messages", readers, "--seconds", "240", "--json", json}),
+        seconds(300));
     std::printf("%s", attacked.out.c_str());
     EXPECT_EQ(attacked.exit_status, 0) << attacked.out << attacked.err;
-    EXPECT_NE(attacked.out.find("\"killed\""), std::string::npos) << attacked.out;
+    const auto report = nlohmann::json::parse(ReadFile(json), nullptr, false);
+    std::filesystem::remove(json);
+    ASSERT_TRUE(report.is_object()) << attacked.out;
+    const auto& told = report["attacks"][attack];
+    // All of them, and most at a send of theirs: in development mode there are fewer sends.
+    EXPECT_EQ(told.value("messages", 0), std::stoi(readers)) << attacked.out;
+    EXPECT_GE(told["answers"].value("killed", 0), std::stoi(readers) / 3) << attacked.out;
     EXPECT_EQ(attacked.out.find("was not let in"), std::string::npos) << attacked.out;
     EXPECT_EQ(attacked.out.find("another signal"), std::string::npos) << attacked.out;
     EXPECT_TRUE(cluster_->node(0).running()) << cluster_->NodeLog(0);
@@ -238,6 +245,24 @@ TEST_P(HostileTest, NothingIsGivenNothingBreaksAndNobodyElseNotices) {
 TEST_P(HostileTest, ReadersThatAreKilledEndNoNode) { KillReaders("killed-readers"); }
 
 TEST_P(HostileTest, ReadersThatAreKilledOnOnePortEndNoNode) { KillReaders("killed-again"); }
+
+// In the midst of UCX's handshake among other places.
+TEST_P(HostileTest, ReadersThatStandStillKeepNoNodeFromItsEnd) {
+  Start();
+  ASSERT_NE(cluster_, nullptr);
+  CommandOutput attacked;
+  std::thread attack([&] {
+    attacked =
+        RunCommand(Attack({"--attack", "stopped-readers", "--messages", "24", "--seconds", "12"}),
+                   seconds(60));
+  });
+  std::this_thread::sleep_for(seconds(6));
+  EXPECT_TRUE(cluster_->node(0).running()) << cluster_->NodeLog(0);
+  EXPECT_EQ(cluster_->node(0).Stop(SIGTERM), 0) << cluster_->NodeLog(0);
+  attack.join();
+  std::printf("%s", attacked.out.c_str());
+  EXPECT_NE(attacked.out.find("\"stopped\""), std::string::npos) << attacked.out;
+}
 
 TEST_P(HostileTest, ATokenIsOfNoUseToOthersNorAfterItsEnd) {
   if (!GetParam()) GTEST_SKIP() << "nobody has tokens in development mode";

@@ -4,7 +4,9 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include <netinet/in.h>
 #include <spawn.h>
@@ -29,35 +31,44 @@ std::atomic<int> sends_left{0};  // until this process ends; 0 = it lives
 EndOfReader end_of_reader = EndOfReader::kBefore;
 in_port_t ucx_port = 0;  // that UCX listens at here, in network order; 0 = as the kernel gives it
 
-// One that is free now, in network order.
+// One that is free now and that the kernel gives to nobody by itself, in network order; 0 = none.
 in_port_t FreePort() {
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  socklen_t size = sizeof(address);
-  const int probe = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  const bool found = probe >= 0 &&
-                     ::bind(probe, reinterpret_cast<sockaddr*>(&address), size) == 0 &&
-                     getsockname(probe, reinterpret_cast<sockaddr*>(&address), &size) == 0;
-  if (probe >= 0) close(probe);
-  return found ? address.sin_port : 0;
+  for (uint16_t port = 20000; port < 30000; ++port) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    const int probe = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const bool is_free = probe >= 0 && ::bind(probe, reinterpret_cast<const sockaddr*>(&address),
+                                              sizeof(address)) == 0;
+    if (probe >= 0) close(probe);
+    if (is_free) return address.sin_port;
+  }
+  return 0;
 }
 
-// `port`: of all of them, in network order; 0 = each has its own.
+// A reader that ends at its n-th send, n = `send`; -1: it could not be started.
+//   port  UCX listens there, in network order; 0 = anywhere
+pid_t StartReader(const Victim& victim, uint64_t send, EndOfReader how, in_port_t port) {
+  std::vector<std::string> command = victim.command;
+  command.insert(command.end(), {"--ends-at-send", std::to_string(send), "--ends-how",
+                                 std::to_string(static_cast<int>(how)), "--ucx-port",
+                                 std::to_string(ntohs(port))});
+  std::vector<char*> argv;
+  for (std::string& word : command) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  pid_t child = -1;
+  return posix_spawn(&child, argv[0], nullptr, nullptr, argv.data(), environ) == 0 ? child : -1;
+}
+
+// One after the other. `port`: of all of them, in network order; 0 = each has its own.
 void KillReaders(const Victim& victim, const Order& order, in_port_t port, Tally& tally) {
   for (uint64_t i = 0; order.Goes(tally); ++i) {
-    std::vector<std::string> command = victim.command;
-    command.insert(command.end(),
-                   {"--ends-at-send", std::to_string(1 + i / 3 % kSendsMax), "--ends-how",
-                    std::to_string(i % 3), "--ucx-port", std::to_string(ntohs(port))});
-    std::vector<char*> argv;
-    for (std::string& word : command) argv.push_back(word.data());
-    argv.push_back(nullptr);
-    pid_t child = -1;
-    if (posix_spawn(&child, argv[0], nullptr, nullptr, argv.data(), environ) != 0) {
+    const pid_t child =
+        StartReader(victim, 1 + i / 3 % kSendsMax, static_cast<EndOfReader>(i % 3), port);
+    int status = 0;
+    if (child < 1 || waitpid(child, &status, 0) != child) {
       return tally.Violation("no reader could be started");
     }
-    int status = 0;
-    if (waitpid(child, &status, 0) != child) return tally.Violation("a reader was not found");
     ++tally.messages;
     if (!WIFSIGNALED(status)) {
       tally.Answer(WEXITSTATUS(status) == 0 ? "had sent less, and ended by itself"
@@ -80,6 +91,30 @@ void KilledAgain(const Victim& victim, const Order& order, Dice& /*dice*/, Tally
   KillReaders(victim, order, port, tally);
 }
 
+// All at once, until the end of the attack.
+void StoppedReaders(const Victim& victim, const Order& order, Dice& /*dice*/, Tally& tally) {
+  std::vector<pid_t> readers;
+  while (order.Goes(tally)) {
+    const pid_t child =
+        StartReader(victim, 1 + tally.messages++ % kSendsMax, EndOfReader::kStopped, 0);
+    if (child < 1) {
+      tally.Violation("no reader could be started");
+      break;
+    }
+    readers.push_back(child);
+  }
+  std::this_thread::sleep_until(order.until);
+  for (const pid_t reader : readers) {
+    int status = 0;
+    const bool stands =
+        waitpid(reader, &status, WNOHANG | WUNTRACED) == reader && WIFSTOPPED(status);
+    tally.Answer(stands ? "stopped" : "had sent less, and ended by itself");
+    if (!stands && WIFEXITED(status)) continue;
+    (void)::kill(reader, SIGKILL);
+    (void)waitpid(reader, &status, 0);
+  }
+}
+
 }  // namespace
 
 // In this program the functions of the project and of UCX that send come here.
@@ -93,7 +128,7 @@ extern "C" ssize_t sendto(int fd, const void* data, size_t size, int flags, cons
     if (end_of_reader == EndOfReader::kReset) {
       (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
     }
-    (void)::kill(getpid(), SIGKILL);
+    (void)::kill(getpid(), end_of_reader == EndOfReader::kStopped ? SIGSTOP : SIGKILL);
   }
   return sent;
 }
@@ -136,6 +171,8 @@ std::vector<Attack> ReaderAttacks() {
       {"killed-readers", "readers that are killed at each of their first sends", 0.05,
        KilledReaders},
       {"killed-again", "the same, and all of them have one port of UCX's", 0.05, KilledAgain},
+      {"stopped-readers", "readers that stop at one of their first sends, until the end", 0.01,
+       StoppedReaders},
   };
 }
 

@@ -175,8 +175,8 @@ int main(int argc, char** argv) {
          "No attack: one reader, killed at this send of its own (killed-readers starts them)")
       ->check(CLI::PositiveNumber);
   app.add_option("--ends-how", flags.ends_how,
-                 "0 instead of that send, 1 after it, 2 after it with a reset")
-      ->check(CLI::Range(0, 2));
+                 "0 instead of that send, 1 after it, 2 after it with a reset, 3 stopped after it")
+      ->check(CLI::Range(0, 3));
   app.add_option("--ucx-port", flags.ucx_port, "UCX of that reader listens there; 0 = anywhere")
       ->capture_default_str();
   CLI11_PARSE(app, argc, argv);

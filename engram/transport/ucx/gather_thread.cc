@@ -20,6 +20,8 @@ constexpr std::chrono::milliseconds kHouseKeepingMax{500};
 // the session's end, which says why; before its endpoint is closed (CloseEndpoint).
 constexpr int kStuckFactor = 2;
 constexpr int kCloseFactor = 3;
+// Of the thread's end: for those that are in the midst of UCX's handshake.
+constexpr std::chrono::milliseconds kEndHandshakesMax{500};
 }  // namespace
 
 GatherThread::GatherThread(const Options& options, LeaseBook* leases, RowServerTestHooks* hooks,
@@ -62,7 +64,7 @@ GatherThread::~GatherThread() {
 
 Status GatherThread::Prepare(const UcxContext& context, const UcxContext* one_sided) {
   BecomeIoThread("gather-" + std::to_string(options_.number), kServerSlice);
-  GuardHandshakesOfThisThread();
+  GuardHandshakesOfThisThread(port_guard_.stuck_max());
   auto wait = EventWait::Create();
   if (!wait.has_value()) return wait.error();
   wait_ = *std::move(wait);
@@ -143,6 +145,7 @@ void GatherThread::SleepOrSpin() {
 void GatherThread::KeepHouse(MonotonicTime now) {
   // So that a slow reader is seen before the kernel ends its connection.
   next_house_keeping_ = now + std::min<Duration>(kHouseKeepingMax, options_.slow_reader_max / 4);
+  (void)EndHandshakesOfThisThread(port_guard_.stuck_max());
   CloseEnding(now);
   std::vector<uint64_t> ended;
   for (const auto& [id, session] : sessions_) {
@@ -207,6 +210,11 @@ void GatherThread::CloseEnding(MonotonicTime now) {
 
 void GatherThread::ShutDown() {
   RunTasks();
+  const MonotonicTime give_up = std::chrono::steady_clock::now() + kEndHandshakesMax;
+  while (worker_ != nullptr && EndHandshakesOfThisThread(Duration::zero()) > 0 &&
+         std::chrono::steady_clock::now() < give_up) {
+    worker_->Progress();
+  }
   sessions_.clear();
   for (const auto& ending : ending_) ending->endpoint.reset();
   session_count_ = 0;

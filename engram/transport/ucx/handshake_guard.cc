@@ -6,9 +6,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 #include <dlfcn.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <ucp/api/ucp.h>
@@ -70,8 +73,9 @@ struct Connection {
   std::atomic<uint64_t> inode{0};  // of the socket that this is about
 };
 
-// By descriptor; those beyond are left alone. Only UCX's thread of that connection changes one,
-// and the thread that accepts, before there is any.
+// By descriptor; those beyond are left alone. UCX's thread of a connection changes its one, and the
+// thread that accepts, before there is any. UCX closes a socket and tells nobody: who finds another
+// there (IsTheSame) ends what is known of the first, on whatever thread.
 constexpr size_t kDescriptorsMax = size_t{1} << 18;
 std::array<Connection, kDescriptorsMax> connections;
 
@@ -79,7 +83,15 @@ std::array<Connection, kDescriptorsMax> connections;
 // known yet. The same for all connections: UCX_TCP_RX_SEG_SIZE and a header.
 std::atomic<size_t> room_for_messages{0};
 
-thread_local bool guards_what_it_makes = false;
+// What a thread awaits an acknowledgement on, and since when. Of its own.
+struct Awaited {
+  int fd = -1;
+  uint64_t inode = 0;
+  MonotonicTime since{};
+};
+thread_local std::vector<Awaited> awaited;
+// Of connections that this thread makes; nothing: they are not guarded.
+thread_local std::optional<std::chrono::milliseconds> stuck_max_of_made;
 
 // Null: nothing to look at.
 Connection* ConnectionOf(int fd) {
@@ -111,10 +123,6 @@ bool IsTheEnd(int error) {
   }
 }
 
-}  // namespace
-
-namespace {
-
 bool IsNeeded() {
   static const bool is_needed = [] {
     unsigned major = 0;
@@ -141,7 +149,25 @@ bool IsTheSame(int fd, const Connection& connection) {
 
 void GuardHandshake(int fd) { Begin(fd, Handshake::kNew); }
 
-void GuardHandshakesOfThisThread() { guards_what_it_makes = true; }
+void GuardHandshakesOfThisThread(std::chrono::milliseconds stuck_max) {
+  stuck_max_of_made = stuck_max;
+}
+
+size_t EndHandshakesOfThisThread(Duration older_than) {
+  std::erase_if(awaited, [](const Awaited& each) {
+    const auto* const connection = ConnectionOf(each.fd);
+    return connection == nullptr ||
+           connection->handshake.load(std::memory_order_relaxed) != Handshake::kAwaited ||
+           connection->inode.load(std::memory_order_relaxed) != each.inode ||
+           InodeOf(each.fd) != each.inode;
+  });
+  const MonotonicTime now = std::chrono::steady_clock::now();
+  for (const Awaited& each : awaited) {
+    // This thread's UCX alone closes it, and not now.
+    if (now - each.since >= older_than) (void)shutdown(each.fd, SHUT_RDWR);
+  }
+  return awaited.size();
+}
 
 }  // namespace engram
 
@@ -150,8 +176,10 @@ void GuardHandshakesOfThisThread() { guards_what_it_makes = true; }
 
 extern "C" int connect(int fd, const sockaddr* address, socklen_t size) {
   static const auto next = reinterpret_cast<decltype(&::connect)>(dlsym(RTLD_NEXT, "connect"));
+  if (!engram::stuck_max_of_made.has_value()) return next(fd, address, size);
+  const auto stuck_ms = static_cast<unsigned>(engram::stuck_max_of_made->count());
+  (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &stuck_ms, sizeof(stuck_ms));
   const int result = next(fd, address, size);
-  if (!engram::guards_what_it_makes) return result;
   const int error = errno;
   engram::Begin(fd, engram::Handshake::kMade);
   errno = error;
@@ -185,18 +213,27 @@ extern "C" ssize_t send(int fd, const void* data, size_t size, int flags) {
   const ssize_t sent = sendto(fd, data, size, flags, nullptr, 0);
   auto* const connection = engram::ConnectionOf(fd);
   if (connection == nullptr) return sent;
+  const int error = errno;
   const Handshake handshake = connection->handshake.load(std::memory_order_relaxed);
-  if (!engram::IsConnectionRequest(data, size, handshake == Handshake::kMade)) {
+  Handshake next = Handshake::kNoneDue;
+  if (!engram::IsTheSame(fd, *connection)) {
+    next = Handshake::kNone;
+  } else if (!engram::IsConnectionRequest(data, size, handshake == Handshake::kMade)) {
     // UCX sends nothing else before the acknowledgement has come, and awaits one once.
-    connection->handshake.store(
-        handshake == Handshake::kAwaited ? Handshake::kNone : Handshake::kNoneDue,
-        std::memory_order_relaxed);
-    return sent;
+    if (handshake == Handshake::kAwaited) next = Handshake::kNone;
+  } else if (sent >= 0 || engram::IsTheEnd(error)) {
+    next = Handshake::kAwaited;
+    if (engram::stuck_max_of_made.has_value()) {
+      engram::awaited.push_back({fd, connection->inode.load(std::memory_order_relaxed),
+                                 std::chrono::steady_clock::now()});
+    }
+  } else {
+    next = handshake;  // it will be sent again
   }
-  if (sent < 0 && !engram::IsTheEnd(errno)) return sent;
-  connection->handshake.store(Handshake::kAwaited, std::memory_order_relaxed);
+  connection->handshake.store(next, std::memory_order_relaxed);
+  errno = error;
   // UCX would connect anew just the same: it will find the end at the next recv.
-  return sent < 0 ? static_cast<ssize_t>(size) : sent;
+  return next == Handshake::kAwaited && sent < 0 ? static_cast<ssize_t>(size) : sent;
 }
 
 extern "C" ssize_t recv(int fd, void* data, size_t size, int flags) {
@@ -204,13 +241,16 @@ extern "C" ssize_t recv(int fd, void* data, size_t size, int flags) {
   const ssize_t received = recvfrom(fd, data, size, flags, nullptr, nullptr);
   auto* const connection = engram::ConnectionOf(fd);
   if (connection == nullptr) return received;
+  const int error = errno;
   const Handshake handshake = connection->handshake.load(std::memory_order_relaxed);
   if (handshake == Handshake::kNew && size > engram::kMagicBytes) {
-    engram::room_for_messages.store(size, std::memory_order_relaxed);
-    connection->handshake.store(Handshake::kNoneDue, std::memory_order_relaxed);
+    const bool is_the_same = engram::IsTheSame(fd, *connection);
+    if (is_the_same) engram::room_for_messages.store(size, std::memory_order_relaxed);
+    connection->handshake.store(is_the_same ? Handshake::kNoneDue : Handshake::kNone,
+                                std::memory_order_relaxed);
   }
+  errno = error;
   if (received > 0 || handshake != Handshake::kAwaited) return received;
-  const int error = errno;
   const bool is_the_end = received == 0 ? size > 0 : engram::IsTheEnd(error);
   // In the midst of a message it would be taken for a part of that.
   const bool message_begins = size == engram::room_for_messages.load(std::memory_order_relaxed);

@@ -17,6 +17,11 @@
 // docs/decisions/0039-handshake-guard.md.
 #pragma once
 
+#include <chrono>
+#include <cstddef>
+
+#include "engram/base/clock.h"
+
 namespace engram {
 
 // This process took in the connection `fd`, which is UCX's. Thread-safe. UCX closes it and tells
@@ -25,6 +30,14 @@ void GuardHandshake(int fd);
 
 // From now on so are connections that this thread makes, which are all UCX's: of a thread that
 // answers peers and has no use for UCX's own retries. Once a thread.
-void GuardHandshakesOfThisThread();
+//   stuck_max  the kernel ends one whose peer has taken nothing for so long (PortGuard's is of
+//              those that are taken in)
+void GuardHandshakesOfThisThread(std::chrono::milliseconds stuck_max);
+
+// Ends connections of this thread's UCX whose acknowledgement has been awaited for so long: the
+// peer stands still. UCX keeps its answer to such a peer, and asserts over it where the endpoint or
+// the worker is closed. It finds the end at its next progress. Returns how many are awaited still,
+// those included.
+size_t EndHandshakesOfThisThread(Duration older_than);
 
 }  // namespace engram
