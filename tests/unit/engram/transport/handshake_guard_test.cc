@@ -1,0 +1,234 @@
+// What UCX does at its sockets, done by hand: the functions are those that UCX calls.
+#include "engram/transport/ucx/handshake_guard.h"
+
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <ucp/api/ucp.h>
+#include <unistd.h>
+
+namespace engram {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr size_t kRoom = (256 << 10) + 5;  // of a message and its header
+
+bool IsNeeded() {
+  unsigned major = 0;
+  unsigned minor = 0;
+  unsigned release = 0;
+  ucp_get_version(&major, &minor, &release);
+  return major == 1 && minor < 14;
+}
+
+// uct_tcp_cm_conn_req_pkt_t behind its header.
+std::string ConnectionRequest() {
+  std::string request(5 + 13 + sizeof(sockaddr_in), '\0');
+  const auto bytes = static_cast<uint32_t>(request.size() - 5);
+  const uint32_t event = 1;
+  request[0] = 32;
+  std::memcpy(request.data() + 1, &bytes, sizeof(bytes));
+  std::memcpy(request.data() + 5, &event, sizeof(event));
+  return request;
+}
+
+// The two ends of a connection over loopback.
+class Pair {
+ public:
+  Pair() {
+    sockaddr_in address = Loopback();
+    socklen_t size = sizeof(address);
+    listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
+    auto* const there = reinterpret_cast<sockaddr*>(&address);
+    EXPECT_EQ(::bind(listener_, there, size), 0);
+    EXPECT_EQ(::listen(listener_, 1), 0);
+    EXPECT_EQ(::getsockname(listener_, there, &size), 0);
+    reader = ::socket(AF_INET, SOCK_STREAM, 0);
+    EXPECT_EQ(::connect(reader, there, size), 0);
+    node = ::accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK);
+    EXPECT_GE(node, 0);
+  }
+  ~Pair() {
+    close(listener_);
+    if (reader >= 0) close(reader);
+    if (node >= 0) close(node);
+  }
+  Pair(const Pair&) = delete;
+  Pair& operator=(const Pair&) = delete;
+  static sockaddr_in Loopback() {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+  }
+  void EndReader() {
+    close(reader);
+    reader = -1;
+  }
+
+  int reader = -1;
+  int node = -1;
+
+ private:
+  int listener_ = -1;
+};
+
+// As UCX reads: what came, or nothing yet (-1), or the end (0).
+ssize_t Receive(int fd, size_t room, std::string* what = nullptr) {
+  std::string buffer(room, '\0');
+  ssize_t size = -1;
+  for (int i = 0; i < 500 && size < 0; ++i) {
+    size = ::recv(fd, buffer.data(), room, 0);
+    if (size < 0 && errno != EAGAIN) return size;
+    if (size < 0) std::this_thread::sleep_for(milliseconds(1));
+  }
+  if (what != nullptr && size > 0) *what = buffer.substr(0, static_cast<size_t>(size));
+  return size;
+}
+
+// The node reads the reader's first words and sends its own connection request.
+void ShakeHands(Pair& pair) {
+  GuardHandshake(pair.node);
+  const std::string magic(8, 'm');
+  ASSERT_EQ(::send(pair.reader, magic.data(), magic.size(), 0), 8);
+  ASSERT_EQ(Receive(pair.node, 8), 8);
+  ASSERT_EQ(::send(pair.reader, magic.data(), magic.size(), 0), 8);
+  ASSERT_EQ(Receive(pair.node, kRoom), 8);
+  const std::string request = ConnectionRequest();
+  ASSERT_EQ(::send(pair.node, request.data(), request.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(request.size()));
+}
+
+class HandshakeGuardTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!IsNeeded()) GTEST_SKIP() << "this UCX needs no guard";
+  }
+};
+
+TEST_F(HandshakeGuardTest, AnEndIsReadAfterTheAcknowledgementThatIsAwaited) {
+  Pair pair;
+  ShakeHands(pair);
+  pair.EndReader();
+  std::string what;
+  ASSERT_EQ(Receive(pair.node, kRoom, &what), 9);
+  EXPECT_EQ(what, std::string("\x20\x04\0\0\0\x02\0\0\0", 9));
+  EXPECT_LE(Receive(pair.node, kRoom), 0);
+}
+
+TEST_F(HandshakeGuardTest, TheEndIsTheEndInTheMidstOfAMessageAndWithoutAHandshake) {
+  Pair in_the_midst;
+  ShakeHands(in_the_midst);
+  in_the_midst.EndReader();
+  EXPECT_LE(Receive(in_the_midst.node, 100), 0);
+  Pair without;
+  without.EndReader();
+  EXPECT_EQ(Receive(without.node, kRoom), 0);
+}
+
+TEST_F(HandshakeGuardTest, AnotherSocketWithTheDescriptorOfOneThatHasGoneChangesNothing) {
+  Pair pair;
+  ShakeHands(pair);
+  Pair other;
+  int descriptor = -1;
+  {
+    Pair gone;  // before it said anything
+    GuardHandshake(gone.node);
+    descriptor = gone.node;
+  }
+  ASSERT_EQ(dup2(other.node, descriptor), descriptor);
+  ASSERT_EQ(::send(other.reader, "hello", 5, 0), 5);
+  EXPECT_EQ(Receive(descriptor, 17 << 10), 5);  // as TLS reads
+  close(descriptor);
+  pair.EndReader();
+  EXPECT_EQ(Receive(pair.node, kRoom), 9);
+}
+
+// In a thread of its own: what is said of a thread stays so.
+template <typename Function>
+void OnAThread(Function function) {
+  std::thread(function).join();
+}
+
+unsigned UserTimeout(int fd) {
+  unsigned timeout = 0;
+  socklen_t size = sizeof(timeout);
+  EXPECT_EQ(getsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, &size), 0);
+  return timeout;
+}
+
+TEST_F(HandshakeGuardTest, AConnectionThatAnAnsweringThreadCannotMakeCountsAsMade) {
+  OnAThread([] {
+    GuardHandshakesOfThisThread(milliseconds(4321));
+    {
+      Pair known;
+      ShakeHands(known);
+    }
+    sockaddr_in nobody = Pair::Loopback();
+    nobody.sin_port = htons(1);
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    ASSERT_GE(fd, 0);
+    (void)::connect(fd, reinterpret_cast<const sockaddr*>(&nobody), sizeof(nobody));
+    EXPECT_EQ(UserTimeout(fd), 4321u);
+    sockaddr_storage peer{};
+    socklen_t size = sizeof(peer);
+    EXPECT_EQ(::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size), 0);
+    const std::string first = std::string(8, 'm') + ConnectionRequest();
+    EXPECT_EQ(::send(fd, first.data(), first.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(first.size()));
+    EXPECT_EQ(Receive(fd, kRoom), 9);
+    EXPECT_LT(::send(fd, "x", 1, MSG_NOSIGNAL), 0);
+    close(fd);
+  });
+}
+
+TEST_F(HandshakeGuardTest, ConnectionsOfOtherThreadsAreTheirOwn) {
+  sockaddr_in nobody = Pair::Loopback();
+  nobody.sin_port = htons(1);
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  ASSERT_GE(fd, 0);
+  EXPECT_NE(::connect(fd, reinterpret_cast<const sockaddr*>(&nobody), sizeof(nobody)), 0);
+  EXPECT_EQ(UserTimeout(fd), 0u);
+  sockaddr_storage peer{};
+  socklen_t size = sizeof(peer);
+  EXPECT_NE(::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size), 0);
+  close(fd);
+}
+
+TEST_F(HandshakeGuardTest, AHandshakeThatTakesTooLongIsEnded) {
+  OnAThread([] {
+    GuardHandshakesOfThisThread(milliseconds(0));
+    Pair pair;
+    ShakeHands(pair);
+    EXPECT_EQ(EndHandshakesOfThisThread(std::chrono::hours(1)), 1u);
+    EXPECT_EQ(::recv(pair.node, std::array<char, 1>().data(), 1, 0), -1);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
+    EXPECT_EQ(Receive(pair.node, kRoom), 9);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 0u);
+  });
+}
+
+TEST_F(HandshakeGuardTest, AHandshakeThatEndedWellIsNotAwaited) {
+  OnAThread([] {
+    GuardHandshakesOfThisThread(milliseconds(0));
+    Pair pair;
+    ShakeHands(pair);
+    ASSERT_EQ(::send(pair.reader, "\x20\x04\0\0\0\x02\0\0\0", 9, 0), 9);
+    ASSERT_EQ(Receive(pair.node, kRoom), 9);
+    ASSERT_EQ(::send(pair.node, "answer", 6, MSG_NOSIGNAL), 6);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 0u);
+    pair.EndReader();
+    EXPECT_LE(Receive(pair.node, kRoom), 0);
+  });
+}
+
+}  // namespace
+}  // namespace engram
