@@ -30,7 +30,7 @@ GatherThread::GatherThread(const Options& options, LeaseBook* leases, RowServerT
       leases_(leases),
       hooks_(hooks),
       on_lost_(std::move(on_lost)),
-      port_guard_(kStuckFactor * options.slow_reader_max),
+      port_guard_(kStuckFactor * options.slow_reader_max, options.audit),
       replies_(options.reply_buffers_max, this),
       queue_(options.queue),
       spin_(options.spin_max) {}

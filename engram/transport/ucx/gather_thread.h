@@ -76,6 +76,7 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     ReadQueue::Options queue;
     uint64_t eager_reply_bytes_max = 0;  // longer ones go as UCX likes
     uint32_t number = 0;                 // of the thread, for its name
+    std::shared_ptr<AuditLog> audit;     // PortGuard's
   };
   // A session has ended by itself. Called on the thread.
   using OnLost = std::function<void(uint64_t session, const Status& why)>;

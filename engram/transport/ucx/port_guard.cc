@@ -137,6 +137,15 @@ class GuardedSockets {
       spdlog::warn(
           "a connection from {} to UCX's own port was turned away: {} ({} more were not told)",
           host, fault, *left_out);
+      if (guard->audit() != nullptr) {
+        std::string why = fault;
+        if (*left_out > 0) why += "; " + std::to_string(*left_out) + " more were not told";
+        guard->audit()->Write({nullptr,
+                               host,
+                               "data connection",
+                               {},
+                               {StatusCode::kPermissionDenied, std::move(why)}});
+      }
     }
     return false;
   }
@@ -209,7 +218,8 @@ std::vector<std::string> DataHosts() {
   return hosts;
 }
 
-PortGuard::PortGuard(std::chrono::milliseconds stuck_max) : stuck_max_(stuck_max) {
+PortGuard::PortGuard(std::chrono::milliseconds stuck_max, std::shared_ptr<AuditLog> audit)
+    : stuck_max_(stuck_max), audit_(std::move(audit)) {
   for (const Listening& socket : ListeningSockets()) listening_before_.insert(socket.inode);
 }
 

@@ -10,12 +10,14 @@
 #include <chrono>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "engram/base/status.h"
+#include "engram/security/audit_log.h"
 
 namespace engram {
 
@@ -37,7 +39,9 @@ class PortGuard {
 
   // Before the worker is made: remembers who listens in this process already.
   //   stuck_max  the kernel ends a connection whose peer has taken nothing for so long; 0 = never
-  explicit PortGuard(std::chrono::milliseconds stuck_max = std::chrono::milliseconds(0));
+  //   audit      gets who was turned away, once a second at most; null = nobody does
+  explicit PortGuard(std::chrono::milliseconds stuck_max = std::chrono::milliseconds(0),
+                     std::shared_ptr<AuditLog> audit = nullptr);
   ~PortGuard();
   PortGuard(const PortGuard&) = delete;
   PortGuard& operator=(const PortGuard&) = delete;
@@ -57,6 +61,7 @@ class PortGuard {
   // A connection of that host was accepted. Nothing, or why it must be closed.
   [[nodiscard]] const char* TakeIn(const std::string& host, int connection);
   [[nodiscard]] std::chrono::milliseconds stuck_max() const { return stuck_max_; }
+  [[nodiscard]] AuditLog* audit() const { return audit_.get(); }
 
  private:
   // By descriptor and inode: UCX closes it, and nobody tells us.
@@ -75,6 +80,7 @@ class PortGuard {
   void GiveUp(const Status& why);
 
   const std::chrono::milliseconds stuck_max_;
+  const std::shared_ptr<AuditLog> audit_;
   std::set<uint64_t> listening_before_;  // inodes
   size_t port_count_ = 0;
   std::vector<int> filtered_;  // owned duplicates of UCX's sockets; empty: `accept` looks

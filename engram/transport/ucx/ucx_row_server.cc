@@ -197,6 +197,7 @@ Status UcxRowServerImpl::StartThreads() {
         std::max<std::chrono::milliseconds>(std::chrono::seconds(10), options_.lease * 5);
     options.spin_max = options_.spin_max;
     options.number = i;
+    options.audit = options_.audit;
     options.queue.rows_max = options_.waiting_rows_max / options_.gather_threads;
     options.queue.fair = options_.fair_reads;
     options.slow_reader_max = options_.slow_reader_max;

@@ -9,6 +9,7 @@
 #include <boost/asio/read.hpp>
 #include <gtest/gtest.h>
 
+#include "tests/support/child_process.h"
 #include "tests/unit/engram/transport/ucx_fixture.h"
 
 namespace engram {
@@ -87,6 +88,36 @@ TEST_F(PortGuardTest, AHostIsOutWhenItWasExpelledAsOftenAsAdmitted) {
   guard_->Expel("127.0.0.2");  // once too often
   ASSERT_TRUE(guard_->Admit("127.0.0.2").ok());
   EXPECT_TRUE(LetsIn(*guarded_, 2));
+}
+
+TEST(PortGuardAuditTest, WhoIsTurnedAwayIsInTheAuditLog) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "audit.log";
+  auto audit = AuditLog::Open({.file = file});
+  ASSERT_TRUE(audit.has_value());
+  PortGuard guard(std::chrono::milliseconds(0), *audit);
+  boost::asio::io_context io;
+  tcp::acceptor guarded(io, {boost::asio::ip::make_address("127.0.0.1"), 0});
+  const uint16_t port = guarded.local_endpoint().port();
+  guard.Guard({static_cast<char>(port >> 8), static_cast<char>(port & 0xff)});
+  // What is told of this process a second is bounded: another test may have had it.
+  std::string told;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  while (told.empty() && std::chrono::steady_clock::now() < end) {
+    tcp::socket caller(io);
+    caller.connect(guarded.local_endpoint());
+    guarded.non_blocking(true);
+    boost::system::error_code error;
+    tcp::socket called(io);
+    guarded.accept(called, error);
+    EXPECT_TRUE(error.failed());
+    told = test::ReadFile(RefusalsBeside(file));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_NE(told.find("\"from\":\"127.0.0.1\""), std::string::npos) << told;
+  EXPECT_NE(told.find("\"what\":\"data connection\""), std::string::npos) << told;
+  EXPECT_NE(told.find("\"outcome\":\"PERMISSION_DENIED\""), std::string::npos) << told;
+  EXPECT_NE(told.find("no session is of that host"), std::string::npos) << told;
 }
 
 // Somebody with one session who connects and connects would have all descriptors.
