@@ -127,9 +127,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     MonotonicTime last_sign_of_life;
     Status end_with;  // not ok: to be ended
   };
-  // An endpoint of a session that is over. UCX 1.13.1 crashes where one is closed while the socket
-  // is full and its reader goes then (uct_tcp_iface_handle_events: what comes ends the connection,
-  // what could be sent looks at it afterwards).
+  // An endpoint of a session that is over. UCX 1.13.1 crashes where one is closed whose socket is
+  // full and whose reader goes then: uct_tcp_iface_handle_events looks at it after its end.
   struct EndingEndpoint final : UcxCompletion {
     std::unique_ptr<UcxEndpoint> endpoint;  // null: closed
     MonotonicTime close_at;                 // if it has not failed by then
