@@ -138,6 +138,13 @@ TEST_F(SecurityTest, TheAuditLogTellsWhoChangedWhatAndWhoWasRefused) {
   EXPECT_THAT(missing.err, HasSubstr("--audit-log"));
 }
 
+// For docs/SECURITY.md.
+void PrintTally(const char* what, const ReadTally& tally) {
+  std::printf("%s: %lu batches, %lu rows right, %lu wrong, %lu batches failed, longest %.0f ms\n",
+              what, tally.batches_ok, tally.rows_right, tally.rows_wrong, tally.batches_failed,
+              tally.longest_batch_ms);
+}
+
 TEST_F(SecurityTest, TokensAreRenewedAndWithoutACoordinatorReadsEndUntilItIsBack) {
   ClusterOptions options;
   options.coordinator_arguments = {"--token-lifetime-s", "6",   "--heartbeat-ms", "200",
@@ -156,6 +163,7 @@ TEST_F(SecurityTest, TokensAreRenewedAndWithoutACoordinatorReadsEndUntilItIsBack
   EXPECT_EQ(tally.batches_failed, 0u)
       << (tally.failures.empty() ? "" : tally.failures[0].ToString());
   EXPECT_GT(tally.batches_ok, 20u);
+  PrintTally("tokens and their keys replaced", tally);
   (void)cluster_->coordinator().Stop(SIGKILL);
   bool ended = false;
   for (const auto end = std::chrono::steady_clock::now() + seconds(20);
@@ -266,6 +274,7 @@ TEST_F(SecurityTest, CertificatesAndCaAreReplacedUnderLoadWithoutAFailedRead) {
   EXPECT_EQ(tally.rows_wrong, 0u);
   EXPECT_EQ(tally.batches_failed, 0u)
       << (tally.failures.empty() ? "" : tally.failures[0].ToString());
+  PrintTally("certificates and CA replaced", tally);
   // New connections are made with the new certificates: a node's, and everybody's to it.
   cluster_->node(1).Signal(SIGKILL);
   (void)cluster_->node(1).Wait(seconds(10));
