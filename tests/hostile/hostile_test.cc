@@ -250,12 +250,11 @@ TEST_P(HostileTest, ReadersThatAreKilledOnOnePortEndNoNode) { KillReaders("kille
 TEST_P(HostileTest, ReadersThatStandStillKeepNoNodeFromItsEnd) {
   Start();
   ASSERT_NE(cluster_, nullptr);
+  // Before the thread: it asks the node for its pid.
+  const auto command =
+      Attack({"--attack", "stopped-readers", "--messages", "24", "--seconds", "12"});
   CommandOutput attacked;
-  std::thread attack([&] {
-    attacked =
-        RunCommand(Attack({"--attack", "stopped-readers", "--messages", "24", "--seconds", "12"}),
-                   seconds(60));
-  });
+  std::thread attack([&] { attacked = RunCommand(command, seconds(60)); });
   std::this_thread::sleep_for(seconds(6));
   EXPECT_TRUE(cluster_->node(0).running()) << cluster_->NodeLog(0);
   EXPECT_EQ(cluster_->node(0).Stop(SIGTERM), 0) << cluster_->NodeLog(0);
