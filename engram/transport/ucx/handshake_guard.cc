@@ -1,5 +1,6 @@
 #include "engram/transport/ucx/handshake_guard.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cerrno>
@@ -7,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <dlfcn.h>
@@ -71,7 +73,13 @@ enum class Handshake : uint8_t {
 struct Connection {
   std::atomic<Handshake> handshake{Handshake::kNone};
   std::atomic<uint64_t> inode{0};  // of the socket that this is about
+  // How often UCX has connected anew for what it awaits here; kRetriesMax: it shall no more.
+  std::atomic<uint8_t> retries{0};
 };
+
+// Of connections that were made and then ended without an acknowledgement. UCX's own bound is 25,
+// and it asserts there (UCX_TCP_MAX_CONN_RETRIES).
+constexpr uint8_t kRetriesMax = 8;
 
 // By descriptor; those beyond are left alone. UCX's thread of a connection changes its one, and the
 // thread that accepts, before there is any. UCX closes a socket and tells nobody: who finds another
@@ -92,6 +100,8 @@ struct Awaited {
 thread_local std::vector<Awaited> awaited;
 // Of connections that this thread makes; nothing: they are not guarded.
 thread_local std::optional<std::chrono::milliseconds> stuck_max_of_made;
+// For the connection that UCX makes next: in the same call in which it read of the end of one.
+thread_local uint8_t retries_of_next = 0;
 
 // Null: nothing to look at.
 Connection* ConnectionOf(int fd) {
@@ -138,6 +148,7 @@ void Begin(int fd, Handshake handshake) {
   if (!IsNeeded() || fd < 0 || static_cast<size_t>(fd) >= kDescriptorsMax) return;
   Connection& connection = connections[static_cast<size_t>(fd)];
   connection.inode.store(InodeOf(fd), std::memory_order_relaxed);
+  connection.retries.store(std::exchange(retries_of_next, 0), std::memory_order_relaxed);
   connection.handshake.store(handshake, std::memory_order_relaxed);
 }
 
@@ -164,7 +175,9 @@ size_t EndHandshakesOfThisThread(Duration older_than) {
   const MonotonicTime now = std::chrono::steady_clock::now();
   for (const Awaited& each : awaited) {
     // This thread's UCX alone closes it, and not now.
-    if (now - each.since >= older_than) (void)shutdown(each.fd, SHUT_RDWR);
+    if (now - each.since < older_than) continue;
+    connections[static_cast<size_t>(each.fd)].retries.store(kRetriesMax, std::memory_order_relaxed);
+    (void)shutdown(each.fd, SHUT_RDWR);
   }
   return awaited.size();
 }
@@ -199,6 +212,7 @@ extern "C" int getpeername(int fd, sockaddr* address, socklen_t* size) {
       connection->handshake.load(std::memory_order_relaxed) == engram::Handshake::kMade &&
       engram::IsTheSame(fd, *connection);
   if (is_made && engram::IsTheEnd(error) && *size >= sizeof(sockaddr_in)) {
+    connection->retries.store(engram::kRetriesMax, std::memory_order_relaxed);
     const sockaddr_in nobody{.sin_family = AF_INET};  // for its log
     std::memcpy(address, &nobody, sizeof(nobody));
     *size = sizeof(nobody);
@@ -252,11 +266,17 @@ extern "C" ssize_t recv(int fd, void* data, size_t size, int flags) {
   errno = error;
   if (received > 0 || handshake != Handshake::kAwaited) return received;
   const bool is_the_end = received == 0 ? size > 0 : engram::IsTheEnd(error);
-  // In the midst of a message it would be taken for a part of that.
-  const bool message_begins = size == engram::room_for_messages.load(std::memory_order_relaxed);
   const bool is_the_same = engram::IsTheSame(fd, *connection);
   errno = error;
-  if (!is_the_end || !message_begins || !is_the_same) return received;
+  if (!is_the_end || !is_the_same || !engram::stuck_max_of_made.has_value()) return received;
+  const uint8_t retries = connection->retries.load(std::memory_order_relaxed);
+  // In the midst of a message it would be taken for a part of that.
+  const bool message_begins = size == engram::room_for_messages.load(std::memory_order_relaxed);
+  if (retries < engram::kRetriesMax || !message_begins) {
+    engram::retries_of_next = static_cast<uint8_t>(std::min(retries + 1, int{engram::kRetriesMax}));
+    connection->handshake.store(Handshake::kNone, std::memory_order_relaxed);
+    return received;
+  }
   const engram::Acknowledgement acknowledgement{
       {engram::kConnectionMessage, sizeof(engram::Acknowledgement::event)},
       engram::kAcknowledgementEvent};

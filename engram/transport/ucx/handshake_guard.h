@@ -1,20 +1,17 @@
 // Lets UCX's handshake over TCP come to an end where the peer goes in its midst.
 //
-// A node's UCX sends its own connection request over the connection that a reader has made, and
-// keeps its answer to the reader until that request is acknowledged. If the connection ends before,
-// UCX 1.13 and older connects anew, to a reader that is gone, and ends the process where that fails
+// A node's UCX sends its own connection request to a reader, mostly over the connection that the
+// reader has made, and keeps its answer to the reader until that request is acknowledged. If the
+// connection ends before, UCX connects to the reader by itself: right where the reader lives and
+// has closed that connection only. UCX 1.13 and older end the process where it has gone
 // (ucp_request_send_state_ff: an assertion that is gone in 1.14, openucx/ucx#8175). So a reader
 // killed in its first milliseconds ended its nodes.
 //
 // In our programs UCX's send(2), recv(2), connect(2) and getpeername(2) are ours, as its accept(2)
-// is (port_guard.h). They are the C library's but for one thing: on a connection that ends while
-// the acknowledgement is awaited, UCX reads that acknowledgement, and then the end. It sends its
-// answer, which fails, and that it takes as the end of one endpoint, as at any later time.
-//
-// A node's UCX connects to a reader by itself where it does not know the connection that the
-// reader made: it counts those of an address and port, and another reader had that port before. If
-// the reader goes meanwhile, that connection too counts as made, and ends in the same way.
-// docs/decisions/0039-handshake-guard.md.
+// is (port_guard.h). They are the C library's but for one thing: a connection that UCX cannot make
+// counts as made, and on it, as on one that was made anew too often or that we end, UCX reads the
+// acknowledgement that it awaits, and then the end. It sends its answer, which fails, and that it
+// takes as the end of one endpoint, as at any later time. docs/decisions/0039-handshake-guard.md.
 #pragma once
 
 #include <chrono>

@@ -114,48 +114,79 @@ class HandshakeGuardTest : public testing::Test {
   }
 };
 
-TEST_F(HandshakeGuardTest, AnEndIsReadAfterTheAcknowledgementThatIsAwaited) {
-  Pair pair;
-  ShakeHands(pair);
-  pair.EndReader();
-  std::string what;
-  ASSERT_EQ(Receive(pair.node, kRoom, &what), 9);
-  EXPECT_EQ(what, std::string("\x20\x04\0\0\0\x02\0\0\0", 9));
-  EXPECT_LE(Receive(pair.node, kRoom), 0);
+// In a thread of its own: what is said of a thread stays so.
+template <typename Function>
+void OnAThread(Function function) {
+  std::thread(function).join();
 }
 
-TEST_F(HandshakeGuardTest, TheEndIsTheEndInTheMidstOfAMessageAndWithoutAHandshake) {
-  Pair in_the_midst;
-  ShakeHands(in_the_midst);
-  in_the_midst.EndReader();
-  EXPECT_LE(Receive(in_the_midst.node, 100), 0);
+const std::string kAcknowledgement("\x20\x04\0\0\0\x02\0\0\0", 9);
+
+// UCX connects anew then, as it does without us: the reader may live, and have closed just this
+// connection.
+TEST_F(HandshakeGuardTest, AConnectionThatWasTakenInEndsAsItDoes) {
+  OnAThread([] {
+    GuardHandshakesOfThisThread(milliseconds(0));
+    Pair pair;
+    ShakeHands(pair);
+    pair.EndReader();
+    EXPECT_LE(Receive(pair.node, kRoom), 0);
+  });
+}
+
+TEST_F(HandshakeGuardTest, AnEndIsReadAfterTheAcknowledgementWhereUcxShallConnectNoMore) {
+  OnAThread([] {
+    GuardHandshakesOfThisThread(milliseconds(0));
+    Pair pair;
+    ShakeHands(pair);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
+    std::string what;
+    ASSERT_EQ(Receive(pair.node, kRoom, &what), 9);
+    EXPECT_EQ(what, kAcknowledgement);
+    EXPECT_EQ(Receive(pair.node, kRoom), 0);
+  });
+}
+
+TEST_F(HandshakeGuardTest, InTheMidstOfAMessageTheEndIsTheEnd) {
+  OnAThread([] {
+    GuardHandshakesOfThisThread(milliseconds(0));
+    Pair pair;
+    ShakeHands(pair);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
+    EXPECT_EQ(Receive(pair.node, 100), 0);
+  });
+}
+
+TEST_F(HandshakeGuardTest, OtherThreadsAndSocketsReadWhatThereIs) {
+  Pair pair;
+  ShakeHands(pair);
+  EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 0u);
+  pair.EndReader();
+  EXPECT_LE(Receive(pair.node, kRoom), 0);
   Pair without;
   without.EndReader();
   EXPECT_EQ(Receive(without.node, kRoom), 0);
 }
 
 TEST_F(HandshakeGuardTest, AnotherSocketWithTheDescriptorOfOneThatHasGoneChangesNothing) {
-  Pair pair;
-  ShakeHands(pair);
-  Pair other;
-  int descriptor = -1;
-  {
-    Pair gone;  // before it said anything
-    GuardHandshake(gone.node);
-    descriptor = gone.node;
-  }
-  ASSERT_EQ(dup2(other.node, descriptor), descriptor);
-  ASSERT_EQ(::send(other.reader, "hello", 5, 0), 5);
-  EXPECT_EQ(Receive(descriptor, 17 << 10), 5);  // as TLS reads
-  close(descriptor);
-  pair.EndReader();
-  EXPECT_EQ(Receive(pair.node, kRoom), 9);
-}
-
-// In a thread of its own: what is said of a thread stays so.
-template <typename Function>
-void OnAThread(Function function) {
-  std::thread(function).join();
+  OnAThread([] {
+    GuardHandshakesOfThisThread(milliseconds(0));
+    Pair pair;
+    ShakeHands(pair);
+    Pair other;
+    int descriptor = -1;
+    {
+      Pair gone;  // before it said anything
+      GuardHandshake(gone.node);
+      descriptor = gone.node;
+    }
+    ASSERT_EQ(dup2(other.node, descriptor), descriptor);
+    ASSERT_EQ(::send(other.reader, "hello", 5, 0), 5);
+    EXPECT_EQ(Receive(descriptor, 17 << 10), 5);  // as TLS reads
+    close(descriptor);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
+    EXPECT_EQ(Receive(pair.node, kRoom), 9);
+  });
 }
 
 unsigned UserTimeout(int fd) {
@@ -187,6 +218,30 @@ TEST_F(HandshakeGuardTest, AConnectionThatAnAnsweringThreadCannotMakeCountsAsMad
     EXPECT_EQ(Receive(fd, kRoom), 9);
     EXPECT_LT(::send(fd, "x", 1, MSG_NOSIGNAL), 0);
     close(fd);
+  });
+}
+
+// A reader that lives and turns its node away: UCX asserts after 25 times.
+TEST_F(HandshakeGuardTest, AConnectionThatEndedTooOftenCountsAsMade) {
+  OnAThread([] {
+    {
+      Pair known;
+      ShakeHands(known);
+    }
+    GuardHandshakesOfThisThread(milliseconds(1000));
+    const std::string first = std::string(8, 'm') + ConnectionRequest();
+    int ended = 0;
+    for (ssize_t got = 0; got == 0 && ended < 25; ended += got == 0 ? 1 : 0) {
+      Pair pair;  // made by this thread; its other end is the reader's
+      ASSERT_EQ(::send(pair.reader, first.data(), first.size(), MSG_NOSIGNAL),
+                static_cast<ssize_t>(first.size()));
+      ASSERT_EQ(Receive(pair.node, kRoom), static_cast<ssize_t>(first.size()));
+      close(pair.node);
+      pair.node = -1;
+      got = Receive(pair.reader, kRoom);
+      EXPECT_TRUE(got == 0 || got == 9) << got;
+    }
+    EXPECT_EQ(ended, 8);
   });
 }
 
