@@ -88,6 +88,13 @@
 {{- end -}}
 {{- end -}}
 
+{{- if and (eq $v.memoryNodes.hostSpread "required") (not $v.memoryNodes.topologySpread) -}}
+{{- fail "memoryNodes.hostSpread=required keeps memory nodes on hosts of their own and memoryNodes.topologySpread is off: set memoryNodes.topologySpread=true, or leave memoryNodes.hostSpread out" -}}
+{{- end -}}
+{{- if and (eq $v.memoryNodes.hostSpread "preferred") $v.transport.hostNetwork -}}
+{{- fail "memory nodes on hosts' networks take the same ports, so a host has one: leave memoryNodes.hostSpread out, or set transport.hostNetwork=false" -}}
+{{- end -}}
+
 {{- $t := $v.transport -}}
 {{- if and $t.hostNetwork $v.networkPolicy.enabled -}}
 {{- $blocks := list -}}
