@@ -308,13 +308,13 @@ class Run:
                   "bench.args": "{--profile=v41-like,--decode=1,--no-prefill,--seconds=3}"}
         with self.step("the benchmark's Job") as notes:
             release.upgrade(values=values)
-            revision = json.loads(release.helm("list", "--output", "json"))[0]["revision"]
-            job = f"bench-{revision}"
-            release.kubectl("wait", f"job/{release.full}-{job}", "--for=condition=Complete", "--timeout=120s")
-            table = release.job_log(job).strip()
-            report = json.loads((folder / f"prefetch-{revision}.json").read_text())
+            job = release.job_name("bench")
+            release.kubectl("wait", f"job/{job}", "--for=condition=Complete", "--timeout=120s")
+            table = release.kubectl("logs", f"job/{job}").strip()
+            kept = f"prefetch-{job.rsplit('-', 1)[1]}.json"
+            report = json.loads((folder / kept).read_text())
             self.require(report and table, f"{report} {table}")
-            notes.append(f"its report is kept as prefetch-{revision}.json")
+            notes.append(f"its report is kept as {kept}")
             release.upgrade(values=dict.fromkeys(values))
         return table, report
 

@@ -67,6 +67,9 @@ template:
     {{- with $root.Values.imagePullSecrets }}
     imagePullSecrets: {{- toYaml . | nindent 6 }}
     {{- end }}
+    {{- with include "engram.scheduling" (dict "nodeSelector" $root.Values.operator.nodeSelector "tolerations" $root.Values.operator.tolerations) }}
+    {{- . | nindent 4 }}
+    {{- end }}
     initContainers:
       {{- include "engram.makeCerts" (dict "root" $root "name" "make" "ca" "ca" "certificates" $own "sshSecret" $sshSecret) | nindent 6 }}
       {{- if $etcd }}
@@ -76,6 +79,8 @@ template:
       - name: write
         image: {{ include "engram.image" (dict "root" $root "image" $root.Values.tls.job.kubectlImage) }}
         imagePullPolicy: {{ $root.Values.tls.job.kubectlImage.pullPolicy }}
+        # Not every image's entrypoint is kubectl.
+        command: [kubectl]
         args: [apply, --server-side, --force-conflicts, --field-manager=engram-pool, --filename=/made]
         env:
           - {name: HOME, value: /tmp}

@@ -26,6 +26,9 @@
 {{- if and $v.etcd.snapshots.restore (empty $v.etcd.snapshots.claimName) -}}
 {{- fail "etcd.snapshots.restore is a file of a claim: set etcd.snapshots.claimName" -}}
 {{- end -}}
+{{- if and $v.etcd.snapshots.restore (eq $v.etcd.initialClusterState "existing") -}}
+{{- fail "members that start from a snapshot make a new cluster: set etcd.initialClusterState=new, or leave etcd.snapshots.restore out" -}}
+{{- end -}}
 {{- if and $v.etcd.snapshots.restore (empty $v.coordinator.restored) -}}
 {{- fail "a snapshot that is put back gives terms, versions and epochs again that were given since: set coordinator.restored to a name for this restore, such as the day" -}}
 {{- end -}}
@@ -88,6 +91,13 @@
 {{- end -}}
 {{- end -}}
 
+{{- if and (eq $v.memoryNodes.hostSpread "required") (not $v.memoryNodes.topologySpread) -}}
+{{- fail "memoryNodes.hostSpread=required keeps memory nodes on hosts of their own and memoryNodes.topologySpread is off: set memoryNodes.topologySpread=true, or leave memoryNodes.hostSpread out" -}}
+{{- end -}}
+{{- if and (eq $v.memoryNodes.hostSpread "preferred") $v.transport.hostNetwork -}}
+{{- fail "memory nodes on hosts' networks take the same ports, so a host has one: leave memoryNodes.hostSpread out, or set transport.hostNetwork=false" -}}
+{{- end -}}
+
 {{- $t := $v.transport -}}
 {{- if and $t.hostNetwork $v.networkPolicy.enabled -}}
 {{- $blocks := list -}}
@@ -138,6 +148,9 @@
 {{- $ending := add (int $v.modelWorkers.drainSeconds) (int $v.modelWorkers.finishSeconds) 5 -}}
 {{- if gt $ending (int $v.modelWorkers.terminationGracePeriodSeconds) -}}
 {{- fail (printf "a worker is killed before its last requests end: set modelWorkers.terminationGracePeriodSeconds to %d or more, or lower modelWorkers.drainSeconds or modelWorkers.finishSeconds" $ending) -}}
+{{- end -}}
+{{- if has (int $v.modelWorkers.port) (list 2222 7100 7101) -}}
+{{- fail (printf "modelWorkers.port %d is ssh's (ranks) or a memory node's, which may be on the same host: set modelWorkers.port to another, such as 8080" (int $v.modelWorkers.port)) -}}
 {{- end -}}
 {{- $l := $v.modelWorkers.leaderWorkerSet -}}
 {{- if and $l.enabled (not $v.modelWorkers.enabled) -}}

@@ -49,7 +49,7 @@ metadata:
     {{- if $grouped }}
     engram-pool/ranks: "true"
     {{- end }}
-  {{- with include "engram.podAnnotations" (dict "root" $root "annotations" (merge (dict) $w.podAnnotations $root.Values.transport.podAnnotations) "port" (ternary 0 8080 $follows)) }}
+  {{- with include "engram.podAnnotations" (dict "root" $root "annotations" (merge (dict) $w.podAnnotations $root.Values.transport.podAnnotations) "port" (ternary 0 (int $w.port) $follows)) }}
   {{- . | nindent 2 }}
   {{- end }}
 spec:
@@ -105,7 +105,7 @@ spec:
         - --model={{ $root.Values.model.path }}
         - --backend={{ $w.backend }}
         - --coordinator={{ include "engram.coordinators" $root }}
-        - --listen=0.0.0.0:8080
+        - --listen=0.0.0.0:{{ $w.port }}
         - --transport={{ $root.Values.transport.mode }}
         - --zone
         - $(ENGRAM_ZONE)
@@ -141,7 +141,7 @@ spec:
         {{- if $follows }}
         - {name: ssh, containerPort: 2222}
         {{- else }}
-        - {name: http, containerPort: 8080}
+        - {name: http, containerPort: {{ $w.port }}}
         {{- end }}
       {{- with int $w.drainSeconds }}
       # Told to end at once it would refuse what the service still sends it.
