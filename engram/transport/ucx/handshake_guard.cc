@@ -91,7 +91,7 @@ std::array<Connection, kDescriptorsMax> connections;
 // known yet. The same for all connections: UCX_TCP_RX_SEG_SIZE and a header.
 std::atomic<size_t> room_for_messages{0};
 
-// What a thread awaits an acknowledgement on, and since when. Of its own.
+// What a thread awaits an acknowledgement on, or a connection, and since when. Of its own.
 struct Awaited {
   int fd = -1;
   uint64_t inode = 0;
@@ -152,6 +152,13 @@ void Begin(int fd, Handshake handshake) {
   connection.handshake.store(handshake, std::memory_order_relaxed);
 }
 
+void Await(int fd) {
+  const auto* const connection = ConnectionOf(fd);
+  if (connection == nullptr) return;
+  awaited.push_back(
+      {fd, connection->inode.load(std::memory_order_relaxed), std::chrono::steady_clock::now()});
+}
+
 bool IsTheSame(int fd, const Connection& connection) {
   return InodeOf(fd) == connection.inode.load(std::memory_order_relaxed);
 }
@@ -167,14 +174,16 @@ void GuardHandshakesOfThisThread(std::chrono::milliseconds stuck_max) {
 size_t EndHandshakesOfThisThread(Duration older_than) {
   std::erase_if(awaited, [](const Awaited& each) {
     const auto* const connection = ConnectionOf(each.fd);
-    return connection == nullptr ||
-           connection->handshake.load(std::memory_order_relaxed) != Handshake::kAwaited ||
+    if (connection == nullptr) return true;
+    const Handshake handshake = connection->handshake.load(std::memory_order_relaxed);
+    return (handshake != Handshake::kAwaited && handshake != Handshake::kMade) ||
            connection->inode.load(std::memory_order_relaxed) != each.inode ||
            InodeOf(each.fd) != each.inode;
   });
   const MonotonicTime now = std::chrono::steady_clock::now();
   for (const Awaited& each : awaited) {
-    // This thread's UCX alone closes it, and not now.
+    // This thread's UCX alone closes it, and not now. One that is being made ends at the first
+    // time, and reads as ended from the second on.
     if (now - each.since < older_than) continue;
     connections[static_cast<size_t>(each.fd)].retries.store(kRetriesMax, std::memory_order_relaxed);
     (void)shutdown(each.fd, SHUT_RDWR);
@@ -195,6 +204,7 @@ extern "C" int connect(int fd, const sockaddr* address, socklen_t size) {
   const int result = next(fd, address, size);
   const int error = errno;
   engram::Begin(fd, engram::Handshake::kMade);
+  engram::Await(fd);
   errno = error;
   return result;
 }
@@ -237,10 +247,7 @@ extern "C" ssize_t send(int fd, const void* data, size_t size, int flags) {
     if (handshake == Handshake::kAwaited) next = Handshake::kNone;
   } else if (sent >= 0 || engram::IsTheEnd(error)) {
     next = Handshake::kAwaited;
-    if (engram::stuck_max_of_made.has_value()) {
-      engram::awaited.push_back({fd, connection->inode.load(std::memory_order_relaxed),
-                                 std::chrono::steady_clock::now()});
-    }
+    if (engram::stuck_max_of_made.has_value() && handshake != Handshake::kMade) engram::Await(fd);
   } else {
     next = handshake;  // it will be sent again
   }

@@ -271,6 +271,46 @@ TEST_F(HandshakeGuardTest, AHandshakeThatTakesTooLongIsEnded) {
   });
 }
 
+// A host that answers nothing: here a port whose queue is full.
+TEST_F(HandshakeGuardTest, AConnectionThatIsNotMadeInTimeIsEnded) {
+  OnAThread([] {
+    {
+      Pair known;
+      ShakeHands(known);
+    }
+    sockaddr_in address = Pair::Loopback();
+    socklen_t size = sizeof(address);
+    auto* const there = reinterpret_cast<sockaddr*>(&address);
+    std::array<int, 4> sockets{};
+    for (int& fd : sockets) fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    ASSERT_EQ(::bind(sockets[0], there, size), 0);
+    ASSERT_EQ(::listen(sockets[0], 0), 0);
+    ASSERT_EQ(::getsockname(sockets[0], there, &size), 0);
+    for (const int full : {sockets[1], sockets[2]}) (void)::connect(full, there, size);
+    GuardHandshakesOfThisThread(milliseconds(60000));
+    const int fd = sockets[3];
+    ASSERT_EQ(::connect(fd, there, size), -1);
+    ASSERT_EQ(errno, EINPROGRESS);
+    std::this_thread::sleep_for(milliseconds(20));
+    tcp_info info{};
+    size = sizeof(info);
+    ASSERT_EQ(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size), 0);
+    ASSERT_EQ(info.tcpi_state, TCP_SYN_SENT);
+    EXPECT_EQ(EndHandshakesOfThisThread(std::chrono::hours(1)), 1u);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
+    sockaddr_storage peer{};
+    size = sizeof(peer);
+    EXPECT_EQ(::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size), 0);
+    const std::string first = std::string(8, 'm') + ConnectionRequest();
+    EXPECT_EQ(::send(fd, first.data(), first.size(), MSG_NOSIGNAL),
+              static_cast<ssize_t>(first.size()));
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
+    EXPECT_EQ(Receive(fd, kRoom), 9);
+    EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 0u);
+    for (const int each : sockets) close(each);
+  });
+}
+
 TEST_F(HandshakeGuardTest, AHandshakeThatEndedWellIsNotAwaited) {
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(0));
