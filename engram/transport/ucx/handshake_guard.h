@@ -25,8 +25,8 @@ namespace engram {
 // nobody: another socket that has its descriptor next is known by its inode.
 void GuardHandshake(int fd);
 
-// From now on so are connections that this thread makes, which are all UCX's: of a thread that
-// answers peers and has no use for UCX's own retries. Once a thread.
+// For a thread that answers peers: the connections that it makes from now on, which are all UCX's,
+// are guarded too, and those that were taken in. On other threads UCX is left alone. Once a thread.
 //   stuck_max  the kernel ends one whose peer has taken nothing for so long (PortGuard's is of
 //              those that are taken in)
 void GuardHandshakesOfThisThread(std::chrono::milliseconds stuck_max);
