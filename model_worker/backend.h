@@ -10,6 +10,7 @@
 #include "client/staging_memory.h"
 #include "engram/base/status.h"
 #include "engram/hash/ngram_hasher.h"
+#include "model_worker/sampling.h"
 
 namespace engram {
 
@@ -78,9 +79,23 @@ class Backend {
   [[nodiscard]] virtual Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                        std::vector<float>* logits) = 0;
 
+  // Forward, and the token after each step with logits_wanted: where the logits are, so that a
+  // GPU's need not travel. The tokens are those of Sampler, but for rounding on a GPU
+  // (cuda/sampling.cu).
+  //   draws   of the steps with logits_wanted, in order
+  //   tokens  written: the same; kNoToken where there was none to draw
+  [[nodiscard]] virtual Status ForwardAndSample(std::span<const SequenceStep> steps,
+                                                EngramRows* engram, const StepDraws& draws,
+                                                std::vector<TokenId>* tokens);
+
   // Who wants to know the memory of the row sources that feed this backend; null = nobody. It must
   // be given to them when they are made, and the backend must outlive them.
   [[nodiscard]] virtual StagingMemoryObserver* staging_observer() { return nullptr; }
+
+ private:
+  // Of ForwardAndSample on the host.
+  Sampler sampler_;
+  std::vector<float> logits_;
 };
 
 }  // namespace engram

@@ -217,7 +217,7 @@ bool Engine::RunStep() {
   const Status status = ForwardStep();
   if (status.ok()) {
     scheduler_.Complete(step_);
-    SampleStep();
+    TakeTokens();
   } else {
     FailStep(status, rows_ != nullptr && !step_rows_.error().ok());
   }
@@ -351,6 +351,7 @@ Result<Ticket> Engine::Prefetch(std::span<Chunk*> chunks) {
 
 Status Engine::ForwardStep() {
   backend_steps_.clear();
+  draws_.clear();
   for (const Chunk& chunk : step_) {
     SequenceStep step;
     step.slot = chunk.sequence->slot;
@@ -358,36 +359,39 @@ Status Engine::ForwardStep() {
     step.tokens = chunk.tokens();
     step.logits_wanted = chunk.logits_wanted;
     backend_steps_.push_back(step);
+    if (!chunk.logits_wanted) continue;
+    draws_.push_back({chunk.sequence->request.sampling, chunk.sequence->generated()});
   }
-  if (rows_ == nullptr) return backend_->Forward(backend_steps_, nullptr, &logits_);
+  const StepDraws draws{draws_, options_.vocabulary_size};
+  if (rows_ == nullptr) return backend_->ForwardAndSample(backend_steps_, nullptr, draws, &tokens_);
   step_rows_.Begin(step_);
-  return backend_->Forward(backend_steps_, &step_rows_, &logits_);
+  return backend_->ForwardAndSample(backend_steps_, &step_rows_, draws, &tokens_);
 }
 
-void Engine::SampleStep() {
-  const auto vocabulary = static_cast<size_t>(backend_->vocabulary_size());
-  size_t row = 0;
+void Engine::TakeTokens() {
+  size_t next = 0;
   uint64_t drawn = 0;
   for (const Chunk& chunk : step_) {
     if (!chunk.logits_wanted) continue;
     Sequence& sequence = *chunk.sequence;
-    const auto logits = std::span<const float>(logits_).subspan(row++ * vocabulary, vocabulary);
-    const auto token = sampler_.Sample(logits.first(static_cast<size_t>(options_.vocabulary_size)),
-                                       sequence.request.sampling, sequence.generated());
-    if (!token.has_value()) {
-      End(TakeOut(sequence.id), token.error(), FinishReason::kError);
+    const TokenId token = tokens_[next++];
+    if (token == kNoToken) {
+      End(TakeOut(sequence.id),
+          {StatusCode::kInternal,
+           "the backend gave no finite logit: the weights or the computation are damaged"},
+          FinishReason::kError);
       continue;
     }
     ++drawn;
     const auto& stop_ids = sequence.request.stop_ids;
-    if (std::find(stop_ids.begin(), stop_ids.end(), *token) != stop_ids.end()) {
+    if (std::find(stop_ids.begin(), stop_ids.end(), token) != stop_ids.end()) {
       End(TakeOut(sequence.id), Status(), FinishReason::kStop);
       continue;
     }
-    sequence.tokens.push_back(*token);
+    sequence.tokens.push_back(token);
     Event event;
     event.sequence = &sequence;
-    event.token = *token;
+    event.token = token;
     events_.push_back(std::move(event));
     if (sequence.generated() == sequence.request.tokens_max) {
       End(TakeOut(sequence.id), Status(), FinishReason::kLength);

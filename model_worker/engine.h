@@ -42,9 +42,9 @@ struct EngineStats {
 };
 
 // Continuous batching. The order of a step, which keeps the read hidden behind compute:
-//   sample the last step -> plan this step -> Prefetch its rows that are not yet on the way ->
-//   hand out the sampled tokens -> plan the next step's prefill and Prefetch its rows -> Forward,
-//   which awaits each layer's rows when it reaches that layer.
+//   take the last step's tokens -> plan this step -> Prefetch its rows that are not yet on the way
+//   -> hand out the sampled tokens -> plan the next step's prefill and Prefetch its rows ->
+//   Forward, which awaits each layer's rows when it reaches that layer, and draws.
 //
 // THREADS: Submit, Cancel and Stats are thread-safe. One thread drives the engine: the caller's, by
 // RunStep and RunUntilIdle, or the engine's own between Start and Stop.
@@ -117,7 +117,7 @@ class Engine {
   void PrefetchAhead();
   [[nodiscard]] Result<Ticket> Prefetch(std::span<Chunk*> chunks);
   [[nodiscard]] Status ForwardStep();
-  void SampleStep();
+  void TakeTokens();
   void FailStep(const Status& status, bool rows_missing);
   void End(std::unique_ptr<Sequence> sequence, Status status, FinishReason reason);
   void ReleaseStepTickets();
@@ -130,16 +130,16 @@ class Engine {
 
   // The driving thread's.
   Scheduler scheduler_;
-  Sampler sampler_;
   StepRows step_rows_;
   std::vector<Chunk> step_;           // prepared or in progress
   std::vector<Ticket> step_tickets_;  // held for step_
   Ticket ahead_ticket_;               // held for scheduler_.ahead()
   std::vector<Event> events_;
-  std::vector<float> logits_;
+  std::vector<TokenId> tokens_;              // drawn after step_
   std::vector<Chunk*> chunks_wanted_;        // scratch
   std::vector<TokenRun> runs_;               // scratch
   std::vector<SequenceStep> backend_steps_;  // scratch
+  std::vector<TokenDraw> draws_;             // scratch
 
   mutable std::mutex mutex_;
   std::condition_variable work_;

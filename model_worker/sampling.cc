@@ -86,17 +86,20 @@ void Sampler::KeepTopP(double top_p, double* total) {
     mass += candidates_[kept++].weight;
   }
   candidates_.resize(kept);
+  SortById();
   *total = mass;
 }
 
-Result<TokenId> Sampler::Sample(std::span<const float> logits, const SamplingParams& params,
-                                uint64_t counter) {
+void Sampler::SortById() {
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+}
+
+TokenId Sampler::Sample(std::span<const float> logits, const TokenDraw& draw) {
+  const SamplingParams& params = draw.params;
   ENGRAM_CHECK(!logits.empty());
   const auto [highest, block] = HighestLogit(logits);
-  if (!std::isfinite(highest)) {
-    return Error(StatusCode::kInternal,
-                 "the backend gave no finite logit: the weights or the computation are damaged");
-  }
+  if (!std::isfinite(highest)) return kNoToken;
   if (params.temperature == 0.0f || params.top_k == 1) {
     return static_cast<TokenId>(
         std::find(logits.begin() + static_cast<std::ptrdiff_t>(block), logits.end(), highest) -
@@ -115,8 +118,7 @@ Result<TokenId> Sampler::Sample(std::span<const float> logits, const SamplingPar
                        return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
                      });
     candidates_.resize(params.top_k);
-    std::sort(candidates_.begin(), candidates_.end(),
-              [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+    SortById();
   }
   double total = 0.0;
   for (Candidate& c : candidates_) {
@@ -124,7 +126,7 @@ Result<TokenId> Sampler::Sample(std::span<const float> logits, const SamplingPar
     total += c.weight;
   }
   if (params.top_p < 1.0f) KeepTopP(params.top_p, &total);
-  const double target = UniformDraw(params.seed, counter) * total;
+  const double target = UniformDraw(params.seed, draw.counter) * total;
   double mass = 0.0;
   for (const Candidate& c : candidates_) {
     mass += c.weight;

@@ -24,17 +24,28 @@ struct SamplingParams {
 // depend on its batch mates: SplitMix64's output function over a mixed seed and the counter.
 [[nodiscard]] double UniformDraw(uint64_t seed, uint64_t counter);
 
+// One token to draw.
+struct TokenDraw {
+  SamplingParams params;
+  uint64_t counter = 0;  // how many tokens this request has generated so far
+};
+// The tokens to draw after a step.
+struct StepDraws {
+  std::span<const TokenDraw> draws;
+  int32_t vocabulary_size = 0;  // only ids below it are drawn
+};
+// Drawn where no logit is a finite number: the backend computed garbage.
+inline constexpr TokenId kNoToken = -1;
+
 // Keeps its scratch memory between calls. Thread-compatible.
 class Sampler {
  public:
-  // The next token.
-  //   logits   [vocabulary] fp32; -infinity forbids a token
-  //   counter  how many tokens this request has generated so far
-  // Order of the rules: temperature, top-k, top-p over what top-k left. Equal logits rank by id.
-  // Precondition: ValidateSamplingParams(params).ok(), logits not empty.
-  // ERRORS: kInternal when no logit is a finite number (the backend computed garbage).
-  [[nodiscard]] Result<TokenId> Sample(std::span<const float> logits, const SamplingParams& params,
-                                       uint64_t counter);
+  // The next token, or kNoToken.
+  //   logits   [vocabulary] fp32; what is no finite number forbids a token
+  // Order of the rules: temperature, top-k, top-p over what top-k left; then a token is drawn in
+  // the order of ids. Equal logits rank by id.
+  // Precondition: ValidateSamplingParams(draw.params).ok(), logits not empty.
+  [[nodiscard]] TokenId Sample(std::span<const float> logits, const TokenDraw& draw);
 
  private:
   struct Candidate {
@@ -43,6 +54,7 @@ class Sampler {
     double weight;
   };
   void KeepTopP(double top_p, double* total);
+  void SortById();
 
   std::vector<Candidate> candidates_;
 };

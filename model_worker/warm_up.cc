@@ -47,12 +47,16 @@ Status WarmUp(Backend* backend, const std::optional<WarmUpRows>& rows) {
   const std::vector<TokenId> tokens(tokens_max, TokenId{0});
   std::optional<ZeroRows> zeros;
   if (rows.has_value()) zeros.emplace(*rows, tokens_max);
-  std::vector<float> logits;
+  // Drawn too, so that the kernel that draws is loaded. Greedily, or as little as another.
+  const std::vector<TokenDraw> draws(limits.sequences_max);
+  std::vector<TokenId> drawn;
   const auto compute = [&](uint32_t count, uint32_t sequence_tokens) {
     const auto steps = StepOf(std::span(tokens).first(count), sequence_tokens);
     for (const SequenceStep& step : steps) backend->ResetSlot(step.slot);
     if (zeros.has_value()) zeros->SetTokens(count);
-    const Status status = backend->Forward(steps, zeros.has_value() ? &*zeros : nullptr, &logits);
+    const StepDraws step_draws{std::span(draws).first(steps.size()), backend->vocabulary_size()};
+    const Status status =
+        backend->ForwardAndSample(steps, zeros.has_value() ? &*zeros : nullptr, step_draws, &drawn);
     for (const SequenceStep& step : steps) backend->ResetSlot(step.slot);
     return status.code() == StatusCode::kResourceExhausted ? Status() : status;
   };

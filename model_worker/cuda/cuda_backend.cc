@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "engram/base/check.h"
 #include "engram/table/table_layout.h"
 #include "model_worker/collectives/agreement.h"
 #include "model_worker/cuda/device_choice.h"
@@ -63,6 +64,9 @@ class CudaBackendImpl final : public CudaBackend {
   void ResetSlot(SequenceSlot slot) override;
   [[nodiscard]] Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                std::vector<float>* logits) override;
+  [[nodiscard]] Status ForwardAndSample(std::span<const SequenceStep> steps, EngramRows* engram,
+                                        const StepDraws& draws,
+                                        std::vector<TokenId>* tokens) override;
 
  private:
   struct InputBuffer {
@@ -72,6 +76,9 @@ class CudaBackendImpl final : public CudaBackend {
 
   void MakeSegments(const ModelWeights& weights);
   [[nodiscard]] Status MakeBuffers();
+  // One step; `take` gets what was wanted of it, once it is enqueued.
+  template <typename Take>
+  [[nodiscard]] Status RunStep(std::span<const SequenceStep> steps, EngramRows* engram, Take take);
   [[nodiscard]] Status SendInputs(std::span<const SequenceStep> steps,
                                   const gpu::StepCounts& counts);
   [[nodiscard]] Status RunSegments(const gpu::StepCounts& counts, EngramRows* engram);
@@ -80,6 +87,10 @@ class CudaBackendImpl final : public CudaBackend {
   [[nodiscard]] Status RunSegment(size_t index, const gpu::LayerSegment& segment, bool engram_on,
                                   const gpu::StepCounts& counts);
   [[nodiscard]] Status TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits);
+  [[nodiscard]] Status TakeTokens(const gpu::StepCounts& counts, const StepDraws& draws,
+                                  std::vector<TokenId>* tokens);
+  // Errors of the step's kernels come out here.
+  [[nodiscard]] Status AwaitStep();
 
   ModelConfig config_;  // of the part
   CudaBackendOptions options_;
@@ -98,8 +109,10 @@ class CudaBackendImpl final : public CudaBackend {
   std::vector<LayerRowsShape> rows_shapes_;                 // [Engram layers]
   std::array<InputBuffer, kInputBuffers> inputs_;
   size_t next_input_ = 0;
-  gpu::PinnedArray<float> logit_piece_;
-  gpu::Event logits_copied_;
+  gpu::PinnedArray<float> logit_piece_;  // made when logits are first wanted
+  gpu::PinnedArray<gpu::DeviceDraw> draws_;
+  gpu::PinnedArray<int32_t> tokens_;
+  gpu::Event step_done_;
   std::vector<gpu::PageEntry> page_entries_;  // scratch
   Status rows_error_;                         // of the step under way
   uint64_t segments_enqueued_ = 0;
@@ -164,15 +177,16 @@ Status CudaBackendImpl::MakeBuffers() {
     if (!event.has_value()) return std::move(event).error();
     buffer.copied = *std::move(event);
   }
-  const size_t logits = std::min(limits().sequences_max, limits().step_tokens_max) *
-                        static_cast<size_t>(config_.vocabulary_size);
-  auto piece =
-      gpu::PinnedArray<float>::Create(std::min(logits, kLogitPieceBytes / sizeof(float)), "logits");
-  if (!piece.has_value()) return std::move(piece).error();
-  logit_piece_ = *std::move(piece);
-  auto copied = gpu::MakeEvent();
-  if (!copied.has_value()) return std::move(copied).error();
-  logits_copied_ = *std::move(copied);
+  const size_t drawn = std::min(limits().sequences_max, limits().step_tokens_max);
+  auto draws = gpu::PinnedArray<gpu::DeviceDraw>::Create(drawn, "draws");
+  if (!draws.has_value()) return std::move(draws).error();
+  draws_ = *std::move(draws);
+  auto tokens = gpu::PinnedArray<int32_t>::Create(drawn, "drawn tokens");
+  if (!tokens.has_value()) return std::move(tokens).error();
+  tokens_ = *std::move(tokens);
+  auto done = gpu::MakeEvent();
+  if (!done.has_value()) return std::move(done).error();
+  step_done_ = *std::move(done);
   if (rows_shapes_.empty()) return {};
   gpu::RowStaging::Options options;
   options.tokens_max = limits().step_tokens_max;
@@ -208,6 +222,19 @@ void CudaBackendImpl::ResetSlot(SequenceSlot slot) {
 
 Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                 std::vector<float>* logits) {
+  return RunStep(steps, engram,
+                 [&](const gpu::StepCounts& counts) { return TakeLogits(counts, logits); });
+}
+
+Status CudaBackendImpl::ForwardAndSample(std::span<const SequenceStep> steps, EngramRows* engram,
+                                         const StepDraws& draws, std::vector<TokenId>* tokens) {
+  return RunStep(steps, engram,
+                 [&](const gpu::StepCounts& counts) { return TakeTokens(counts, draws, tokens); });
+}
+
+template <typename Take>
+Status CudaBackendImpl::RunStep(std::span<const SequenceStep> steps, EngramRows* engram,
+                                Take take) {
   ENGRAM_CUDA_TRY(cudaSetDevice(device_), "choosing the GPU");
   ENGRAM_RETURN_IF_ERROR(positions_.Check(steps));
   if (engram != nullptr && rows_shapes_.empty()) {
@@ -222,7 +249,7 @@ Status CudaBackendImpl::Forward(std::span<const SequenceStep> steps, EngramRows*
   rows_error_ = {};
   Status status = SendInputs(steps, counts);
   if (status.ok()) status = RunSegments(counts, engram);
-  if (status.ok()) status = TakeLogits(counts, logits);
+  if (status.ok()) status = take(counts);
   // Also after an error: the rows are the caller's again when this returns.
   if (engram != nullptr) {
     const Status finished = staging_->FinishCopies();
@@ -290,15 +317,24 @@ Status CudaBackendImpl::RunSegment(size_t index, const gpu::LayerSegment& segmen
   return {};
 }
 
+Status CudaBackendImpl::AwaitStep() {
+  ENGRAM_CUDA_TRY(cudaEventRecord(step_done_.get(), stream_.get()), "recording a step");
+  return events_.Await(step_done_.get(), "computing a step");
+}
+
 Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits) {
   if (counts.logits_wanted == 0 || PartOf(options_).rank != 0) logits->clear();
   if (counts.logits_wanted == 0) return {};
-  if (PartOf(options_).rank != 0) {
-    // Errors of this rank's kernels come out here: rank 0 would wait for them in vain.
-    ENGRAM_CUDA_TRY(cudaEventRecord(logits_copied_.get(), stream_.get()), "recording a step");
-    return events_.Await(logits_copied_.get(), "computing a step");
-  }
+  // Rank 0 would wait in vain for a rank whose kernels failed.
+  if (PartOf(options_).rank != 0) return AwaitStep();
   const size_t count = counts.logits_wanted * static_cast<size_t>(config_.vocabulary_size);
+  if (logit_piece_.size() == 0) {
+    const size_t drawn = draws_.size() * static_cast<size_t>(config_.vocabulary_size);
+    auto piece = gpu::PinnedArray<float>::Create(std::min(drawn, kLogitPieceBytes / sizeof(float)),
+                                                 "logits");
+    if (!piece.has_value()) return std::move(piece).error();
+    logit_piece_ = *std::move(piece);
+  }
   // What it has from the step before is overwritten: not cleared first, 19 MB at 32 sequences.
   logits->resize(count);
   for (size_t at = 0; at < count; at += logit_piece_.size()) {
@@ -306,11 +342,26 @@ Status CudaBackendImpl::TakeLogits(const gpu::StepCounts& counts, std::vector<fl
     ENGRAM_CUDA_TRY(cudaMemcpyAsync(logit_piece_.data(), transformer_->logits() + at,
                                     piece * sizeof(float), cudaMemcpyDeviceToHost, stream_.get()),
                     "copying logits");
-    ENGRAM_CUDA_TRY(cudaEventRecord(logits_copied_.get(), stream_.get()), "recording a copy");
-    // Errors of the step's kernels come out here.
-    ENGRAM_RETURN_IF_ERROR(events_.Await(logits_copied_.get(), "computing a step"));
+    ENGRAM_RETURN_IF_ERROR(AwaitStep());
     std::memcpy(logits->data() + at, logit_piece_.data(), piece * sizeof(float));
   }
+  return {};
+}
+
+Status CudaBackendImpl::TakeTokens(const gpu::StepCounts& counts, const StepDraws& draws,
+                                   std::vector<TokenId>* tokens) {
+  ENGRAM_CHECK(counts.logits_wanted == draws.draws.size() &&
+               draws.vocabulary_size <= config_.vocabulary_size);
+  tokens->clear();
+  if (counts.logits_wanted == 0) return {};
+  if (PartOf(options_).rank != 0) return AwaitStep();
+  // The step before has read them: it was waited for.
+  std::transform(draws.draws.begin(), draws.draws.end(), draws_.data(), gpu::DrawOnDevice);
+  ENGRAM_RETURN_IF_ERROR(transformer_->Sample(draws_.data(), counts.logits_wanted,
+                                              static_cast<uint32_t>(draws.vocabulary_size),
+                                              tokens_.data(), stream_.get()));
+  ENGRAM_RETURN_IF_ERROR(AwaitStep());
+  tokens->assign(tokens_.data(), tokens_.data() + counts.logits_wanted);
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include "model_worker/cuda/bf16_vector.cuh"
 #include "model_worker/cuda/block_sum.cuh"
 #include "model_worker/cuda/kernels.h"
+#include "model_worker/cuda/launch.cuh"
 
 namespace engram::gpu {
 namespace {
@@ -93,40 +94,35 @@ cudaError_t LaunchToBf16(const float* x, size_t count, Bf16* out, cudaStream_t s
   if (count == 0) return cudaSuccess;
   const auto blocks =
       static_cast<uint32_t>(std::min<size_t>((count + kThreads - 1) / kThreads, 65535));
-  ToBf16Kernel<<<blocks, kThreads, 0, stream>>>(x, count, out);
-  return cudaGetLastError();
+  return Launch(ToBf16Kernel, blocks, kThreads, stream, x, count, out);
 }
 
 cudaError_t LaunchSetPages(const int32_t* indices, const int32_t* values, uint32_t count,
                            int32_t* page_table, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  SetPagesKernel<<<(count + kThreads - 1) / kThreads, kThreads, 0, stream>>>(indices, values, count,
-                                                                             page_table);
-  return cudaGetLastError();
+  return Launch(SetPagesKernel, (count + kThreads - 1) / kThreads, kThreads, stream, indices,
+                values, count, page_table);
 }
 
 cudaError_t LaunchEmbed(const int32_t* tokens, const Bf16* table, uint32_t rows, uint32_t width,
                         float* hidden, cudaStream_t stream) {
-  EmbedKernel<<<rows, RowThreads(width / 8), 0, stream>>>(tokens, table, width, hidden);
-  return cudaGetLastError();
+  return Launch(EmbedKernel, rows, RowThreads(width / 8), stream, tokens, table, width, hidden);
 }
 
 cudaError_t LaunchRmsNorm(const float* x, const float* weight, float eps, const int32_t* picked,
                           uint32_t rows, uint32_t width, Bf16* out, cudaStream_t stream) {
-  RmsNormKernel<<<rows, RowThreads(width / 8), 0, stream>>>(x, weight, eps, picked, width, out);
-  return cudaGetLastError();
+  return Launch(RmsNormKernel, rows, RowThreads(width / 8), stream, x, weight, eps, picked, width,
+                out);
 }
 
 cudaError_t LaunchSwiGlu(const Bf16* gate_up, uint32_t rows, uint32_t width, Bf16* out,
                          cudaStream_t stream) {
   if (width % 8 == 0) {
     const dim3 grid(rows, (width / 8 + kThreads - 1) / kThreads);
-    SwiGlu8Kernel<<<grid, kThreads, 0, stream>>>(gate_up, width, out);
-  } else {
-    const dim3 grid(rows, (width + kThreads - 1) / kThreads);
-    SwiGluKernel<<<grid, kThreads, 0, stream>>>(gate_up, width, out);
+    return Launch(SwiGlu8Kernel, grid, kThreads, stream, gate_up, width, out);
   }
-  return cudaGetLastError();
+  const dim3 grid(rows, (width + kThreads - 1) / kThreads);
+  return Launch(SwiGluKernel, grid, kThreads, stream, gate_up, width, out);
 }
 
 }  // namespace engram::gpu

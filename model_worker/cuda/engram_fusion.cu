@@ -4,6 +4,7 @@
 #include "model_worker/cuda/bf16_vector.cuh"
 #include "model_worker/cuda/block_sum.cuh"
 #include "model_worker/cuda/kernels.h"
+#include "model_worker/cuda/launch.cuh"
 #include "model_worker/fusion.h"
 
 namespace engram::gpu {
@@ -155,16 +156,14 @@ __global__ void KeepHistoryKernel(DemoFusion fusion, DemoParts parts, const floa
 cudaError_t LaunchFuseV41(const Bf16* keys_value, const float* query_key, const uint8_t* dead,
                           float eps, uint32_t rows, uint32_t width, float* hidden,
                           cudaStream_t stream) {
-  FuseV41Kernel<<<rows, RowThreads(width / 8), 0, stream>>>(keys_value, query_key, dead, eps, width,
-                                                            hidden);
-  return cudaGetLastError();
+  return Launch(FuseV41Kernel, rows, RowThreads(width / 8), stream, keys_value, query_key, dead,
+                eps, width, hidden);
 }
 
 cudaError_t LaunchGateDemo(const DemoFusion& fusion, const Bf16* keys_value, const float* hidden,
                            uint32_t rows, float* gated, float* normed, cudaStream_t stream) {
-  GateDemoKernel<<<rows, RowThreads(fusion.width / 8), 0, stream>>>(fusion, keys_value, hidden,
-                                                                    gated, normed);
-  return cudaGetLastError();
+  return Launch(GateDemoKernel, rows, RowThreads(fusion.width / 8), stream, fusion, keys_value,
+                hidden, gated, normed);
 }
 
 cudaError_t LaunchConvolveDemo(const DemoFusion& fusion, const DemoParts& parts,
@@ -172,13 +171,11 @@ cudaError_t LaunchConvolveDemo(const DemoFusion& fusion, const DemoParts& parts,
                                const float* gated, const float* normed, float* history,
                                float* hidden, cudaStream_t stream) {
   const uint32_t blocks = (fusion.width + kThreads - 1) / kThreads;
-  ConvolveDemoKernel<<<dim3(rows, blocks), kThreads, 0, stream>>>(fusion, parts, places, gated,
-                                                                  normed, history, hidden);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  if (fusion.history_rows() == 0) return cudaSuccess;
-  KeepHistoryKernel<<<dim3(part_count, blocks), kThreads, 0, stream>>>(fusion, parts, normed,
-                                                                       history);
-  return cudaGetLastError();
+  const cudaError_t error = Launch(ConvolveDemoKernel, dim3(rows, blocks), kThreads, stream, fusion,
+                                   parts, places, gated, normed, history, hidden);
+  if (error != cudaSuccess || fusion.history_rows() == 0) return error;
+  return Launch(KeepHistoryKernel, dim3(part_count, blocks), kThreads, stream, fusion, parts,
+                normed, history);
 }
 
 }  // namespace engram::gpu

@@ -4,6 +4,7 @@
 
 #include "model_worker/cuda/bf16_vector.cuh"
 #include "model_worker/cuda/kernels.h"
+#include "model_worker/cuda/launch.cuh"
 
 namespace engram::gpu {
 namespace {
@@ -90,17 +91,12 @@ cudaError_t LaunchDecodeRows(const StagedRows& rows, uint32_t row_count, Bf16* v
   if (rows.format != RowFormat::kF8E4M3ScaleE8M0) {
     const uint32_t value_bytes = rows.format == RowFormat::kF32 ? 4 : 2;
     const dim3 grid(row_count, (width + kThreads - 1) / kThreads);
-    DecodePlainKernel<<<grid, kThreads, 0, stream>>>(rows, value_bytes, values, dead_out);
-    return cudaGetLastError();
+    return Launch(DecodePlainKernel, grid, kThreads, stream, rows, value_bytes, values, dead_out);
   }
   const uint32_t row_bytes = rows.row_values + rows.row_values / kValuesPerScale;
   const dim3 grid(row_count, (width / 8 + kThreads - 1) / kThreads);
-  if (row_bytes % 8 == 0) {
-    DecodeFp8Kernel<true><<<grid, kThreads, 0, stream>>>(rows, row_bytes, values, dead_out);
-  } else {
-    DecodeFp8Kernel<false><<<grid, kThreads, 0, stream>>>(rows, row_bytes, values, dead_out);
-  }
-  return cudaGetLastError();
+  const auto kernel = row_bytes % 8 == 0 ? DecodeFp8Kernel<true> : DecodeFp8Kernel<false>;
+  return Launch(kernel, grid, kThreads, stream, rows, row_bytes, values, dead_out);
 }
 
 }  // namespace engram::gpu

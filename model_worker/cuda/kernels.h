@@ -13,6 +13,7 @@
 #include <cuda_runtime_api.h>
 
 #include "engram/table/table_layout.h"
+#include "model_worker/cuda/device_draw.h"
 #include "model_worker/cuda/launch_shape.h"
 
 namespace engram::gpu {
@@ -88,6 +89,14 @@ struct RowPlaces {
                                                  const int32_t* tile_lengths, uint32_t tiles,
                                                  const KvCache& cache, const Bf16* qkv, Bf16* out,
                                                  cudaStream_t stream);
+
+// -- sampling.cu
+
+// tokens[row] = the one drawn from logits[row * stride ...][vocabulary] by draws[row]; -1 where no
+// logit is finite.
+[[nodiscard]] cudaError_t LaunchSample(const float* logits, uint32_t stride, uint32_t vocabulary,
+                                       const DeviceDraw* draws, uint32_t rows, int32_t* tokens,
+                                       cudaStream_t stream);
 
 // -- engram_rows.cu, engram_fusion.cu
 

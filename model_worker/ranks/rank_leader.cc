@@ -103,19 +103,32 @@ class RankLeader::LedBackend final : public Backend {
 
   [[nodiscard]] Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
                                std::vector<float>* logits) override {
+    return Lead(steps, engram, [&] { return own_->Forward(steps, engram, logits); });
+  }
+  [[nodiscard]] Status ForwardAndSample(std::span<const SequenceStep> steps, EngramRows* engram,
+                                        const StepDraws& draws,
+                                        std::vector<TokenId>* tokens) override {
+    return Lead(steps, engram,
+                [&] { return own_->ForwardAndSample(steps, engram, draws, tokens); });
+  }
+
+ private:
+  // Tells the followers of the step, which this rank computes by `compute`.
+  template <typename Compute>
+  [[nodiscard]] Status Lead(std::span<const SequenceStep> steps, EngramRows* engram,
+                            Compute compute) {
     const std::span<const RowPiece> pieces =
         engram == nullptr ? std::span<const RowPiece>() : engram->pieces();
     ENGRAM_CHECK(engram == nullptr || !pieces.empty());
     EncodeForward(steps, engram != nullptr, pieces, &leader_->message_);
     leader_->Tell();
     leader_->together_.ForgetFailure();
-    const Status status = own_->Forward(steps, engram, logits);
+    const Status status = compute();
     CheckStepOutcome(leader_->collective_, status, leader_->together_.failure());
     if (SteadyClock().Now() - leader_->figures_at_ >= kFiguresAge) (void)leader_->FreshFigures();
     return status;
   }
 
- private:
   RankLeader* const leader_;
   Backend* const own_;
 };

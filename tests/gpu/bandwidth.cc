@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <functional>
 #include <numeric>
+#include <random>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include <cuda_runtime_api.h>
@@ -272,6 +274,39 @@ void MeasureEngram(uint32_t tokens, uint32_t width) {
   }
 }
 
+// Tokens out of rows of Qwen3's vocabulary. Bytes: the logits once.
+void MeasureSampling(uint32_t rows) {
+  constexpr uint32_t kVocabulary = 151'936;
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal(0, 3);
+  std::vector<float> logits(size_t{rows} * kVocabulary);
+  for (float& logit : logits) logit = normal(random);
+  const float* device_logits = Copied(logits);
+  int32_t* tokens = Copied(std::vector<int32_t>(rows));
+  for (const auto& [name, temperature, top_k, top_p] : {std::tuple{"greedy", 0.0f, 0u, 1.0f},
+                                                        {"temperature 1", 1.0f, 0u, 1.0f},
+                                                        {"top-k 40", 1.0f, 40u, 1.0f},
+                                                        {"top-p 0.95", 1.0f, 0u, 0.95f}}) {
+    std::vector<DeviceDraw> draws;
+    for (uint64_t row = 0; row < rows; ++row) {
+      draws.push_back(DrawOnDevice({{temperature, top_k, top_p, row}, 0}));
+    }
+    const DeviceDraw* device_draws = Copied(draws);
+    const double seconds = Seconds(
+        [&](int, cudaStream_t stream) {
+          return LaunchSample(device_logits, kVocabulary, kVocabulary, device_draws, rows, tokens,
+                              stream);
+        },
+        20);
+    char what[128];
+    std::snprintf(what, sizeof(what), "sampling, %u x %u logits, %s", rows, kVocabulary, name);
+    Report(what, 4.0 * rows * kVocabulary, seconds);
+    Check(cudaFree(const_cast<DeviceDraw*>(device_draws)));
+  }
+  Check(cudaFree(const_cast<float*>(device_logits)));
+  Check(cudaFree(tokens));
+}
+
 // The exit status.
 int Main(bool all_splits, bool prefill_only) {
   int count = 0;
@@ -304,6 +339,7 @@ int Main(bool all_splits, bool prefill_only) {
   MeasureDecode({64, 8, 128}, 64, 2048, all_splits);
   MeasureDecode({16, 8, 128}, 64, 2048, all_splits);
   for (const uint32_t tokens : {32u, 256u, 2048u, 8192u}) MeasureEngram(tokens, 5120);
+  for (const uint32_t rows : {1u, 32u, 128u}) MeasureSampling(rows);
   return 0;
 }
 

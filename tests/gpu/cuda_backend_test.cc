@@ -237,6 +237,36 @@ TEST_P(CudaBackendTest, OnlyWantedLogitsAreGivenInOrder) {
   EXPECT_TRUE(logits_.empty());
 }
 
+// The same steps in two slots, once for their logits and once for tokens drawn on the GPU.
+TEST_P(CudaBackendTest, TokensAreDrawnFromTheStepsLogits) {
+  Sampler sampler;
+  const int32_t vocabulary = backend_->vocabulary_size() - 3;
+  std::vector<TokenId> tokens = {5, 6, 7};
+  for (uint32_t position = 0, round = 0; round < 6; ++round) {
+    const std::vector<SequenceStep> steps = {{SequenceSlot(0), position, tokens, true},
+                                             {SequenceSlot(1), position, tokens, false},
+                                             {SequenceSlot(2), position, tokens, true}};
+    const std::vector<SequenceStep> again = {{SequenceSlot(3), position, tokens, true},
+                                             {SequenceSlot(4), position, tokens, false},
+                                             {SequenceSlot(5), position, tokens, true}};
+    ASSERT_TRUE(backend_->Forward(steps, nullptr, &logits_).ok());
+    TokenDraw warm;
+    warm.params = {0.8f, 20, 0.9f, 17};
+    warm.counter = round;
+    const std::vector<TokenDraw> draws = {{}, warm};
+    std::vector<TokenId> drawn;
+    ASSERT_TRUE(backend_->ForwardAndSample(again, nullptr, {draws, vocabulary}, &drawn).ok());
+    ASSERT_EQ(drawn.size(), 2u);
+    for (size_t i = 0; i < 2; ++i) {
+      const auto logits = std::span<const float>(logits_).subspan(
+          i * static_cast<size_t>(backend_->vocabulary_size()), static_cast<size_t>(vocabulary));
+      EXPECT_EQ(drawn[i], sampler.Sample(logits, draws[i])) << round;
+    }
+    position += static_cast<uint32_t>(tokens.size());
+    tokens = {drawn[0]};
+  }
+}
+
 TEST_P(CudaBackendTest, BadStepsAreRefusedAndChangeNothing) {
   ASSERT_TRUE(Step(0, 0, {1, 2, 3}).ok());
   EXPECT_THAT(Step(8, 0, {1}).message(), HasSubstr("sequence slot 8"));

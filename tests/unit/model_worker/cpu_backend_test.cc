@@ -1,5 +1,6 @@
 #include "model_worker/cpu/cpu_backend.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -112,6 +113,31 @@ TEST_P(CpuBackendTest, OnlyWantedLogitsAreGivenInOrder) {
   const auto vocabulary = static_cast<size_t>(backend_->vocabulary_size());
   ASSERT_EQ(logits_.size(), 2 * vocabulary);
   EXPECT_EQ(std::memcmp(logits_.data(), logits_.data() + vocabulary, vocabulary * 4), 0);
+}
+
+TEST_P(CpuBackendTest, TokensAreDrawnFromTheStepsLogits) {
+  const std::vector<TokenId> tokens = {5, 6};
+  std::vector<SequenceStep> steps;
+  for (uint32_t s = 0; s < 3; ++s) steps.push_back({SequenceSlot(s), 0, tokens, s != 1});
+  ASSERT_TRUE(backend_->Forward(steps, nullptr, &logits_).ok());
+  for (const SequenceStep& step : steps) backend_->ResetSlot(step.slot);
+  TokenDraw warm;
+  warm.params = {0.8f, 20, 0.9f, 17};
+  const std::vector<TokenDraw> draws = {{}, warm};
+  // A vocabulary that lacks what would be drawn greedily from all.
+  const auto highest =
+      std::max_element(logits_.begin(), logits_.begin() + backend_->vocabulary_size());
+  const auto vocabulary = std::max<int32_t>(1, static_cast<int32_t>(highest - logits_.begin()));
+  std::vector<TokenId> drawn;
+  ASSERT_TRUE(backend_->ForwardAndSample(steps, nullptr, {draws, vocabulary}, &drawn).ok());
+  ASSERT_EQ(drawn.size(), 2u);
+  Sampler sampler;
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_LT(drawn[i], vocabulary);
+    const auto logits = std::span<const float>(logits_).subspan(
+        i * static_cast<size_t>(backend_->vocabulary_size()), static_cast<size_t>(vocabulary));
+    EXPECT_EQ(drawn[i], sampler.Sample(logits, draws[i]));
+  }
 }
 
 class FailingRows final : public EngramRows {

@@ -30,7 +30,8 @@ class NotingBackend final : public Backend {
   void ResetSlot(SequenceSlot slot) override { held_[slot.value()] = 0; }
 
   [[nodiscard]] Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
-                               std::vector<float>* /*logits*/) override {
+                               std::vector<float>* logits) override {
+    logits->assign(steps.size(), 0.0f);
     size_t tokens = 0;
     for (const SequenceStep& step : steps) {
       EXPECT_EQ(held_[step.slot.value()], step.position);
