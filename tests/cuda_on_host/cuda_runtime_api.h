@@ -46,11 +46,11 @@ inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned /*flags*/
 }
 inline cudaError_t cudaFreeHost(void* memory) { return cudaFree(memory); }
 inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind /*kind*/) {
-  std::memcpy(to, from, bytes);
+  if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 inline cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
-  std::memset(memory, value, bytes);
+  if (bytes > 0) std::memset(memory, value, bytes);
   return cudaSuccess;
 }
 

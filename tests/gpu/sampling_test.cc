@@ -12,6 +12,14 @@ namespace {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+#ifdef ENGRAM_CUDA_ON_HOST
+constexpr uint32_t kRows = 5, kLargeRows = 1;
+constexpr uint64_t kSeeds = 6;
+#else
+constexpr uint32_t kRows = 64, kLargeRows = 16;
+constexpr uint64_t kSeeds = 40;
+#endif
+
 class SamplingKernelTest : public GpuTest {};
 
 // One token by each draw, from rows [draws][stride] of which the first `vocabulary` count.
@@ -65,7 +73,7 @@ TEST_F(SamplingKernelTest, OnlyTheVocabularyIsDrawn) {
   // The last two of each row are padding, and would win.
   const std::vector<float> logits = {1, 2, 9, 9, 2, 1, 9, 9};
   EXPECT_EQ(Drawn(logits, 2, {{}, {}}), (std::vector<int32_t>{1, 0}));
-  for (uint64_t seed = 0; seed < 8; ++seed) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     for (const int32_t token :
          Drawn(logits, 2, {DrawOf(5, 0, 1, seed), DrawOf(5, 3, 0.9f, seed)})) {
       EXPECT_LT(token, 2);
@@ -77,7 +85,7 @@ TEST_F(SamplingKernelTest, OnlyTheVocabularyIsDrawn) {
 TEST_F(SamplingKernelTest, DrawsAreTheCpuSamplers) {
   Sampler sampler;
   for (const uint32_t vocabulary : {1u, 2u, 40u, 1000u, 5003u, 151'936u}) {
-    const uint32_t rows = vocabulary > 100'000 ? 2 : 12;
+    const uint32_t rows = vocabulary > 100'000 ? kLargeRows : kRows;
     const uint32_t stride = vocabulary + 8;
     size_t differing = 0, drawn = 0;
     for (const auto& [temperature, top_k, top_p] : {std::tuple{1.0f, 0u, 1.0f},
@@ -107,14 +115,14 @@ TEST_F(SamplingKernelTest, DrawsAreTheCpuSamplers) {
         EXPECT_EQ(Drawn(logits, vocabulary, draws), tokens);
       }
     }
-    EXPECT_LE(differing, drawn / 200) << "of a vocabulary of " << vocabulary;
+    EXPECT_LE(differing, drawn / 300) << "of a vocabulary of " << vocabulary;
   }
 }
 
 TEST_F(SamplingKernelTest, EqualLogitsAtTheBorderKeepTheLowerIds) {
   std::vector<float> logits(2000, 1.0f);
   std::vector<int> counts(4, 0);
-  for (uint64_t seed = 0; seed < 12; ++seed) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     const int32_t by_count = DrawnOne(logits, DrawOf(1, 4, 1, seed));
     ASSERT_LT(by_count, 4);
     ++counts[static_cast<size_t>(by_count)];
@@ -123,7 +131,7 @@ TEST_F(SamplingKernelTest, EqualLogitsAtTheBorderKeepTheLowerIds) {
   }
   for (const int count : counts) EXPECT_GT(count, 0);
   logits[1999] = 3.0f;  // and three of the ties
-  for (uint64_t seed = 0; seed < 12; ++seed) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     const int32_t token = DrawnOne(logits, DrawOf(10, 4, 1, seed));
     EXPECT_TRUE(token < 3 || token == 1999) << token;
   }
@@ -132,7 +140,7 @@ TEST_F(SamplingKernelTest, EqualLogitsAtTheBorderKeepTheLowerIds) {
 TEST_F(SamplingKernelTest, LogitsAtTheEndsOfFloatAreDrawn) {
   const float most = std::numeric_limits<float>::max();
   const float least = std::numeric_limits<float>::denorm_min();
-  for (uint64_t seed = 0; seed < 4; ++seed) {
+  for (uint64_t seed = 0; seed < kSeeds; ++seed) {
     EXPECT_EQ(DrawnOne({-most, most, 0}, DrawOf(100, 2, 0.99f, seed)), 1);
     const int32_t token = DrawnOne({least, 0, -least, -most}, DrawOf(1, 3, 1, seed));
     EXPECT_TRUE(token >= 0 && token < 3) << token;
