@@ -365,7 +365,8 @@ Status CudaBackendImpl::TakeTokens(const gpu::StepCounts& counts, const StepDraw
   return {};
 }
 
-Status CheckShapes(const ModelConfig& config) {
+// `config` is that of a rank's part.
+Status CheckShapes(const ModelConfig& config, uint32_t rank_count) {
   const auto unfit = [](const char* key, int32_t value, const char* bound) {
     return Status(StatusCode::kInvalidArgument, std::string(key) + " is " + std::to_string(value) +
                                                     ": the CUDA backend takes " + bound +
@@ -377,7 +378,8 @@ Status CheckShapes(const ModelConfig& config) {
   if (config.head_dim % 8 != 0 || gpu::PaddedHeadDim(static_cast<uint32_t>(config.head_dim)) == 0) {
     return unfit("head_dim", config.head_dim, "multiples of 8 up to 128");
   }
-  if (config.intermediate_size % 8 != 0) {
+  // Of the whole model any width will do. Cut ones that are no multiple have not been tried.
+  if (rank_count > 1 && config.intermediate_size % 8 != 0) {
     return unfit("intermediate_size (of a rank)", config.intermediate_size, "multiples of 8");
   }
   return {};
@@ -420,7 +422,7 @@ Result<std::unique_ptr<CudaBackend>> CreateCudaBackend(const ModelConfig& config
                                                        const CudaBackendOptions& options) {
   ENGRAM_TRY(CheckTensorPart(config, PartOf(options)));
   ENGRAM_TRY(CheckBackendLimits(config, weights, options.limits));
-  ENGRAM_TRY(CheckShapes(PartConfig(config, PartOf(options))));
+  ENGRAM_TRY(CheckShapes(PartConfig(config, PartOf(options)), PartOf(options).count));
   const uint32_t per_slot = gpu::PagesFor(options.limits.sequence_tokens_max);
   const uint64_t all_slots = uint64_t{per_slot} * options.limits.sequences_max;
   const uint64_t asked = options.limits.kv_tokens_max / gpu::kPageTokens;

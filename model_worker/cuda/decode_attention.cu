@@ -5,6 +5,7 @@
 #include "model_worker/cuda/bf16_vector.cuh"
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
+#include "model_worker/cuda/launch.cuh"
 #include "model_worker/cuda/mma.cuh"
 
 namespace engram::gpu {
@@ -267,7 +268,7 @@ __global__ void __launch_bounds__(kWarps * 32) DecodeAttentionKernel(Args a) {
 // Merges the parts of one head of one row; a thread has one value. splits.count floats of shared
 // memory.
 __global__ void MergePartsKernel(Args a) {
-  extern __shared__ float factors[];
+  auto* factors = DynamicShared<float>();
   const int32_t row = a.decode_rows[blockIdx.x];
   if (row < 0) return;
   const uint32_t used = SplitsUsed(static_cast<uint32_t>(a.places.positions[row]) + 1, a.splits);
@@ -309,12 +310,10 @@ cudaError_t LaunchFor(const Args& args, uint32_t decodes, cudaStream_t stream) {
   const uint32_t group_heads = args.shape.heads / args.shape.kv_heads;
   const uint32_t chunks = (group_heads + kBlockHeads - 1) / kBlockHeads;
   const dim3 grid(decodes, args.shape.kv_heads * chunks, args.splits.count);
-  DecodeAttentionKernel<kDim><<<grid, kWarps * 32, 0, stream>>>(args);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  if (args.splits.count == 1) return cudaSuccess;
-  MergePartsKernel<<<dim3(decodes, args.shape.heads), kDim, args.splits.count * sizeof(float),
-                     stream>>>(args);
-  return cudaGetLastError();
+  const cudaError_t error = Launch(DecodeAttentionKernel<kDim>, grid, kWarps * 32, stream, args);
+  if (error != cudaSuccess || args.splits.count == 1) return error;
+  return LaunchWithShared(MergePartsKernel, dim3(decodes, args.shape.heads), kDim,
+                          args.splits.count * sizeof(float), stream, args);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include "model_worker/cuda/bf16_vector.cuh"
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
+#include "model_worker/cuda/launch.cuh"
 #include "model_worker/cuda/mma.cuh"
 #include "model_worker/cuda/step_inputs.h"
 
@@ -36,31 +37,6 @@ constexpr uint32_t kStride = kDim + 8;
 template <int kDim>
 constexpr size_t kSharedBytes = size_t{4 * kPageTokens} * kStride<kDim> * sizeof(Bf16);
 
-__device__ uint32_t SharedAddress(const void* p) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
-}
-
-// Copies 16 bytes, or writes zeros.
-__device__ void CopyAsync(Bf16* to, const Bf16* from, bool real) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(to)), "l"(from),
-               "r"(real ? 16 : 0));
-}
-__device__ void CommitCopies() { asm volatile("cp.async.commit_group;"); }
-template <int kPending>
-__device__ void WaitCopies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending));
-}
-
-__device__ void LoadMatrices(uint32_t (&r)[4], const Bf16* p) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(SharedAddress(p)));
-}
-__device__ void LoadMatricesTransposed(uint32_t (&r)[4], const Bf16* p) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(SharedAddress(p)));
-}
 // Copies 64 rows of head_dim values, zeros past `real_rows` and past head_dim: a masked weight is
 // 0, and 0 times whatever memory holds might be NaN.
 template <int kDim>
@@ -190,9 +166,8 @@ __device__ void AddValues(WarpState<kDim>& state, const float (&weights)[8][4],
 template <int kDim>
 __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor)
     PrefillAttentionKernel(Args a) {
-  extern __shared__ __align__(16) Bf16 shared[];
   constexpr uint32_t kPageValues = kPageTokens * kStride<kDim>;
-  Bf16* key_tiles = shared;
+  Bf16* key_tiles = DynamicShared<Bf16>();
   Bf16* value_tiles = key_tiles + 2 * kPageValues;
   // Goes to registers before the second page comes there.
   Bf16* query_tile = key_tiles + kPageValues;
@@ -280,9 +255,8 @@ cudaError_t LaunchFor(const Args& args, uint32_t tiles, cudaStream_t stream) {
                                                  cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                  static_cast<int>(kSharedBytes<kDim>));
   if (error != cudaSuccess) return error;
-  PrefillAttentionKernel<kDim>
-      <<<dim3(args.shape.heads, tiles), kThreads, kSharedBytes<kDim>, stream>>>(args);
-  return cudaGetLastError();
+  return LaunchWithShared(PrefillAttentionKernel<kDim>, dim3(args.shape.heads, tiles), kThreads,
+                          kSharedBytes<kDim>, stream, args);
 }
 
 }  // namespace

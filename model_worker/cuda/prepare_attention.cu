@@ -1,6 +1,7 @@
 // q/k norm, RoPE, and the write into the paged KV cache: one warp for each head of a row.
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
+#include "model_worker/cuda/launch.cuh"
 
 namespace engram::gpu {
 namespace {
@@ -86,8 +87,7 @@ cudaError_t LaunchPrepareAttention(const HeadShape& shape, const RowPlaces& plac
                                    Bf16* qkv, cudaStream_t stream) {
   const Args args{shape, places, cache, q_norm, k_norm, cosine, sine, eps, qkv};
   const dim3 grid(rows, (shape.heads + 2 * shape.kv_heads + kWarps - 1) / kWarps);
-  PrepareAttentionKernel<<<grid, kWarps * 32, 0, stream>>>(args);
-  return cudaGetLastError();
+  return Launch(PrepareAttentionKernel, grid, kWarps * 32, stream, args);
 }
 
 }  // namespace engram::gpu

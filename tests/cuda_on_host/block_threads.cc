@@ -15,7 +15,15 @@ namespace {
 
 constexpr unsigned kWarpThreads = 32;
 constexpr size_t kStackBytes = 64 << 10;
-constexpr size_t kExchangeBytes = 16;
+
+// Kept from block to block: fresh memory costs more than what most blocks do.
+std::byte* StackOf(unsigned thread) {
+  static std::vector<std::unique_ptr<std::byte[]>> stacks;
+  while (stacks.size() <= thread) {
+    stacks.push_back(std::make_unique_for_overwrite<std::byte[]>(kStackBytes));
+  }
+  return stacks[thread].get();
+}
 
 class Block {
  public:
@@ -23,9 +31,8 @@ class Block {
         const std::function<void(unsigned)>& on_switch)
       : kernel_(kernel), on_switch_(on_switch), fibers_(threads), block_left_(threads) {
     warps_.resize((threads + kWarpThreads - 1) / kWarpThreads);
-    stacks_ = std::make_unique_for_overwrite<std::byte[]>(threads * kStackBytes);
     for (unsigned t = 0; t < threads; ++t) {
-      PrepareStack(&fibers_[t], stacks_.get() + t * kStackBytes, kStackBytes, &Block::RunThread);
+      PrepareStack(&fibers_[t], StackOf(t), kStackBytes, &Block::RunThread);
       ++warps_[t / kWarpThreads].left;
       ready_.push_back(t);
     }
@@ -60,15 +67,13 @@ class Block {
     Yield();
   }
   [[nodiscard]] unsigned lane() const { return current_ % kWarpThreads; }
-  [[nodiscard]] void* exchange_place(unsigned lane) {
-    return warps_[current_ / kWarpThreads].exchange[lane].data();
-  }
+  [[nodiscard]] std::byte* share_places() { return warps_[current_ / kWarpThreads].shared.data(); }
 
  private:
   struct Warp {
     unsigned left = 0;
     std::vector<unsigned> waiting;
-    std::array<std::array<std::byte, kExchangeBytes>, kWarpThreads> exchange{};
+    std::array<std::byte, kShareBytes * kWarpThreads> shared{};
   };
 
   static void RunThread() {
@@ -98,7 +103,6 @@ class Block {
 
   const std::function<void()>& kernel_;
   const std::function<void(unsigned)>& on_switch_;
-  std::unique_ptr<std::byte[]> stacks_;
   std::vector<StackPlace> fibers_;  // of the threads
   StackPlace scheduler_;
   std::vector<Warp> warps_;
@@ -119,10 +123,7 @@ void RunBlock(unsigned threads, const std::function<void()>& kernel,
 
 void AwaitBlock() { Block::running->AwaitBlock(); }
 unsigned Lane() { return Block::running->lane(); }
-void* ExchangePlace(unsigned lane) { return Block::running->exchange_place(lane); }
-void AwaitWarp(unsigned mask) {
-  ENGRAM_CHECK(mask == 0xffffffffu);
-  Block::running->AwaitWarp();
-}
+std::byte* SharePlaces() { return Block::running->share_places(); }
+void AwaitWarp() { Block::running->AwaitWarp(); }
 
 }  // namespace engram::cuda_on_host

@@ -1,6 +1,7 @@
 // The threads of one CUDA block as fibers of the calling thread.
 #pragma once
 
+#include <cstddef>
 #include <cstring>
 #include <functional>
 #include <type_traits>
@@ -21,20 +22,26 @@ void RunBlock(unsigned threads, const std::function<void()>& kernel,
 void AwaitBlock();
 // The thread's number in its warp of 32.
 [[nodiscard]] unsigned Lane();
-// What the warp's threads put down for each other.
-[[nodiscard]] void* ExchangePlace(unsigned lane);
-// Until every thread of the warp that has not ended is here. Precondition: `mask` names all.
-void AwaitWarp(unsigned mask);
+// Where the warp's threads put down what they share, kShareBytes each.
+inline constexpr size_t kShareBytes = 32;
+[[nodiscard]] std::byte* SharePlaces();
+// Until every thread of the warp that has not ended is here.
+void AwaitWarp();
 
-template <typename T>
-T Exchange(unsigned mask, T value, unsigned from_lane) {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
-  std::memcpy(ExchangePlace(Lane()), &value, sizeof(T));
-  AwaitWarp(mask);
-  T taken;
-  std::memcpy(&taken, ExchangePlace(from_lane), sizeof(T));
-  AwaitWarp(mask);  // before the next value is put down
-  return taken;
+// Every thread of the warp calls it and puts `value` down; use(of) may then ask of(lane) for each
+// one's.
+template <typename T, typename Use>
+void Share(const T& value, Use use) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= kShareBytes);
+  std::byte* places = SharePlaces();
+  std::memcpy(places + Lane() * kShareBytes, &value, sizeof(T));
+  AwaitWarp();
+  use([places](unsigned lane) {
+    T taken;
+    std::memcpy(&taken, places + lane * kShareBytes, sizeof(T));
+    return taken;
+  });
+  AwaitWarp();  // before the next value is put down
 }
 
 }  // namespace engram::cuda_on_host

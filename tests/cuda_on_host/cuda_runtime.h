@@ -1,11 +1,15 @@
-// CUDA's device language on the host: what kernels without tensor cores say, in plain C++. The
-// compiler is told to include it first, as nvcc does with its own.
+// CUDA's device language on the host: what our kernels say, in plain C++. What they say in PTX is
+// in model_worker/cuda/ beside this file. The compiler is told to include this first, as nvcc does
+// with its own.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <tuple>
+#include <vector>
 
 #include "tests/cuda_on_host/block_threads.h"
 #include "tests/cuda_on_host/cuda_runtime_api.h"
@@ -15,6 +19,7 @@
 #define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __align__(bytes) alignas(bytes)
 // Blocks run one after the other: what a block shares is there once.
 #define __shared__ static
 
@@ -43,50 +48,54 @@ struct cudaLaunchConfig_t {
 // Of the thread that runs.
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
+// The dynamic shared memory of the block that runs.
+inline std::vector<std::max_align_t> engram_dynamic_shared;
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   const dim3 grid = config->gridDim;
   const dim3 block = config->blockDim;
+  const size_t shared = config->dynamicSmemBytes;
+  const unsigned blocks = grid.x * grid.y * grid.z;
   const unsigned threads = block.x * block.y * block.z;
-  if (grid.x * grid.y * grid.z == 0 || threads == 0 || threads > 1024) return cudaErrorInvalidValue;
-  gridDim = grid;
-  blockDim = block;
-  for (unsigned i = 0; i < grid.x * grid.y * grid.z; ++i) {
-    blockIdx = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
-    engram::cuda_on_host::RunBlock(
-        threads, [&] { kernel(static_cast<Parameters>(arguments)...); },
-        [&](unsigned thread) {
-          threadIdx =
-              dim3(thread % block.x, thread / block.x % block.y, thread / block.x / block.y);
-        });
-  }
+  if (blocks == 0 || threads == 0 || threads > 1024) return cudaErrorInvalidValue;
+  const auto run = [=, parameters = std::tuple<Parameters...>(arguments...)] {
+    gridDim = grid;
+    blockDim = block;
+    engram_dynamic_shared.resize(shared / sizeof(std::max_align_t) + 1);
+    std::vector<dim3> places;
+    for (unsigned t = 0; t < threads; ++t) {
+      places.emplace_back(t % block.x, t / block.x % block.y, t / block.x / block.y);
+    }
+    for (unsigned i = 0; i < blocks; ++i) {
+      blockIdx = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
+      engram::cuda_on_host::RunBlock(
+          threads, [&] { std::apply(kernel, parameters); },
+          [&](unsigned thread) { threadIdx = places[thread]; });
+    }
+  };
+  engram::cuda_on_host::Enqueue(config->stream, {run});
+  return cudaSuccess;
+}
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel /*kernel*/, cudaFuncAttribute /*which*/, int /*value*/) {
   return cudaSuccess;
 }
 
 inline void __syncthreads() { engram::cuda_on_host::AwaitBlock(); }
 
-// Every lane's value is put down, then each takes the one that it wants.
+// Only whole warps do these: no kernel of ours has another mask.
 template <typename T>
-T __shfl_sync(unsigned mask, T value, int lane) {
-  return engram::cuda_on_host::Exchange(mask, value, static_cast<unsigned>(lane) % 32);
+T __shfl_sync(unsigned /*mask*/, T value, int lane) {
+  T taken;
+  engram::cuda_on_host::Share(value,
+                              [&](auto of) { taken = of(static_cast<unsigned>(lane) % 32); });
+  return taken;
 }
 template <typename T>
 T __shfl_xor_sync(unsigned mask, T value, int lanes) {
-  return engram::cuda_on_host::Exchange(
-      mask, value, engram::cuda_on_host::Lane() ^ static_cast<unsigned>(lanes));
-}
-template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned lanes) {
-  const unsigned lane = engram::cuda_on_host::Lane();
-  return engram::cuda_on_host::Exchange(mask, value, lane < lanes ? lane : lane - lanes);
-}
-inline unsigned __ballot_sync(unsigned mask, int predicate) {
-  unsigned ballot = 0;
-  for (unsigned lane = 0; lane < 32; ++lane) {
-    if (engram::cuda_on_host::Exchange(mask, predicate, lane) != 0) ballot |= 1u << lane;
-  }
-  return ballot;
+  return __shfl_sync(mask, value, static_cast<int>(engram::cuda_on_host::Lane()) ^ lanes);
 }
 
 // Nobody else runs meanwhile.
@@ -99,8 +108,6 @@ T atomicAdd(T* at, T value) {
 
 using std::max;
 using std::min;
-inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
-inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __uint_as_float(unsigned bits) {
   float value;

@@ -5,6 +5,7 @@
 #include "engram/base/check.h"
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -37,6 +38,10 @@ engram_switch_stack:
 namespace engram::cuda_on_host {
 
 void PrepareStack(StackPlace* place, std::byte* stack, size_t bytes, void (*entry)()) {
+#if defined(__SANITIZE_ADDRESS__)
+  // What the frames of the last user left.
+  __asan_unpoison_memory_region(stack, bytes);
+#endif
   place->stack = stack;
   place->stack_bytes = bytes;
 #if defined(__x86_64__)

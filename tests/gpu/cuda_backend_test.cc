@@ -29,6 +29,13 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 
 constexpr Backend::Limits kLimits{8, 400, 300};
+#ifdef ENGRAM_CUDA_ON_HOST
+const std::vector<uint32_t> kPromptTokens = {9, 3, 70, 1};
+constexpr uint32_t kManySequences = 18, kManyTokens = 29;
+#else
+const std::vector<uint32_t> kPromptTokens = {40, 3, 330, 1, 64, 129};
+constexpr uint32_t kManySequences = 70, kManyTokens = 99;
+#endif
 // Of the logits' range, against fp32. Eight bits of bf16 are 0.4 % a rounding, and some dozens add
 // up; a wrong kernel is off by tens of percent.
 constexpr double kErrorMax = 0.03;
@@ -50,7 +57,7 @@ double WorstError(const Logits& a, const Logits& b) {
       }
     }
   }
-  EXPECT_GT(met, a.size());
+  EXPECT_GE(met, a.size());
   return worst;
 }
 
@@ -110,7 +117,7 @@ class CudaBackendTest : public GpuTest, public testing::WithParamInterface<Case>
     model_.emplace(TinyModel::Write(GetParam().shape, scratch_.path()));
     backend_ = OpenCuda(*model_, kLimits);
     ASSERT_NE(backend_, nullptr);
-    for (const uint32_t tokens : {40u, 3u, 330u, 1u, 64u, 129u}) {
+    for (const uint32_t tokens : kPromptTokens) {
       const bool dead = GetParam().shape.variant == Variant::kV41;
       prompts_.push_back(RandomPrompt(model_->shape(), tokens, dead, tokens));
     }
@@ -389,15 +396,15 @@ TEST_F(CudaBackendCreateTest, AFullKvCacheIsAnErrorThatEndsWithAReset) {
 }
 
 // More rows than one tile, buckets above 16, and sequences that end at different steps.
-TEST_F(CudaBackendCreateTest, SeventySequencesShareTheirSteps) {
+TEST_F(CudaBackendCreateTest, ManySequencesShareTheirSteps) {
   const ScratchDir scratch;
   TinyModelShape shape;
   shape.dtype = Dtype::kBf16;
   const TinyModel model = TinyModel::Write(shape, scratch.path());
-  constexpr Backend::Limits limits{70, 100, 300};
+  constexpr Backend::Limits limits{kManySequences, 100, 300};
   std::vector<Prompt> prompts;
   for (uint32_t p = 0; p < limits.sequences_max; ++p) {
-    prompts.push_back(RandomPrompt(shape, 1 + p * 37 % 99, true, p));
+    prompts.push_back(RandomPrompt(shape, 1 + p * 37 % kManyTokens, true, p));
   }
   const auto cpu = test::OpenBackend(model, 8, limits);
   const Logits reference = RunSequences(cpu.get(), model, prompts, {4, true});

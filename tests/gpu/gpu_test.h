@@ -61,6 +61,8 @@ DeviceArray<T> Poisoned(size_t count) {
   auto array = DeviceArray<T>::Create(count, "a test");
   EXPECT_TRUE(array.has_value());
   EXPECT_EQ(cudaMemset(array->data(), 0xff, array->bytes()), cudaSuccess);
+  // The default stream may be late, and others do not wait for it.
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   return *std::move(array);
 }
 
