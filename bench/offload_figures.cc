@@ -38,23 +38,26 @@ std::vector<Cell> CellsOf(const OffloadRun& run, std::vector<Cell> cells) {
 Cell OrNotRun(double value) { return std::isnan(value) ? Cell("not run") : Cell(value); }
 
 Table SpeedTable(const std::vector<OffloadRun>& runs) {
-  Table table = TableOfRuns("Generated tokens per second, prefill included",
-                            {{OffloadSideName(OffloadSide::kRemote), "tokens/s"},
-                             {OffloadSideName(OffloadSide::kInProcess), "tokens/s"},
-                             {OffloadSideName(OffloadSide::kDevice), "tokens/s"},
-                             {OffloadSideName(OffloadSide::kOff), "tokens/s"},
-                             {"nodes / in process", ""},
-                             {"interval", ""},
-                             {"nodes / GPU memory", ""},
-                             {"nodes / off", ""}});
+  Table table = TableOfRuns(
+      "Generated tokens per second, prefill included: tables on memory nodes, in the worker's "
+      "process, in GPU memory, Engram off",
+      {{"nodes", "tokens/s"},
+       {"in process", "tokens/s"},
+       {"GPU", "tokens/s"},
+       {"off", "tokens/s"},
+       {"nodes / in process", ""},
+       {"from", ""},
+       {"to", ""},
+       {"nodes / GPU", ""},
+       {"nodes / off", ""}});
   for (const OffloadRun& run : runs) {
     std::vector<Cell> cells;
     for (const OffloadSide side : kSides) {
       cells.push_back(run.side(side).has_value() ? Cell(run.side(side)->tok_s) : Cell("not run"));
     }
-    cells.emplace_back(run.ratio);
-    cells.emplace_back(NumberText(run.ratio_low, 3) + " to " + NumberText(run.ratio_high, 3) +
-                       " (" + NumberText(100 * run.ratio_coverage, 0) + " %)");
+    for (const double ratio : {run.ratio, run.ratio_low, run.ratio_high}) {
+      cells.emplace_back(ratio);
+    }
     cells.push_back(OrNotRun(run.ratio_of_device));
     cells.push_back(OrNotRun(run.ratio_of_off()));
     table.rows.push_back(CellsOf(run, std::move(cells)));
@@ -120,6 +123,7 @@ Table SetupTable(const std::vector<OffloadRun>& runs) {
                                          {"tokens a prompt", ""},
                                          {"generated a prompt", ""},
                                          {"pairs", ""},
+                                         {"% that the ratio is within from and to", ""},
                                          {"I/O threads", ""},
                                          {"row cache", "B"}});
   for (const OffloadRun& run : runs) {
@@ -127,7 +131,7 @@ Table SetupTable(const std::vector<OffloadRun>& runs) {
     table.rows.push_back(CellsOf(
         run, {run.backend, std::round(run.parameters_non_embedding / 1e6), run.requests,
               std::round(run.prompt_tokens / prompts), std::round(run.generated_tokens / prompts),
-              run.pairs, run.io_threads, run.cache_bytes}));
+              run.pairs, std::round(100 * run.ratio_coverage), run.io_threads, run.cache_bytes}));
   }
   return table;
 }
@@ -166,8 +170,8 @@ Series& SeriesNamed(const std::string& name, Plot* plot) {
 }
 
 Plot RatioPlot(const Group& group) {
-  Plot plot =
-      PlotOfGroup("Tokens per second, memory nodes / in process", group, {"ratio", "", {}, {}});
+  Plot plot = PlotOfGroup("Tokens per second, memory nodes / in process", group,
+                          {"ratio", "", Scale::kLinear, {}, /*from_zero=*/false});
   for (const OffloadRun* run : group) {
     SeriesNamed(run->way, &plot)
         .Add(run->concurrency,

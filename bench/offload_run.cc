@@ -192,7 +192,10 @@ Result<OffloadRun> ParseObject(const json& object) {
   for (const OffloadSide side : {OffloadSide::kRemote, OffloadSide::kInProcess}) {
     if (!run.side(side).has_value()) return Malformed(OffloadSideName(side) + " has no runs");
   }
-  if (run.layers.size() != run.layers_in_process.size()) {
+  const bool same_layers = std::equal(run.layers.begin(), run.layers.end(),
+                                      run.layers_in_process.begin(), run.layers_in_process.end(),
+                                      [](const auto& a, const auto& b) { return a.id == b.id; });
+  if (!same_layers) {
     return Malformed("layers and local.layers are of different models");
   }
   return run;
