@@ -124,6 +124,7 @@ Table SetupTable(const std::vector<OffloadRun>& runs) {
                                          {"generated a prompt", ""},
                                          {"pairs", ""},
                                          {"% that the ratio is within from and to", ""},
+                                         {"threads", ""},
                                          {"I/O threads", ""},
                                          {"row cache", "B"}});
   for (const OffloadRun& run : runs) {
@@ -131,7 +132,8 @@ Table SetupTable(const std::vector<OffloadRun>& runs) {
     table.rows.push_back(CellsOf(
         run, {run.backend, std::round(run.parameters_non_embedding / 1e6), run.requests,
               std::round(run.prompt_tokens / prompts), std::round(run.generated_tokens / prompts),
-              run.pairs, std::round(100 * run.ratio_coverage), run.io_threads, run.cache_bytes}));
+              run.pairs, std::round(100 * run.ratio_coverage), run.threads, run.io_threads,
+              run.cache_bytes}));
   }
   return table;
 }

@@ -160,6 +160,7 @@ Result<OffloadRun> ParseObject(const json& object) {
                                     {"prompt_tokens", &run.prompt_tokens},
                                     {"generated_tokens", &run.generated_tokens},
                                     {"parameters_non_embedding", &run.parameters_non_embedding},
+                                    {"threads", &run.threads},
                                     {"io_threads", &run.io_threads},
                                     {"cache_bytes", &run.cache_bytes},
                                     {"pairs", &run.pairs},

@@ -46,7 +46,7 @@ struct OffloadLayerFigures {
 
 struct OffloadRun {
   std::string setting;     // what was asked of the model: the name of the file's folder
-  std::string shape;       // of the model: the name of its folder
+  std::string shape;       // of model and tables: the name of its folder
   std::string backend;     // "cpu", "cuda"
   std::string way;         // "gather over tcp, spin 10,000 us"
   double concurrency = 0;  // requests computed at once
@@ -54,6 +54,7 @@ struct OffloadRun {
   double prompt_tokens = 0;
   double generated_tokens = 0;
   double parameters_non_embedding = 0;
+  double threads = 0;  // that compute, of the CPU backend
   double io_threads = 0;
   double cache_bytes = 0;
   double pairs = 0;

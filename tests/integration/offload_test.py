@@ -42,7 +42,7 @@ def main():
             assert set(run["layers"]) == {"1", "14"}, run
             assert set(run["sides"]) == {"remote", "in_process", "off"}, run
         page = (out / "offload.html").read_text(encoding="utf-8")
-        for text in ("What do tables on memory nodes cost a model?", "decode, tiny", "v41, tiny"):
+        for text in ("What do tables on memory nodes cost a model?", "decode, tiny-1MiB", "v41, tiny-1MiB"):
             assert text in page, text
         verified = int(sum(run["rows_verified"] for run in runs))
         print(f"{len(runs)} comparisons, {verified} rows verified, 0 wrong")
