@@ -185,27 +185,40 @@ Plot RatioPlot(const Group& group) {
 
 // A series for memory nodes by each way, and one for each other side: the ways had their own runs
 // of it, which come together.
-template <typename Values>  // (side's figures) -> vector
+template <typename Values>  // (run, side) -> vector; empty: no point
 Plot SidesPlot(const std::string& what, const Group& group, Axis y, const Values& values) {
   Plot plot = PlotOfGroup(what, group, std::move(y));
-  for (const OffloadRun* run : group) {
-    SeriesNamed(OffloadSideName(OffloadSide::kRemote) + ", " + run->way, &plot)
-        .Add(run->concurrency, SpreadOf(values(*run->side(OffloadSide::kRemote))));
-  }
-  for (const OffloadSide which :
-       {OffloadSide::kInProcess, OffloadSide::kDevice, OffloadSide::kOff}) {
-    std::map<double, std::vector<double>> of_all_ways;  // by concurrency
+  for (const OffloadSide side : kSides) {
+    std::map<std::pair<std::string, double>, std::vector<double>> points;  // by series, concurrency
     for (const OffloadRun* run : group) {
-      if (!run->side(which).has_value()) continue;
-      std::vector<double>& all = of_all_ways[run->concurrency];
-      const std::vector<double> more = values(*run->side(which));
+      if (!run->side(side).has_value()) continue;
+      std::string name = OffloadSideName(side);
+      if (side == OffloadSide::kRemote) name += ", " + run->way;
+      std::vector<double>& all = points[{name, run->concurrency}];
+      const std::vector<double> more = values(*run, side);
       all.insert(all.end(), more.begin(), more.end());
     }
-    for (const auto& [concurrency, all] : of_all_ways) {
-      SeriesNamed(OffloadSideName(which), &plot).Add(concurrency, SpreadOf(all));
+    for (const auto& [place, all] : points) {
+      if (!all.empty()) SeriesNamed(place.first, &plot).Add(place.second, SpreadOf(all));
     }
   }
   return plot;
+}
+
+std::vector<double> Rates(const OffloadRun& run, OffloadSide side) {
+  return run.side(side)->tok_s_runs;
+}
+
+std::vector<double> RatesOverOff(const OffloadRun& run, OffloadSide side) {
+  const auto& off = run.side(OffloadSide::kOff);
+  if (side == OffloadSide::kOff || !off.has_value() || !(off->tok_s > 0)) return {};
+  std::vector<double> ratios = Rates(run, side);
+  for (double& ratio : ratios) ratio /= off->tok_s;
+  return ratios;
+}
+
+std::vector<double> TokenTimes(const OffloadRun& run, OffloadSide side) {
+  return {run.side(side)->tpot_p50_s};
 }
 
 json ToJson(const std::vector<OffloadLayerFigures>& layers) {
@@ -255,13 +268,6 @@ json ToJson(const OffloadRun& run) {
 
 }  // namespace
 
-void SortRuns(std::vector<OffloadRun>* runs) {
-  std::stable_sort(runs->begin(), runs->end(), [](const OffloadRun& a, const OffloadRun& b) {
-    return std::tie(a.setting, a.shape, a.way, a.concurrency) <
-           std::tie(b.setting, b.shape, b.way, b.concurrency);
-  });
-}
-
 std::vector<Table> OffloadTables(const std::vector<OffloadRun>& runs) {
   return {SpeedTable(runs), LatencyTable(runs), LayerTable(runs), RowTable(runs), SetupTable(runs)};
 }
@@ -270,12 +276,14 @@ std::vector<Plot> OffloadPlots(const std::vector<OffloadRun>& runs) {
   std::vector<Plot> plots;
   for (const Group& group : GroupsOf(runs)) {
     plots.push_back(RatioPlot(group));
-    plots.push_back(SidesPlot("Tokens per second", group,
-                              {"generated tokens", "tokens/s", Scale::kLog10, {}},
-                              [](const OffloadSideFigures& side) { return side.tok_s_runs; }));
-    plots.push_back(SidesPlot(
-        "Time of each token after the first, p50", group, {"TPOT p50", "s", Scale::kLog10, {}},
-        [](const OffloadSideFigures& side) { return std::vector{side.tpot_p50_s}; }));
+    const Axis ratio = {"ratio", "", Scale::kLinear, {}, /*from_zero=*/false};
+    plots.push_back(
+        SidesPlot("Tokens per second / those with Engram off", group, ratio, RatesOverOff));
+    plots.back().limits = {{"wanted", kOffloadRatioOfOffWanted}};
+    const Axis rate = {"generated tokens", "tokens/s", Scale::kLog10, {}};
+    plots.push_back(SidesPlot("Tokens per second", group, rate, Rates));
+    const Axis time = {"TPOT p50", "s", Scale::kLog10, {}};
+    plots.push_back(SidesPlot("Time of each token after the first, p50", group, time, TokenTimes));
   }
   return plots;
 }

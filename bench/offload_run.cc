@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <tuple>
 #include <utility>
 
 #include "bench/json_fields.h"
@@ -241,6 +242,30 @@ Result<OffloadRun> ReadOffloadRun(const std::filesystem::path& file) {
   if (!run.has_value()) return Error(run.error().WithContext(file.string()));
   run->setting = std::filesystem::weakly_canonical(file).parent_path().filename().string();
   return run;
+}
+
+Result<std::vector<OffloadRun>> ReadOffloadRuns(const std::filesystem::path& folder) {
+  std::vector<OffloadRun> runs;
+  std::error_code error;
+  for (const auto& setting : std::filesystem::directory_iterator(folder, error)) {
+    if (!setting.is_directory(error)) continue;
+    for (const auto& file : std::filesystem::directory_iterator(setting, error)) {
+      if (file.path().extension() != ".json") continue;
+      ENGRAM_ASSIGN_OR_RETURN(OffloadRun run, ReadOffloadRun(file.path()));
+      runs.push_back(std::move(run));
+    }
+  }
+  if (runs.empty()) {
+    return Error(StatusCode::kNotFound,
+                 folder.string() +
+                     " has no SETTING/*.json: name the folder that bench/offload --out "
+                     "had, or write what engram-model-worker compare --json gives into such files");
+  }
+  std::sort(runs.begin(), runs.end(), [](const OffloadRun& a, const OffloadRun& b) {
+    return std::tie(a.setting, a.shape, a.way, a.concurrency) <
+           std::tie(b.setting, b.shape, b.way, b.concurrency);
+  });
+  return runs;
 }
 
 }  // namespace engram::bench

@@ -80,7 +80,7 @@ struct OffloadRun {
   [[nodiscard]] double ratio_of_off() const;
 };
 
-// What a file has; `setting` stays empty.
+// What a file has; its `setting` is empty.
 // ERRORS: kMalformed: nothing that `compare` writes, or a damaged one; says what is wrong where and
 // what to do.
 [[nodiscard]] Result<OffloadRun> ParseOffloadRun(std::string_view text);
@@ -88,5 +88,9 @@ struct OffloadRun {
 // ERRORS: kNotFound or kIo: no such file, or it cannot be read; kResourceExhausted: too many bytes;
 // those of ParseOffloadRun. All name the file.
 [[nodiscard]] Result<OffloadRun> ReadOffloadRun(const std::filesystem::path& file);
+
+// Those of `folder`/SETTING/*.json, by setting, shape and way, then by concurrency; never none.
+// ERRORS: kNotFound: there are none; those of ReadOffloadRun, of the first file that has any.
+[[nodiscard]] Result<std::vector<OffloadRun>> ReadOffloadRuns(const std::filesystem::path& folder);
 
 }  // namespace engram::bench

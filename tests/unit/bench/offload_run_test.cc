@@ -117,7 +117,32 @@ TEST(OffloadRunTest, AFileIsNamedAndItsFolderIsTheSetting) {
   for (const char* part : {"torn.json: is not JSON, or only a part", "leave this file out"}) {
     EXPECT_NE(torn.error().message().find(part), std::string::npos) << torn.error().message();
   }
+  EXPECT_FALSE(ReadOffloadRuns(scratch.path()).has_value());  // because of that one
   EXPECT_EQ(ReadOffloadRun(folder / "absent.json").error().code(), StatusCode::kNotFound);
+}
+
+TEST(OffloadRunTest, RunsOfAFolderAreSortedAndOtherFilesLeftAlone) {
+  const test::ScratchDir scratch;
+  for (const char* setting : {"v41", "decode"}) {
+    std::filesystem::create_directory(scratch.path() / setting);
+    for (const int concurrency : {32, 4}) {
+      std::ofstream(scratch.path() / setting / (std::to_string(concurrency) + ".json"))
+          << ComparisonJson({.concurrency = static_cast<double>(concurrency)});
+    }
+  }
+  std::ofstream(scratch.path() / "offload.json") << "the report";
+  std::ofstream(scratch.path() / "v41" / "worker.log") << "a log";
+  const auto runs = ReadOffloadRuns(scratch.path());
+  ASSERT_TRUE(runs.has_value()) << runs.error().ToString();
+  std::vector<std::string> order;
+  for (const OffloadRun& run : *runs) {
+    order.push_back(run.setting + " " + std::to_string(static_cast<int>(run.concurrency)));
+  }
+  EXPECT_EQ(order, (std::vector<std::string>{"decode 4", "decode 32", "v41 4", "v41 32"}));
+
+  const auto none = ReadOffloadRuns(scratch.path() / "decode");
+  ASSERT_FALSE(none.has_value());
+  EXPECT_NE(none.error().message().find("decode has no SETTING/*.json"), std::string::npos);
 }
 
 }  // namespace
