@@ -52,6 +52,7 @@ Table SpeedTable(const std::vector<OffloadRun>& runs) {
        {"nodes / off", ""}});
   for (const OffloadRun& run : runs) {
     std::vector<Cell> cells;
+    cells.reserve(9);
     for (const OffloadSide side : kSides) {
       cells.push_back(run.side(side).has_value() ? Cell(run.side(side)->tok_s) : Cell("not run"));
     }

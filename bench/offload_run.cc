@@ -68,7 +68,7 @@ class Members {
     for (const auto& [name, object] : member->items()) {
       Members members(object);
       read(name, members);
-      Take(members, key + "." + name);
+      Take(members, std::string(key).append(".").append(name));
     }
   }
   // Calls read(members) with those of the object `key`.
