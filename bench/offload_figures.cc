@@ -51,17 +51,13 @@ Table SpeedTable(const std::vector<OffloadRun>& runs) {
        {"nodes / GPU", ""},
        {"nodes / off", ""}});
   for (const OffloadRun& run : runs) {
-    std::vector<Cell> cells;
-    cells.reserve(9);
-    for (const OffloadSide side : kSides) {
-      cells.push_back(run.side(side).has_value() ? Cell(run.side(side)->tok_s) : Cell("not run"));
-    }
-    for (const double ratio : {run.ratio, run.ratio_low, run.ratio_high}) {
-      cells.emplace_back(ratio);
-    }
-    cells.push_back(OrNotRun(run.ratio_of_device));
-    cells.push_back(OrNotRun(run.ratio_of_off()));
-    table.rows.push_back(CellsOf(run, std::move(cells)));
+    const auto rate = [&run](OffloadSide side) {
+      return run.side(side).has_value() ? Cell(run.side(side)->tok_s) : Cell("not run");
+    };
+    table.rows.push_back(CellsOf(
+        run, {rate(OffloadSide::kRemote), rate(OffloadSide::kInProcess), rate(OffloadSide::kDevice),
+              rate(OffloadSide::kOff), run.ratio, run.ratio_low, run.ratio_high,
+              OrNotRun(run.ratio_of_device), OrNotRun(run.ratio_of_off())}));
   }
   return table;
 }
