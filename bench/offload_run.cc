@@ -52,6 +52,7 @@ class Members {
     const Status status = ReadEach(object_, key.c_str(), kRunsMax, [&](const json& item) -> Status {
       const auto number = ReadNumber(item);
       if (!number.has_value()) return number.error();
+      if (std::isnan(*number)) return {StatusCode::kMalformed, "is no number"};
       numbers.push_back(*number);
       return {};
     });

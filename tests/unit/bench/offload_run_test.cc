@@ -85,6 +85,7 @@ TEST(OffloadRunTest, WhatIsNoComparisonIsRefusedNamingTheMember) {
   ExpectRefused("identical_tokens is neither", [](json& run) { run["identical_tokens"] = 1; });
   ExpectRefused("tok_s_remote_runs is no array", [](json& run) { run["tok_s_remote_runs"] = 1; });
   ExpectRefused("tok_s_local_runs is no array", [](json& run) { run["tok_s_local_runs"] = {""}; });
+  ExpectRefused("tok_s_off_runs is no array", [](json& run) { run["tok_s_off_runs"] = {nullptr}; });
   ExpectRefused("in process has no runs",
                 [](json& run) { run["tok_s_local_runs"] = json::array(); });
   ExpectRefused("latency_off: ttft_p99_ms is missing",
