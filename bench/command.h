@@ -21,6 +21,7 @@ namespace engram::bench {
 void AddHashCommand(CLI::App& app, Status& outcome);
 void AddHostsCommand(CLI::App& app, Status& outcome);
 void AddLoadCommand(CLI::App& app, Status& outcome);
+void AddOffloadCommand(CLI::App& app, Status& outcome);
 void AddPeersCommand(CLI::App& app, Status& outcome);
 void AddPlacementCommand(CLI::App& app, Status& outcome);
 void AddPrefetchCommand(CLI::App& app, Status& outcome);

@@ -23,6 +23,7 @@ json ToJson(const Axis& axis) {
               {"unit", axis.unit},
               {"scale", kScaleNames.at(static_cast<size_t>(axis.scale))}};
   if (!axis.categories.empty()) out["categories"] = axis.categories;
+  if (!axis.from_zero) out["from_zero"] = false;
   return out;
 }
 
@@ -63,6 +64,9 @@ Result<Axis> ParseAxis(const json& plot, const char* key) {
     axis.categories.push_back(name.get<std::string>());
     return {};
   }));
+  const json from_zero = object.value("from_zero", json(true));
+  if (!from_zero.is_boolean()) return Malformed("from_zero is neither true nor false");
+  axis.from_zero = from_zero.get<bool>();
   return axis;
 }
 

@@ -48,6 +48,9 @@ struct Axis {
   Scale scale = Scale::kLinear;
   // Of the x axis of bars: names of x = 0, 1, ... Empty: the bars stand over their numbers.
   std::vector<std::string> categories;
+  // Of the y axis of lines on a linear scale: false where small differences matter, such as of
+  // ratios near one; then the axis is around the values and limits alone.
+  bool from_zero = true;
 };
 
 struct Point {

@@ -15,6 +15,7 @@ int main(int argc, char** argv) {
   engram::bench::AddHashCommand(app, outcome);
   engram::bench::AddHostsCommand(app, outcome);
   engram::bench::AddLoadCommand(app, outcome);
+  engram::bench::AddOffloadCommand(app, outcome);
   engram::bench::AddPeersCommand(app, outcome);
   engram::bench::AddPlacementCommand(app, outcome);
   engram::bench::AddPrefetchCommand(app, outcome);

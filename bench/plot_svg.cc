@@ -140,7 +140,8 @@ class PlotDrawer {
       if (!IsBeyond(limit)) include_y(limit.y);
     }
     // A height says how much only where the axis begins at zero.
-    if (plot_.y.scale == Scale::kLinear) ys.push_back(0);
+    const bool from_zero = plot_.y.from_zero || plot_.kind != PlotKind::kLine;
+    if (plot_.y.scale == Scale::kLinear && from_zero) ys.push_back(0);
     // Room for the numbers above bars.
     if (plot_.kind == PlotKind::kBar) ys.push_back(1.08 * *std::max_element(ys.begin(), ys.end()));
     if (percent_) ys.push_back(1);

@@ -114,6 +114,10 @@ Report::Report(std::string benchmark, uint64_t seed, std::string title)
              {"tables", json::array()},
              {"plots", json::array()}}) {}
 
+void Report::SetLoadAverage(std::optional<double> load_average_1m) {
+  json_["environment"]["load_average_1m"] = load_average_1m.value_or(-1);
+}
+
 void Report::AddSetting(const std::string& key, json value) {
   json_["settings"][key] = std::move(value);
 }

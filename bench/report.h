@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -40,6 +41,9 @@ class Report {
   //   title  the question in words; empty: `benchmark`
   Report(std::string benchmark, uint64_t seed, std::string title = "");
 
+  // Where others measured before this process began: the load average of before that; nullopt:
+  // unknown.
+  void SetLoadAverage(std::optional<double> load_average_1m);
   // How the measurement was set up, such as repetitions or sizes.
   void AddSetting(const std::string& key, nlohmann::json value);
   // A result; the keys that the layout itself uses are refused (a programmer error).

@@ -1,46 +1,15 @@
 #include "bench/report_file.h"
 
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <utility>
 
 #include "bench/json_fields.h"
+#include "bench/json_file.h"
 
 namespace engram::bench {
 namespace {
 
 using nlohmann::json;
-
-Result<std::string> ReadBytes(const std::filesystem::path& file) {
-  std::error_code error;
-  if (!std::filesystem::exists(file, error)) return Error(StatusCode::kNotFound, "no such file");
-  if (!std::filesystem::is_regular_file(file, error)) {
-    return Error(StatusCode::kIo, "is not a regular file");
-  }
-  const uintmax_t bytes = std::filesystem::file_size(file, error);
-  if (error) return Error(StatusCode::kIo, error.message());
-  if (bytes > kReportBytesMax) {
-    return Error(StatusCode::kResourceExhausted, "has " + std::to_string(bytes) +
-                                                     " bytes; a report has at most " +
-                                                     std::to_string(kReportBytesMax));
-  }
-  std::ifstream in(file, std::ios::binary);
-  std::string text(bytes, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(bytes));
-  if (!in) return Error(StatusCode::kIo, std::strerror(errno));
-  return text;
-}
-
-Result<json> ParseJson(std::string_view text) {
-  try {
-    return json::parse(text);
-  } catch (const json::exception& error) {
-    return Malformed(std::string("is not JSON, or only a part of it: ") + error.what());
-  }
-}
 
 Result<ReportEnvironment> ParseEnvironment(const json& report) {
   const json& object = report.at("environment");
@@ -111,7 +80,7 @@ Result<ReportFile> ParseReport(std::string_view text) {
 }
 
 Result<ReportFile> ReadReportFile(const std::filesystem::path& file) {
-  auto text = ReadBytes(file);
+  auto text = ReadJsonBytes(file);
   if (!text.has_value()) return Error(text.error().WithContext(file.string()));
   auto report = ParseReport(*text);
   if (!report.has_value()) return Error(report.error().WithContext(file.string()));

@@ -1,7 +1,6 @@
 // A report as read back from its file.
 #pragma once
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -37,7 +36,6 @@ struct ReportFile {
   std::vector<Plot> plots;
 };
 
-inline constexpr uint64_t kReportBytesMax = 64u << 20;
 inline constexpr size_t kReportFiguresMax = 100;  // tables; as many plots
 
 // What a file has; `file` stays empty.

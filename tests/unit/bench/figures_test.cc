@@ -16,7 +16,7 @@ Plot MadeUpPlot() {
   return {.title = "Rows",
           .kind = PlotKind::kLine,
           .x = {"batch", "rows", Scale::kLog2, {}},
-          .y = {"rate", "rows/s", Scale::kLinear, {}},
+          .y = {"rate", "rows/s", Scale::kLinear, {}, /*from_zero=*/false},
           .series = {series},
           .limits = {{"wanted", 3}}};
 }
@@ -59,6 +59,7 @@ TEST(FiguresTest, WrongPlotsAreRefusedNamingTheMember) {
   ExpectRefused("title is missing", [](json& plot) { plot.erase("title"); });
   ExpectRefused("x is missing", [](json& plot) { plot["x"] = 1; });
   ExpectRefused("scale is \"log3\"", [](json& plot) { plot["y"]["scale"] = "log3"; });
+  ExpectRefused("from_zero is", [](json& plot) { plot["y"]["from_zero"] = 0; });
   ExpectRefused("kind is \"pie\"", [](json& plot) { plot["kind"] = "pie"; });
   ExpectRefused("series[0]: points[1]: is not [number, number]", [](json& plot) {
     plot["series"][0]["points"][1] = {1, 2, 3};
