@@ -18,9 +18,6 @@ namespace {
 class StepRowsTest : public testing::Test {
  protected:
   void SetUp() override {
-    const HashSpec& hash = model_.hasher().spec();
-    layout_ = std::make_shared<const TableLayout>(
-        TableLayout::Create({hash, RowFormat::kF8E4M3ScaleE8M0, 32}).value());
     hasher_ = {std::shared_ptr<const void>(), &model_.hasher()};  // the model's own
     auto tables = LocalTables::Load(model_.dir(), layout_);
     ASSERT_TRUE(tables.has_value()) << tables.error().ToString();
@@ -79,7 +76,7 @@ class StepRowsTest : public testing::Test {
 
   const test::ScratchDir scratch_;
   const test::TinyModel model_ = test::TinyModel::Write({}, scratch_.path());
-  std::shared_ptr<const TableLayout> layout_;
+  const std::shared_ptr<const TableLayout> layout_ = model_.layout();
   std::shared_ptr<const NgramHasher> hasher_;
   std::shared_ptr<const LocalTables> tables_;
   std::unique_ptr<RowSource> rows_, ids_;
