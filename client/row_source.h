@@ -28,14 +28,15 @@ inline constexpr uint32_t kRowIdBytes = 4;
 
 // Rows of one layer for every token of the batch, in the order of the runs' tokens.
 struct LayerRows {
-  std::span<const std::byte> rows;  // [tokens][columns][row_bytes]; no CRC. [kRowIdBytes] only_ids
+  // [tokens][columns][row_bytes], no CRC; or, with only_ids, [tokens][columns] row ids.
+  std::span<const std::byte> rows;
   // [tokens] 1 = dead position: its rows were not read and its bytes are unspecified; empty = none.
   std::span<const uint8_t> dead;
   uint32_t token_count = 0;
   // Of a striped batch the same bytes as `rows`, for the caller to put the other columns' into;
   // else empty.
   std::span<std::byte> others{};
-  bool only_ids = false;  // `rows` has row ids (local_rows.h, CreateRowIds)
+  bool only_ids = false;  // for a backend that has the tables (local_rows.h, CreateRowIds)
 };
 
 // Every count-th column of every layer: those with column % count == index. So nobody gets the

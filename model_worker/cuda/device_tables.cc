@@ -28,7 +28,7 @@ Result<std::unique_ptr<DeviceTables>> DeviceTables::Load(
     ENGRAM_RETURN_IF_ERROR(
         checkpoint->Read(piece.layer_index, piece.first, piece.count, {pinned.data(), bytes}));
     std::byte* table = made->tables_[static_cast<size_t>(piece.layer_index)].data();
-    // Some twenty times as fast as the read before it: not worth a second buffer.
+    // Short beside the read before it: not worth a second buffer.
     return CudaStatus(cudaMemcpy(table + piece.first.value() * row_bytes, pinned.data(), bytes,
                                  cudaMemcpyHostToDevice),
                       "copying a table");
