@@ -18,11 +18,12 @@ Status Invalid(const std::string& message) { return {StatusCode::kInvalidArgumen
 uint32_t HighestRowId(const LayerRows& rows, uint32_t columns) {
   uint32_t highest = 0;
   const std::byte* ids = rows.rows.data();
-  for (uint32_t token = 0; token < rows.token_count; ++token, ids += columns * kRowIdBytes) {
+  const size_t token_bytes = size_t{columns} * kRowIdBytes;
+  for (uint32_t token = 0; token < rows.token_count; ++token, ids += token_bytes) {
     if (!rows.dead.empty() && rows.dead[token] != 0) continue;
-    for (uint32_t column = 0; column < columns; ++column) {
+    for (size_t at = 0; at < token_bytes; at += kRowIdBytes) {
       uint32_t id = 0;
-      std::memcpy(&id, ids + column * kRowIdBytes, kRowIdBytes);
+      std::memcpy(&id, ids + at, kRowIdBytes);
       highest = std::max(highest, id);
     }
   }
