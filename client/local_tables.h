@@ -4,11 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <vector>
 
 #include "engram/base/status.h"
+#include "engram/checkpoint/checkpoint_rows.h"
 #include "engram/table/table_layout.h"
 
 namespace engram {
@@ -17,12 +17,10 @@ namespace engram {
 // Load; thread-safe.
 class LocalTables {
  public:
-  // Bytes done of all; called now and then on the loading thread.
-  using OnProgress = std::function<void(uint64_t bytes_done, uint64_t bytes_total)>;
+  using OnProgress = CheckpointRows::OnProgress;
 
   // Reads every table of the model folder in order, weights and scales interleaved.
-  // ERRORS: kResourceExhausted with the bytes needed, those of TensorIndex::Open, FindTableTensors
-  // and TensorReader.
+  // ERRORS: kResourceExhausted with the bytes needed, those of CheckpointRows.
   [[nodiscard]] static Result<std::shared_ptr<const LocalTables>> Load(
       const std::filesystem::path& model_dir, std::shared_ptr<const TableLayout> layout,
       const OnProgress& on_progress = nullptr);

@@ -23,15 +23,20 @@ namespace engram {
 // A prefetch in flight. 0 = none. Never reused.
 using Ticket = StrongId<struct TicketTag, uint64_t>;
 
+// What takes the place of a row where whoever asks has the table: a uint32 row id.
+inline constexpr uint32_t kRowIdBytes = 4;
+
 // Rows of one layer for every token of the batch, in the order of the runs' tokens.
 struct LayerRows {
-  std::span<const std::byte> rows;  // [tokens][columns][row_bytes]; no CRC
+  // [tokens][columns][row_bytes], no CRC; or, with only_ids, [tokens][columns] row ids.
+  std::span<const std::byte> rows;
   // [tokens] 1 = dead position: its rows were not read and its bytes are unspecified; empty = none.
   std::span<const uint8_t> dead;
   uint32_t token_count = 0;
   // Of a striped batch the same bytes as `rows`, for the caller to put the other columns' into;
   // else empty.
   std::span<std::byte> others{};
+  bool only_ids = false;  // for a backend that has the tables (local_rows.h, CreateRowIds)
 };
 
 // Every count-th column of every layer: those with column % count == index. So nobody gets the
@@ -87,7 +92,7 @@ struct RowSourceStats {
   uint64_t rows_asked = 0;   // tokens * columns * layers, less dead positions
   uint64_t rows_unique = 0;  // after dedupe of n-grams within the batch
   uint64_t rows_from_cache = 0;
-  uint64_t rows_read = 0;      // from memory nodes (or from memory, local)
+  uint64_t rows_read = 0;      // from memory nodes (or from memory, local or a GPU's)
   uint64_t rows_verified = 0;  // CRC checked and right
   uint64_t rows_wrong = 0;     // CRC wrong: rejected, never delivered
   uint64_t rows_failed = 0;    // could not be had within the deadline

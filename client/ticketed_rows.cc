@@ -122,12 +122,13 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
   }
   if (!status.ok()) return Error(std::move(status));
   const size_t bytes = size_t{buffer->token_count} * static_cast<size_t>(layout().column_count()) *
-                       layout().row_bytes();
+                       parts_.ring->options().row_bytes;
   const std::span rows(buffer->rows(layer_index), bytes);
   return LayerRows{.rows = rows,
                    .dead = buffer->dead,
                    .token_count = buffer->token_count,
-                   .others = buffer->striped ? rows : std::span<std::byte>()};
+                   .others = buffer->striped ? rows : std::span<std::byte>(),
+                   .only_ids = parts_.only_ids};
 }
 
 void TicketedRows::Release(Ticket ticket) {

@@ -1,5 +1,5 @@
 // The half of a row source that does not care where rows come from: tickets, staging buffers,
-// threads and statistics. RemoteRows and LocalRows differ in their fillers only.
+// threads and statistics. Sources differ in their fillers, and in what their rings hold.
 #pragma once
 
 #include <atomic>
@@ -22,6 +22,7 @@ namespace engram {
 class TicketedRows final : public RowSource {
  public:
   struct Parts {
+    bool only_ids = false;  // the ring has row ids (LayerRows)
     std::shared_ptr<const TableLayout> layout;
     std::shared_ptr<const NgramHasher> hasher;
     std::unique_ptr<StagingRing> ring;                // part_count = fillers.size()

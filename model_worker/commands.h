@@ -30,9 +30,10 @@ struct CompareCommandOptions {
   uint32_t tokens_max = 32;
   uint32_t pairs = 11;
   uint32_t off_runs = 3;
+  bool gpu_tables = false;  // also with the tables in GPU memory
   std::string json_file;
 };
-// ERRORS: those of the runs; kInternal when the tokens of remote and local rows differ.
+// ERRORS: those of the runs; kInternal when the tokens of the sides with rows differ.
 [[nodiscard]] Status RunCompare(const CompareCommandOptions& options);
 
 struct ServeOptions {

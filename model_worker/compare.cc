@@ -31,6 +31,41 @@ double WallSeconds(const Runs& runs) {
   return wall_s;
 }
 
+// A side's name in reports and for a person.
+struct NamedRuns {
+  const char* name;
+  const char* what;
+  const Runs* runs;
+};
+
+std::vector<NamedRuns> AllRuns(const CompareResult& result) {
+  std::vector<NamedRuns> all = {{"remote", "tables on the memory nodes", &result.remote},
+                                {"local", "same tables in this process", &result.local}};
+  if (!result.device.empty()) {
+    all.push_back({"device", "same tables in GPU memory", &result.device});
+  }
+  all.push_back({"off", "Engram off", &result.off});
+  return all;
+}
+
+// [pairs] tokens per second, remote / other.
+std::vector<double> Ratios(const Runs& remote, const Runs& other) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < other.size(); ++i) {
+    ratios.push_back(other[i].tok_s() > 0.0 ? remote[i].tok_s() / other[i].tok_s() : 0.0);
+  }
+  return ratios;
+}
+
+std::string RatioLine(const char* other, const std::vector<double>& ratios) {
+  const MedianInterval interval = MedianInterval95(ratios);
+  char line[240];
+  std::snprintf(
+      line, sizeof(line), "remote / %s: median of %zu pairs %.4f, %.1f %% interval %.4f to %.4f\n",
+      other, ratios.size(), Median(ratios), 100.0 * interval.coverage, interval.low, interval.high);
+  return line;
+}
+
 // Runs sides and reports.
 class Comparison {
  public:
@@ -60,19 +95,16 @@ class Comparison {
 
 }  // namespace
 
-std::vector<double> CompareResult::ratios() const {
-  std::vector<double> ratios;
-  for (size_t i = 0; i < remote.size(); ++i) {
-    ratios.push_back(local[i].tok_s() > 0.0 ? remote[i].tok_s() / local[i].tok_s() : 0.0);
-  }
-  return ratios;
-}
+std::vector<double> CompareResult::ratios() const { return Ratios(remote, local); }
+
+std::vector<double> CompareResult::ratios_device() const { return Ratios(remote, device); }
 
 bool CompareResult::identical_tokens() const {
   const auto expected = remote.front().token_ids();
   const auto same = [&](const BatchRun& run) { return run.token_ids() == expected; };
   return std::all_of(remote.begin(), remote.end(), same) &&
-         std::all_of(local.begin(), local.end(), same);
+         std::all_of(local.begin(), local.end(), same) &&
+         std::all_of(device.begin(), device.end(), same);
 }
 
 uint32_t CompareResult::off_requests_differing() const {
@@ -84,56 +116,64 @@ uint32_t CompareResult::off_requests_differing() const {
   return differing;
 }
 
-Result<CompareResult> Compare(const CompareSide& remote, const CompareSide& local,
-                              const CompareSide& off, std::span<const std::vector<TokenId>> prompts,
+Result<CompareResult> Compare(const CompareSides& sides,
+                              std::span<const std::vector<TokenId>> prompts,
                               const CompareOptions& options,
                               const std::function<void(const std::string&)>& progress) {
-  ENGRAM_CHECK(remote.rows != nullptr && local.rows != nullptr && off.rows == nullptr);
+  ENGRAM_CHECK(sides.off.rows == nullptr);
   if (options.pairs == 0) {
     return Error(StatusCode::kInvalidArgument, "pairs is 0; it must be at least 1");
   }
   CompareResult result;
+  struct Turn {
+    const char* name;
+    const CompareSide* side;
+    Runs* runs;
+    RowSourceStats* rows;
+  };
+  std::vector<Turn> turns = {{"remote", &sides.remote, &result.remote, &result.remote_rows},
+                             {"local", &sides.local, &result.local, &result.local_rows}};
+  if (sides.device.has_value()) {
+    turns.push_back({"device", &*sides.device, &result.device, &result.device_rows});
+  }
   Comparison comparison(prompts, options, progress);
-  ENGRAM_TRY(comparison.Run("remote", "warm-up", remote, nullptr));
-  ENGRAM_TRY(comparison.Run("local", "warm-up", local, nullptr));
-  if (options.off_runs > 0) ENGRAM_TRY(comparison.Run("off", "warm-up", off, nullptr));
-  remote.rows->ResetStats();
-  local.rows->ResetStats();
+  for (const Turn& turn : turns) {
+    ENGRAM_CHECK(turn.side->rows != nullptr);
+    ENGRAM_TRY(comparison.Run(turn.name, "warm-up", *turn.side, nullptr));
+    turn.side->rows->ResetStats();
+  }
+  if (options.off_runs > 0) ENGRAM_TRY(comparison.Run("off", "warm-up", sides.off, nullptr));
   for (uint32_t pair = 0; pair < options.pairs; ++pair) {
     const std::string place =
         "pair " + std::to_string(pair + 1) + "/" + std::to_string(options.pairs);
-    if (pair % 2 == 0) ENGRAM_TRY(comparison.Run("remote", place, remote, &result.remote));
-    ENGRAM_TRY(comparison.Run("local", place, local, &result.local));
-    if (pair % 2 == 1) ENGRAM_TRY(comparison.Run("remote", place, remote, &result.remote));
+    if (pair > 0) std::reverse(turns.begin(), turns.end());
+    for (const Turn& turn : turns) {
+      ENGRAM_TRY(comparison.Run(turn.name, place, *turn.side, turn.runs));
+    }
     // Spread evenly: off run k comes after pair k * pairs / off_runs.
     while (result.off.size() < options.off_runs &&
            result.off.size() * options.pairs <= uint64_t{pair} * options.off_runs) {
-      ENGRAM_TRY(comparison.Run("off", place, off, &result.off));
+      ENGRAM_TRY(comparison.Run("off", place, sides.off, &result.off));
     }
   }
   while (result.off.size() < options.off_runs) {
-    ENGRAM_TRY(comparison.Run("off", "end", off, &result.off));
+    ENGRAM_TRY(comparison.Run("off", "end", sides.off, &result.off));
   }
-  result.remote_rows = remote.rows->Stats();
-  result.local_rows = local.rows->Stats();
+  for (const Turn& turn : turns) *turn.rows = turn.side->rows->Stats();
   return result;
 }
 
 nlohmann::json CompareReport(const CompareResult& result, std::span<const int32_t> layer_ids) {
-  // The remote side's rows at top level, the local side's in an object of their own.
+  // The remote side's rows at top level, the other sides' in objects of their own.
   nlohmann::json report = RowReport(result.remote_rows, layer_ids, WallSeconds(result.remote));
   report["remote_stall_percent"] = report["stall_percent"];
   report.erase("stall_percent");
   report["local"] = RowReport(result.local_rows, layer_ids, WallSeconds(result.local));
-  report["tok_s_remote"] = MedianOf(result.remote, &BatchRun::tok_s);
-  report["tok_s_local"] = MedianOf(result.local, &BatchRun::tok_s);
-  report["tok_s_off"] = MedianOf(result.off, &BatchRun::tok_s);
   report["tok_s_meaning"] =
       "median over the runs of generated tokens per second of the whole run, prefill included";
-  for (const auto& [name, runs] : {std::pair<const char*, const Runs*>{"remote", &result.remote},
-                                   {"local", &result.local},
-                                   {"off", &result.off}}) {
+  for (const auto& [name, what, runs] : AllRuns(result)) {
     const std::string side(name);
+    report["tok_s_" + side] = MedianOf(*runs, &BatchRun::tok_s);
     report["prefill_tok_s_" + side] = MedianOf(*runs, &BatchRun::prefill_tok_s);
     report["decode_tok_s_" + side] = MedianOf(*runs, &BatchRun::decode_tok_s);
     report["latency_" + side] = LatencyReport(*runs);
@@ -147,6 +187,14 @@ nlohmann::json CompareReport(const CompareResult& result, std::span<const int32_
   report["ratio_ci95"] = {interval.low, interval.high};
   report["ratio_ci95_method"] = "order statistics of the pairs' ratios (binomial, p = 1/2)";
   report["ratio_ci95_coverage"] = interval.coverage;
+  if (!result.device.empty()) {
+    report["device"] = RowReport(result.device_rows, layer_ids, WallSeconds(result.device));
+    const std::vector<double> of_device = result.ratios_device();
+    const MedianInterval device_interval = MedianInterval95(of_device);
+    report["ratios_device"] = of_device;
+    report["ratio_median_device"] = Median(of_device);
+    report["ratio_device_ci95"] = {device_interval.low, device_interval.high};
+  }
   report["identical_tokens"] = result.identical_tokens();
   report["off_differs"] = result.off_requests_differing() > 0;
   report["off_requests_differing"] = result.off_requests_differing();
@@ -158,33 +206,26 @@ nlohmann::json CompareReport(const CompareResult& result, std::span<const int32_
 }
 
 std::string CompareTable(const CompareResult& result, std::span<const int32_t> layer_ids) {
-  const std::vector<double> ratios = result.ratios();
-  const MedianInterval interval = MedianInterval95(ratios);
   std::string table;
   char line[240];
   std::snprintf(line, sizeof(line), "%-34s %10s %14s %13s %17s %15s\n",
                 "generated tokens per second", "tok/s", "prefill tok/s", "decode tok/s",
                 "TTFT p50, p99 ms", "TPOT p50, p99");
   table += line;
-  for (const auto& [name, runs] :
-       {std::pair<const char*, const Runs*>{"  tables on the memory nodes", &result.remote},
-        {"  same tables in this process", &result.local},
-        {"  Engram off", &result.off}}) {
+  for (const auto& [name, what, runs] : AllRuns(result)) {
     const nlohmann::json latency = LatencyReport(*runs);
-    std::snprintf(line, sizeof(line), "%-34s %10.1f %14.1f %13.1f %8.1f %8.1f %7.2f %7.2f\n", name,
-                  MedianOf(*runs, &BatchRun::tok_s), MedianOf(*runs, &BatchRun::prefill_tok_s),
+    std::snprintf(line, sizeof(line), "  %-32s %10.1f %14.1f %13.1f %8.1f %8.1f %7.2f %7.2f\n",
+                  what, MedianOf(*runs, &BatchRun::tok_s),
+                  MedianOf(*runs, &BatchRun::prefill_tok_s),
                   MedianOf(*runs, &BatchRun::decode_tok_s), latency["ttft_p50_ms"].get<double>(),
                   latency["ttft_p99_ms"].get<double>(), latency["tpot_p50_ms"].get<double>(),
                   latency["tpot_p99_ms"].get<double>());
     table += line;
   }
+  table += RatioLine("in process", result.ratios());
+  if (!result.device.empty()) table += RatioLine("in GPU memory", result.ratios_device());
   std::snprintf(line, sizeof(line),
-                "remote / in process: median of %zu pairs %.4f, %.1f %% interval %.4f to %.4f\n",
-                ratios.size(), Median(ratios), 100.0 * interval.coverage, interval.low,
-                interval.high);
-  table += line;
-  std::snprintf(line, sizeof(line),
-                "same tokens in every remote and in-process run: %s; other tokens with Engram off: "
+                "same tokens in every run with rows: %s; other tokens with Engram off: "
                 "%u of %zu requests\n",
                 result.identical_tokens() ? "yes" : "NO", result.off_requests_differing(),
                 result.remote.front().results.size());

@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -36,6 +37,11 @@ void AddSettings(const CompareCommandOptions& options, const LoadedModel& model,
 
 Status RunCompare(const CompareCommandOptions& options) {
   ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
+  WorkerOptions in_process = options.worker;
+  in_process.rows = RowsFrom::kLocal;
+  WorkerOptions on_gpu = options.worker;
+  on_gpu.rows = options.gpu_tables ? RowsFrom::kGpu : RowsFrom::kOff;
+  ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(on_gpu));
   ENGRAM_RETURN_IF_ERROR(ValidateSamplingParams(options.sampling));
   auto ranks = RankGroup::Join(options.worker);
   if (!ranks.has_value()) return ranks.error();
@@ -43,8 +49,9 @@ Status RunCompare(const CompareCommandOptions& options) {
   if (!model.has_value()) return model.error();
   auto prompts = EncodePrompts(options.prompts_file, *model->tokenizer);
   ENGRAM_RETURN_IF_ERROR(ranks->Agree(prompts.has_value() ? Status() : prompts.error()));
-  WorkerOptions in_process = options.worker;
-  in_process.rows = RowsFrom::kLocal;
+  // First: tables that do not fit are refused before others are loaded.
+  auto device = OpenRows(on_gpu, *model, *ranks);
+  if (!device.has_value()) return device.error();
   auto remote = OpenRows(options.worker, *model, *ranks);
   if (!remote.has_value()) return remote.error();
   auto local = OpenRows(in_process, *model, *ranks);
@@ -74,10 +81,19 @@ Status RunCompare(const CompareCommandOptions& options) {
   compare.off_runs = options.off_runs;
   compare.batch.tokens_max = options.tokens_max;
   compare.batch.sampling = options.sampling;
-  const auto result =
-      Compare({remote_engine->get(), remote_rows}, {local_engine->get(), local_rows},
-              {off_engine->get(), nullptr}, prompts->ids, compare,
-              [](const std::string& line) { spdlog::info("{}", line); });
+  CompareSides sides = {{remote_engine->get(), remote_rows},
+                        {local_engine->get(), local_rows},
+                        {off_engine->get(), nullptr},
+                        std::nullopt};
+  std::unique_ptr<Engine> device_engine;
+  if (device->source != nullptr) {
+    auto engine = Engine::Create(backend, device->source.get(), engine_options);
+    if (!engine.has_value()) return engine.error();
+    device_engine = *std::move(engine);
+    sides.device = {device_engine.get(), device->source.get()};
+  }
+  const auto result = Compare(sides, prompts->ids, compare,
+                              [](const std::string& line) { spdlog::info("{}", line); });
   if (!result.has_value()) return result.error();
 
   nlohmann::json report = CompareReport(*result, model->engram_layer_ids());
@@ -93,8 +109,8 @@ Status RunCompare(const CompareCommandOptions& options) {
   }
   if (!result->identical_tokens()) {
     return {StatusCode::kInternal,
-            "remote and in-process rows gave different tokens: rows are wrong, or the backend is "
-            "not deterministic"};
+            "the sides with rows gave different tokens: rows are wrong, or the backend is not "
+            "deterministic"};
   }
   return {};
 }

@@ -13,7 +13,9 @@
 #include "client/connect.h"
 #include "client/local_rows.h"
 #include "client/local_tables.h"
+#include "engram/base/check.h"
 #include "engram/base/clock.h"
+#include "engram/checkpoint/checkpoint_rows.h"
 #include "model_worker/cpu/cpu_backend.h"
 #include "model_worker/cuda/cuda_backend.h"
 #include "model_worker/ranks/step_outcome.h"
@@ -86,28 +88,57 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   return opened;
 }
 
-Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel& model,
-                                 const ColumnStripe& stripe) {
-  spdlog::info("loading the tables of {} into this process ({:.2f} GiB)", options.model_dir,
+// Says where tables are being loaded to, and then how far that is.
+CheckpointRows::OnProgress SayProgress(const WorkerOptions& options, const LoadedModel& model,
+                                       const char* where) {
+  spdlog::info("loading the tables of {} into {} ({:.2f} GiB)", options.model_dir, where,
                static_cast<double>(model.layout->total_bytes()) / static_cast<double>(1u << 30));
-  int percent_said = 0;
-  const auto progress = [&](uint64_t done, uint64_t total) {
+  return [percent_said = 0](uint64_t done, uint64_t total) mutable {
     const int percent = total == 0 ? 100 : static_cast<int>(done * 100 / total);
     if (percent < percent_said + 25) return;
     percent_said = percent;
     spdlog::info("tables: {} %", percent);
   };
-  ENGRAM_ASSIGN_OR_RETURN(auto tables,
-                          LocalTables::Load(options.model_dir, model.layout, progress));
+}
+
+LocalRowsOptions LocalOptions(const WorkerOptions& options, const LoadedModel& model,
+                              const ColumnStripe& stripe) {
   LocalRowsOptions local;
   local.batch_tokens_max = options.step_tokens;
   local.io_threads = options.io_threads;
   local.stripe = stripe;
   local.spin = std::chrono::microseconds(options.io_spin_us);
   local.staging_observer = model.backend->staging_observer();
+  return local;
+}
+
+Result<OpenedRows> OpenLocalRows(const WorkerOptions& options, const LoadedModel& model,
+                                 const ColumnStripe& stripe) {
+  ENGRAM_ASSIGN_OR_RETURN(auto tables,
+                          LocalTables::Load(options.model_dir, model.layout,
+                                            SayProgress(options, model, "this process")));
   OpenedRows opened;
   opened.way = "local";
-  ENGRAM_ASSIGN_OR_RETURN(opened.source, CreateLocalRows(local, std::move(tables), model.hasher));
+  ENGRAM_ASSIGN_OR_RETURN(opened.source, CreateLocalRows(LocalOptions(options, model, stripe),
+                                                         std::move(tables), model.hasher));
+  return opened;
+}
+
+Result<OpenedRows> OpenGpuRows(const WorkerOptions& options, const LoadedModel& model,
+                               const ColumnStripe& stripe) {
+  if (stripe.count > 1) {
+    return Error(StatusCode::kFailedPrecondition,
+                 "tables in GPU memory are for one rank: of several, each GPU would hold all of "
+                 "them; use --rows remote or --rows local");
+  }
+  ENGRAM_CHECK(model.cuda != nullptr);
+  ENGRAM_ASSIGN_OR_RETURN(CheckpointRows checkpoint,
+                          CheckpointRows::Open(options.model_dir, model.layout));
+  ENGRAM_TRY(model.cuda->LoadTables(&checkpoint, SayProgress(options, model, "the GPU's memory")));
+  OpenedRows opened;
+  opened.way = "gpu";
+  ENGRAM_ASSIGN_OR_RETURN(opened.source, CreateRowIds(LocalOptions(options, model, stripe),
+                                                      model.layout, model.hasher));
   return opened;
 }
 
@@ -237,6 +268,7 @@ Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& mod
   Result<OpenedRows> opened = OpenedRows{nullptr, 0, "off"};
   if (options.rows == RowsFrom::kRemote) opened = OpenRemoteRows(options, model, stripe);
   if (options.rows == RowsFrom::kLocal) opened = OpenLocalRows(options, model, stripe);
+  if (options.rows == RowsFrom::kGpu) opened = OpenGpuRows(options, model, stripe);
   ENGRAM_TRY(ranks.Agree(opened.has_value() ? Status() : opened.error()));
   if (model.cuda == nullptr) return opened;
   const CudaBackendStats stats = model.cuda->stats();

@@ -26,9 +26,9 @@ struct LoadedModel {
   ModelConfig config;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Backend> backend;
-  const CudaBackend* cuda = nullptr;  // the backend, where that is a GPU's
-  uint32_t threads = 0;               // compute threads of the CPU backend; 0 = the GPU computes
-  int32_t vocabulary_size = 0;        // ids that both the model and the tokenizer know
+  CudaBackend* cuda = nullptr;  // the backend, where that is a GPU's
+  uint32_t threads = 0;         // compute threads of the CPU backend; 0 = the GPU computes
+  int32_t vocabulary_size = 0;  // ids that both the model and the tokenizer know
   // Null for a model without Engram.
   std::shared_ptr<const TableLayout> layout;
   std::shared_ptr<const NgramHasher> hasher;
@@ -51,11 +51,12 @@ struct LoadedModel {
 struct OpenedRows {
   std::unique_ptr<RowSource> source;  // null: Engram off
   size_t node_count = 0;              // memory nodes
-  std::string way;                    // as asked for: "auto", "gather", ...; "local", "off"
+  std::string way;                    // as asked for: "auto", "gather", ...; "local", "gpu", "off"
 };
 // Rows from where options.rows says, for the model's backend, which must outlive them. ERRORS:
 // those of ConnectRemote (kUnavailable: no coordinator answers, or not every slot is ready;
-// kWrongModel) and of LocalTables::Load.
+// kWrongModel), of LocalTables::Load and of CudaBackend::LoadTables; kFailedPrecondition (tables in
+// GPU memory for several ranks). Tables go to the GPU once for a model.
 // Of several ranks each opens them for itself; what one cannot do is an error of all.
 [[nodiscard]] Result<OpenedRows> OpenRows(const WorkerOptions& options, const LoadedModel& model,
                                           const RankGroup& ranks);

@@ -65,6 +65,9 @@ void AddCompare(CLI::App* app, CompareCommandOptions* options, Command* command)
   sub->add_option("--off-runs", options->off_runs, "Runs without Engram, spread over the pairs")
       ->capture_default_str()
       ->check(CLI::Range(1u, 10000u));
+  sub->add_flag("--gpu-tables", options->gpu_tables,
+                "Also with the tables in the memory of the cuda backend's GPU, once in each pair; "
+                "refused where they do not fit in what is free");
   sub->footer("tok/s is generated tokens per second of a whole run, prefill included.");
   sub->callback([=] { *command = [=] { return RunCompare(*options); }; });
 }

@@ -1,6 +1,7 @@
 #include "model_worker/step_check.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <string>
 
@@ -12,6 +13,22 @@ constexpr uint32_t kSequencesMax = 1u << 16;
 constexpr uint32_t kNeedsReset = std::numeric_limits<uint32_t>::max();
 
 Status Invalid(const std::string& message) { return {StatusCode::kInvalidArgument, message}; }
+
+// The highest row id of tokens that are not dead.
+uint32_t HighestRowId(const LayerRows& rows, uint32_t columns) {
+  uint32_t highest = 0;
+  const std::byte* ids = rows.rows.data();
+  const size_t token_bytes = size_t{columns} * kRowIdBytes;
+  for (uint32_t token = 0; token < rows.token_count; ++token, ids += token_bytes) {
+    if (!rows.dead.empty() && rows.dead[token] != 0) continue;
+    for (size_t at = 0; at < token_bytes; at += kRowIdBytes) {
+      uint32_t id = 0;
+      std::memcpy(&id, ids + at, kRowIdBytes);
+      highest = std::max(highest, id);
+    }
+  }
+  return highest;
+}
 
 std::string NameOf(SequenceSlot slot) { return "sequence slot " + std::to_string(slot.value()); }
 
@@ -113,14 +130,19 @@ Status WhileComputing(const Status& status, const Status& rows_error) {
 }
 
 Status CheckLayerRows(const LayerRowsShape& shape, const LayerRows& rows, uint32_t token_count) {
-  const uint64_t bytes = uint64_t{token_count} * shape.columns * shape.row_bytes;
+  const uint32_t row_bytes = rows.only_ids ? kRowIdBytes : shape.row_bytes;
+  const uint64_t bytes = uint64_t{token_count} * shape.columns * row_bytes;
   const auto layer = [&] { return "Engram layer " + std::to_string(shape.layer_id) + ": "; };
+  if (rows.only_ids && shape.table_rows == 0) {
+    return {StatusCode::kInternal,
+            layer() + "the row source gave row ids to a backend that has no tables to look in"};
+  }
   if (rows.token_count != token_count || rows.rows.size() != bytes) {
     return {StatusCode::kInternal,
             layer() + "the row source gave " + std::to_string(rows.token_count) + " tokens in " +
                 std::to_string(rows.rows.size()) + " bytes, the step has " +
                 std::to_string(token_count) + " tokens of " + std::to_string(shape.columns) +
-                " rows of " + std::to_string(shape.row_bytes) +
+                " rows of " + std::to_string(row_bytes) +
                 " bytes: the tables and the model's config.json do not belong together"};
   }
   if (!rows.dead.empty() && rows.dead.size() != token_count) {
@@ -132,6 +154,12 @@ Status CheckLayerRows(const LayerRowsShape& shape, const LayerRows& rows, uint32
       std::any_of(rows.dead.begin(), rows.dead.end(), [](uint8_t d) { return d != 0; });
   if (any_dead && shape.variant == Variant::kDemo) {
     return Invalid(layer() + "the demo variant has no dead positions: send no dead mask");
+  }
+  if (!rows.only_ids) return {};
+  if (const uint32_t id = HighestRowId(rows, shape.columns); id >= shape.table_rows) {
+    return {StatusCode::kInternal, layer() + "the row source gave row id " + std::to_string(id) +
+                                       " of a table of " + std::to_string(shape.table_rows) +
+                                       " rows"};
   }
   return {};
 }

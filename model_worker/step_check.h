@@ -55,8 +55,11 @@ struct LayerRowsShape {
   Variant variant = Variant::kV41;
   uint32_t columns = 0;
   uint32_t row_bytes = 0;
+  uint64_t table_rows = 0;  // of the table that the backend has itself; 0 = it has none
 };
-// ERRORS: kInternal (`rows` is not of this step or model), kInvalidArgument (dead positions in the
+// Of row ids, those of dead positions are not looked at: they name nothing.
+// ERRORS: kInternal (`rows` is not of this step or model; row ids without a table, or one outside
+// of it), kInvalidArgument (dead positions in the
 // demo variant, which has none).
 [[nodiscard]] Status CheckLayerRows(const LayerRowsShape& shape, const LayerRows& rows,
                                     uint32_t token_count);

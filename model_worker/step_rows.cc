@@ -58,6 +58,7 @@ Result<LayerRows> StepRows::Gather(int32_t layer_index) {
     copies_.resize(static_cast<size_t>(layer_index) + 1);
   }
   LayerCopy& copy = copies_[static_cast<size_t>(layer_index)];
+  LayerRows result;
   size_t token = 0;
   size_t token_bytes = 0;
   bool any_dead = false;
@@ -66,10 +67,12 @@ Result<LayerRows> StepRows::Gather(int32_t layer_index) {
     ENGRAM_ASSIGN_OR_RETURN(const LayerRows rows, source_->Await(piece.ticket, layer_index));
     ENGRAM_CHECK(piece.first_token + piece.token_count <= rows.token_count);
     if (token == 0) {
+      result.only_ids = rows.only_ids;
       token_bytes = rows.rows.size() / rows.token_count;
       copy.rows.resize(token_count_ * token_bytes);
     }
-    ENGRAM_CHECK(rows.rows.size() == rows.token_count * token_bytes);
+    ENGRAM_CHECK(rows.only_ids == result.only_ids &&
+                 rows.rows.size() == rows.token_count * token_bytes);
     std::memcpy(copy.rows.data() + token * token_bytes,
                 rows.rows.data() + piece.first_token * token_bytes,
                 piece.token_count * token_bytes);
@@ -80,7 +83,6 @@ Result<LayerRows> StepRows::Gather(int32_t layer_index) {
     }
     token += piece.token_count;
   }
-  LayerRows result;
   result.rows = copy.rows;
   if (any_dead) result.dead = copy.dead;
   result.token_count = token_count_;

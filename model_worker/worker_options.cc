@@ -79,10 +79,14 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
   if (choice) {
     AddNamedFlag<RowsFrom>(
         app, "--rows",
-        {{"remote", RowsFrom::kRemote}, {"local", RowsFrom::kLocal}, {"off", RowsFrom::kOff}},
+        {{"remote", RowsFrom::kRemote},
+         {"local", RowsFrom::kLocal},
+         {"gpu", RowsFrom::kGpu},
+         {"off", RowsFrom::kOff}},
         &options->rows,
         "Where Engram rows come from: remote = memory nodes, local = the model folder's tables "
-        "loaded into this process, off = no Engram")
+        "loaded into this process, gpu = the same loaded into the memory of the cuda backend's "
+        "GPU, off = no Engram")
         ->default_str("remote");
   }
   app->add_option("--coordinator", options->coordinator,
@@ -185,6 +189,11 @@ Status CheckWorkerOptions(const WorkerOptions& options) {
   if (options.rows == RowsFrom::kRemote && options.coordinator.empty()) {
     return {StatusCode::kInvalidArgument,
             "remote rows need --coordinator host:port (or use --rows local, --rows off)"};
+  }
+  if (options.rows == RowsFrom::kGpu && options.backend != ComputeOn::kCuda) {
+    return {StatusCode::kInvalidArgument,
+            "tables in GPU memory need --backend cuda (the cpu backend takes them from this "
+            "process: --rows local)"};
   }
   if (options.concurrency > options.step_tokens) {
     return {StatusCode::kInvalidArgument,

@@ -17,7 +17,8 @@
 
 namespace engram {
 
-enum class RowsFrom : uint8_t { kRemote, kLocal, kOff };
+// kGpu: the model folder's tables, whole in the memory of the GPU that computes.
+enum class RowsFrom : uint8_t { kRemote, kLocal, kGpu, kOff };
 enum class ComputeOn : uint8_t { kCpu, kCuda };
 [[nodiscard]] const char* ComputeOnName(ComputeOn backend);  // "cpu", "cuda"
 
@@ -52,7 +53,7 @@ struct WorkerOptions {
 };
 
 void AddModelFlags(CLI::App* app, WorkerOptions* options);
-// --rows only where `choice`; the others compare all three.
+// --rows only where `choice`; the others compare all of them.
 void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice);
 void AddRankFlags(CLI::App* app, WorkerOptions* options);
 void AddSamplingFlags(CLI::App* app, SamplingParams* params);

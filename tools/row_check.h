@@ -8,8 +8,8 @@
 
 #include "client/row_lookup.h"
 #include "engram/base/status.h"
+#include "engram/checkpoint/checkpoint_rows.h"
 #include "engram/table/table_layout.h"
-#include "tools/checkpoint_rows.h"
 
 namespace engram {
 

@@ -14,6 +14,7 @@
 #include "model_worker/cuda/device_choice.h"
 #include "model_worker/cuda/device_memory.h"
 #include "model_worker/cuda/device_ranks.h"
+#include "model_worker/cuda/device_tables.h"
 #include "model_worker/cuda/gpu_transformer.h"
 #include "model_worker/cuda/graph_cache.h"
 #include "model_worker/cuda/kv_pages.h"
@@ -60,6 +61,8 @@ class CudaBackendImpl final : public CudaBackend {
   [[nodiscard]] uint64_t parameters_non_embedding() const override { return parameters_; }
   [[nodiscard]] StagingMemoryObserver* staging_observer() override { return &pinned_; }
   [[nodiscard]] CudaBackendStats stats() const override;
+  [[nodiscard]] Status LoadTables(CheckpointRows* checkpoint,
+                                  const CheckpointRows::OnProgress& on_progress) override;
 
   void ResetSlot(SequenceSlot slot) override;
   [[nodiscard]] Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
@@ -103,7 +106,8 @@ class CudaBackendImpl final : public CudaBackend {
   std::unique_ptr<gpu::DeviceRanks> ranks_;  // null: one rank
   gpu::RankEvents events_{nullptr, {}};
   std::unique_ptr<gpu::GpuTransformer> transformer_;
-  std::unique_ptr<gpu::RowStaging> staging_;  // null without Engram layers
+  std::unique_ptr<gpu::RowStaging> staging_;   // null without Engram layers
+  std::unique_ptr<gpu::DeviceTables> tables_;  // null: rows are staged
   gpu::GraphCache graphs_;
   std::array<std::vector<gpu::LayerSegment>, 2> segments_;  // Engram off, on
   std::vector<LayerRowsShape> rows_shapes_;                 // [Engram layers]
@@ -190,8 +194,8 @@ Status CudaBackendImpl::MakeBuffers() {
   if (rows_shapes_.empty()) return {};
   gpu::RowStaging::Options options;
   options.tokens_max = limits().step_tokens_max;
-  options.layer_bytes_max =
-      size_t{options.tokens_max} * rows_shapes_.front().columns * rows_shapes_.front().row_bytes;
+  options.layer_bytes_max = size_t{options.tokens_max} * rows_shapes_.front().columns *
+                            std::max(rows_shapes_.front().row_bytes, kRowIdBytes);
   options.pinned = &pinned_;
   options.events = &events_;
   auto staging = gpu::RowStaging::Create(options);
@@ -213,6 +217,27 @@ CudaBackendStats CudaBackendImpl::stats() const {
     stats.row_bytes_copied = staging_->byte_count();
   }
   return stats;
+}
+
+Status CudaBackendImpl::LoadTables(CheckpointRows* checkpoint,
+                                   const CheckpointRows::OnProgress& on_progress) {
+  ENGRAM_CHECK(tables_ == nullptr);
+  ENGRAM_CUDA_TRY(cudaSetDevice(device_), "choosing the GPU");
+  const TableLayout& layout = checkpoint->layout();
+  if (static_cast<size_t>(layout.layer_count()) != rows_shapes_.size() || rows_shapes_.empty() ||
+      static_cast<uint32_t>(layout.column_count()) != rows_shapes_.front().columns ||
+      layout.row_bytes() != rows_shapes_.front().row_bytes) {
+    return {StatusCode::kInvalidArgument,
+            "the tables are of another model than the weights: their layers, columns or rows "
+            "differ"};
+  }
+  auto tables = gpu::DeviceTables::Load(checkpoint, on_progress);
+  if (!tables.has_value()) return std::move(tables).error();
+  tables_ = *std::move(tables);
+  for (size_t layer = 0; layer < rows_shapes_.size(); ++layer) {
+    rows_shapes_[layer].table_rows = layout.row_count(static_cast<int32_t>(layer));
+  }
+  return {};
 }
 
 void CudaBackendImpl::ResetSlot(SequenceSlot slot) {
@@ -298,7 +323,8 @@ Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& c
       CheckLayerRows(rows_shapes_[static_cast<size_t>(engram_index)], *rows, counts.tokens));
   const auto staged = staging_->Stage(*rows, stream_.get());
   if (!staged.has_value()) return staged.error();
-  ENGRAM_RETURN_IF_ERROR(transformer_->DecodeRows(*staged, counts, stream_.get()));
+  const std::byte* table = rows->only_ids ? tables_->rows(engram_index) : nullptr;
+  ENGRAM_RETURN_IF_ERROR(transformer_->DecodeRows(*staged, table, counts, stream_.get()));
   return staging_->Consumed(*staged, stream_.get());
 }
 

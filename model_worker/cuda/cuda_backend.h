@@ -9,6 +9,7 @@
 #include <string>
 
 #include "engram/base/status.h"
+#include "engram/checkpoint/checkpoint_rows.h"
 #include "model_worker/backend.h"
 #include "model_worker/collectives/collective.h"
 #include "model_worker/model_config.h"
@@ -55,6 +56,14 @@ struct CudaBackendStats {
 class CudaBackend : public Backend {
  public:
   [[nodiscard]] virtual CudaBackendStats stats() const = 0;
+
+  // Takes the model's tables whole into GPU memory, once, while no step runs; host memory holds
+  // none of them. From then on Forward takes row ids as well as rows (LayerRows::only_ids), step
+  // by step, and gives the same bits for both; an id outside of its table is kInternal.
+  // ERRORS: kResourceExhausted with the bytes needed and free, kInvalidArgument (tables of another
+  // model), those of CheckpointRows::Read. The backend is as usable as before.
+  [[nodiscard]] virtual Status LoadTables(CheckpointRows* checkpoint,
+                                          const CheckpointRows::OnProgress& on_progress) = 0;
 };
 
 // Takes the weights, rounds them to bf16 and frees the originals as it goes.

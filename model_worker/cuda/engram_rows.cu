@@ -1,4 +1,4 @@
-// Staged rows -> bf16 values, the numbers of engram/table/row_codec.
+// Rows, staged or of a table on the GPU, -> bf16 values, the numbers of engram/table/row_codec.
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
@@ -39,6 +39,13 @@ __device__ uint4 DecodeFp8(const uint8_t* row, uint32_t row_values, uint32_t fir
   return Narrow8(values);
 }
 
+// The row of a token's column.
+__device__ const std::byte* RowAt(const StagedRows& rows, uint32_t token, uint32_t column,
+                                  uint32_t row_bytes) {
+  const size_t place = size_t{token} * rows.columns + column;
+  return rows.staged + (rows.ids == nullptr ? place : size_t{rows.ids[place]}) * row_bytes;
+}
+
 // A block: values of one row of the step (x) in units of eight (y).
 template <bool kAligned>
 __global__ void DecodeFp8Kernel(StagedRows rows, uint32_t row_bytes, Bf16* values,
@@ -51,9 +58,9 @@ __global__ void DecodeFp8Kernel(StagedRows rows, uint32_t row_bytes, Bf16* value
   if (at >= width) return;
   uint4 decoded = {0, 0, 0, 0};
   if (live) {
-    const auto* row = reinterpret_cast<const uint8_t*>(rows.staged) +
-                      (size_t{token} * rows.columns + at / rows.row_values) * row_bytes;
-    decoded = DecodeFp8<kAligned>(row, rows.row_values, at % rows.row_values);
+    const std::byte* row = RowAt(rows, token, at / rows.row_values, row_bytes);
+    decoded = DecodeFp8<kAligned>(reinterpret_cast<const uint8_t*>(row), rows.row_values,
+                                  at % rows.row_values);
   }
   *reinterpret_cast<uint4*>(values + size_t{token} * width + at) = decoded;
 }
@@ -69,7 +76,6 @@ __device__ float DecodePlain(RowFormat format, const std::byte* p) {
   }
 }
 
-// Rows without scales are one array of values.
 __global__ void DecodePlainKernel(StagedRows rows, uint32_t value_bytes, Bf16* values,
                                   uint8_t* dead_out) {
   const uint32_t token = blockIdx.x;
@@ -78,9 +84,12 @@ __global__ void DecodePlainKernel(StagedRows rows, uint32_t value_bytes, Bf16* v
   const bool live = token < rows.tokens && (rows.dead == nullptr || rows.dead[token] == 0);
   if (at == 0) dead_out[token] = live ? 0 : 1;
   if (at >= width) return;
-  const size_t place = size_t{token} * width + at;
-  const float value = live ? DecodePlain(rows.format, rows.staged + place * value_bytes) : 0.0f;
-  values[place] = __float2bfloat16_rn(value);
+  float value = 0.0f;
+  if (live) {
+    const std::byte* row = RowAt(rows, token, at / rows.row_values, rows.row_values * value_bytes);
+    value = DecodePlain(rows.format, row + at % rows.row_values * value_bytes);
+  }
+  values[size_t{token} * width + at] = __float2bfloat16_rn(value);
 }
 
 }  // namespace

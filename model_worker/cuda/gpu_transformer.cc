@@ -132,14 +132,18 @@ KvCache GpuTransformer::CacheOf(int32_t layer) {
           options_.pages_per_slot};
 }
 
-Status GpuTransformer::DecodeRows(const RowStaging::Staged& staged, const StepCounts& counts,
-                                  cudaStream_t stream) {
-  const StagedRows rows{staged.rows,
-                        staged.dead,
-                        counts.tokens,
-                        static_cast<uint32_t>(config_.engram_columns()),
-                        config_.engram->row_values,
-                        row_format_};
+Status GpuTransformer::DecodeRows(const RowStaging::Staged& staged, const std::byte* table,
+                                  const StepCounts& counts, cudaStream_t stream) {
+  StagedRows rows{staged.rows,
+                  staged.dead,
+                  counts.tokens,
+                  static_cast<uint32_t>(config_.engram_columns()),
+                  config_.engram->row_values,
+                  row_format_};
+  if (table != nullptr) {
+    rows.staged = table;
+    rows.ids = reinterpret_cast<const uint32_t*>(staged.rows);
+  }
   return CudaStatus(
       LaunchDecodeRows(rows, counts.rows, engram_values_.data(), dead_.data(), stream),
       "decoding Engram rows");

@@ -46,8 +46,9 @@ class GpuTransformer {
   // Where a step's inputs (step_inputs.h) must have been copied before its first segment.
   [[nodiscard]] int32_t* inputs() { return inputs_.data(); }
   // Staged rows of an Engram layer -> bf16 values, before its segment.
-  [[nodiscard]] Status DecodeRows(const RowStaging::Staged& staged, const StepCounts& counts,
-                                  cudaStream_t stream);
+  //   table  null; or the layer's table on the device, of which `staged` has row ids
+  [[nodiscard]] Status DecodeRows(const RowStaging::Staged& staged, const std::byte* table,
+                                  const StepCounts& counts, cudaStream_t stream);
   [[nodiscard]] Status EnqueueSegment(const LayerSegment& segment, const StepCounts& counts,
                                       cudaStream_t stream);
   // Draws from the logits of the step that was enqueued last: `count` tokens, by `draws`, into

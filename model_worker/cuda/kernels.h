@@ -100,9 +100,11 @@ struct RowPlaces {
 
 // -- engram_rows.cu, engram_fusion.cu
 
-// Decodes staged rows as row_codec.h does (exactly its numbers; fp32 and fp16 tables are rounded to
-// bf16).
-//   staged    [tokens][columns][RowBytes(format, row_values)]
+// Decodes rows as row_codec.h does (exactly its numbers; fp32 and fp16 tables are rounded to bf16).
+//   staged    [tokens][columns][RowBytes(format, row_values)]; with ids: the whole table, [rows of
+//             the table][RowBytes(...)]
+//   ids       [tokens][columns] row ids, or null. Precondition: they are in the table, but those of
+//             dead tokens, which are not looked at
 //   dead      [tokens], or null: none
 //   values    [rows][columns * row_values] written; zeros for dead tokens and padding
 //   dead_out  [rows] written: 1 for dead tokens and padding
@@ -113,6 +115,7 @@ struct StagedRows {
   uint32_t columns = 0;
   uint32_t row_values = 0;
   RowFormat format = RowFormat::kF8E4M3ScaleE8M0;
+  const uint32_t* ids = nullptr;
 };
 [[nodiscard]] cudaError_t LaunchDecodeRows(const StagedRows& rows, uint32_t row_count, Bf16* values,
                                            uint8_t* dead_out, cudaStream_t stream);

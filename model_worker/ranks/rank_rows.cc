@@ -129,7 +129,8 @@ Status RankRows::Exchange(const Batch& batch, const Status& mine, const LayerRow
   }
   spans[collective_->rank()][0] = static_cast<std::byte>(mine.code());
   if (batch.striped && mine.ok()) {
-    ENGRAM_CHECK(rows.token_count == batch.token_count && rows.others.data() != nullptr);
+    ENGRAM_CHECK(rows.token_count == batch.token_count && rows.others.data() != nullptr &&
+                 !rows.only_ids);
     PackOwn(batch, rows);
   }
   Must(collective_->AllGather(spans));

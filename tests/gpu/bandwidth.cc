@@ -15,6 +15,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "client/row_source.h"
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
 #include "model_worker/cuda/launch_shape.h"
@@ -234,8 +235,43 @@ void MeasurePrefill(const HeadShape& shape, uint32_t sequences, uint32_t length)
   }
 }
 
+constexpr uint32_t kColumns = 24, kRowValues = 256, kRowBytes = 264;
+
+// Rows at random places of a table on the GPU, many times what its caches hold.
+void MeasureTable(uint32_t tokens) {
+  constexpr uint32_t kTableRows = uint32_t{1} << 24;  // 4.1 GiB
+  const int copies = std::clamp(static_cast<int>(65536 / tokens), 2, 64);
+  const size_t places = size_t{tokens} * kColumns;
+  const Bf16* table = Numbers<Bf16>(size_t{kTableRows} * kRowBytes / 2);
+  std::vector<uint32_t> random(places * static_cast<size_t>(copies));
+  uint32_t state = 1;
+  for (uint32_t& id : random) {
+    state = state * 1664525u + 1013904223u;
+    id = state >> 8;
+  }
+  const uint32_t* ids = Copied(random);
+  const size_t values = places * kRowValues;
+  Bf16* decoded = Allocated<Bf16>(values * static_cast<size_t>(copies));
+  auto* dead = Allocated<uint8_t>(tokens);
+  const double seconds = Seconds(
+      [&](int call, cudaStream_t stream) {
+        const auto copy = static_cast<size_t>(call % copies);
+        StagedRows rows{reinterpret_cast<const std::byte*>(table), nullptr, tokens, kColumns,
+                        kRowValues};
+        rows.ids = ids + copy * places;
+        return LaunchDecodeRows(rows, tokens, decoded + copy * values, dead, stream);
+      },
+      2 * copies);
+  char what[128];
+  std::snprintf(what, sizeof(what), "Engram rows of a table, %u tokens of 24 x 264 bytes", tokens);
+  Report(what, static_cast<double>(places) * (kRowBytes + kRowIdBytes + 2.0 * kRowValues), seconds);
+  for (const void* p : {static_cast<const void*>(table), static_cast<const void*>(ids),
+                        static_cast<const void*>(decoded), static_cast<const void*>(dead)}) {
+    Check(cudaFree(const_cast<void*>(p)));
+  }
+}
+
 void MeasureEngram(uint32_t tokens, uint32_t width) {
-  constexpr uint32_t kColumns = 24, kRowValues = 256, kRowBytes = 264;
   const int copies = std::clamp(static_cast<int>(65536 / tokens), 2, 64);
   const size_t staged_bytes = size_t{tokens} * kColumns * kRowBytes;
   const size_t values = size_t{tokens} * kColumns * kRowValues;
@@ -339,6 +375,7 @@ int Main(bool all_splits, bool prefill_only) {
   MeasureDecode({64, 8, 128}, 64, 2048, all_splits);
   MeasureDecode({16, 8, 128}, 64, 2048, all_splits);
   for (const uint32_t tokens : {32u, 256u, 2048u, 8192u}) MeasureEngram(tokens, 5120);
+  for (const uint32_t tokens : {32u, 256u, 2048u, 8192u}) MeasureTable(tokens);
   for (const uint32_t rows : {1u, 32u, 128u}) MeasureSampling(rows);
   return 0;
 }

@@ -18,14 +18,25 @@ std::vector<std::byte> RandomBytes(size_t count, uint32_t seed) {
   return bytes;
 }
 
-void ExpectRowsDecoded(RowFormat format, uint32_t columns, uint32_t row_values, bool with_dead) {
+// With ids the rows are of a table, some of them used again and some not at all.
+void ExpectRowsDecoded(RowFormat format, uint32_t columns, uint32_t row_values, bool with_dead,
+                       bool with_ids = false) {
   const uint32_t tokens = 37, rows = 48;
   const uint32_t row_bytes = RowBytes(format, row_values);
-  const auto staged = RandomBytes(size_t{tokens} * columns * row_bytes, row_values);
+  const uint32_t table_rows = tokens * columns - 5;
+  const auto staged =
+      RandomBytes(size_t{with_ids ? table_rows : tokens * columns} * row_bytes, row_values);
   std::vector<uint8_t> dead(tokens, 0);
   if (with_dead) dead[0] = dead[20] = dead[36] = 1;
   const auto device_staged = Upload(staged);
   const auto device_dead = Upload(dead);
+  std::vector<uint32_t> ids(size_t{tokens} * columns);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    ids[i] = static_cast<uint32_t>(with_ids ? (i * 7919 + 3) % table_rows : i);
+    // Not looked at: it would be far outside.
+    if (dead[i / columns] != 0) ids[i] = UINT32_MAX;
+  }
+  const auto device_ids = Upload(ids);
   const size_t width = size_t{columns} * row_values;
   auto values = Poisoned<Bf16>(rows * width);
   auto dead_out = Poisoned<uint8_t>(rows);
@@ -34,7 +45,8 @@ void ExpectRowsDecoded(RowFormat format, uint32_t columns, uint32_t row_values, 
                                tokens,
                                columns,
                                row_values,
-                               format};
+                               format,
+                               with_ids ? device_ids.data() : nullptr};
   ExpectCuda(LaunchDecodeRows(staged_rows, rows, values.data(), dead_out.data(), nullptr));
   const auto got = Download(values);
   const auto got_dead = Download(dead_out);
@@ -45,7 +57,7 @@ void ExpectRowsDecoded(RowFormat format, uint32_t columns, uint32_t row_values, 
     for (size_t c = 0; c < columns; ++c) {
       std::fill(expected.begin(), expected.end(), 0.0f);
       if (live) {
-        DecodeRow(format, staged.data() + (token * columns + c) * row_bytes, row_values,
+        DecodeRow(format, staged.data() + ids[token * columns + c] * size_t{row_bytes}, row_values,
                   expected.data());
       }
       for (size_t i = 0; i < row_values; ++i) {
@@ -74,6 +86,13 @@ TEST_F(EngramKernelsTest, PlainRowsDecodeToTheCodecsNumbersInBf16) {
   ExpectRowsDecoded(RowFormat::kBf16, 4, 64, true);
   ExpectRowsDecoded(RowFormat::kF16, 4, 20, false);
   ExpectRowsDecoded(RowFormat::kF32, 16, 80, true);
+}
+
+TEST_F(EngramKernelsTest, RowsOfATableDecodeWhereTheirIdsSay) {
+  ExpectRowsDecoded(RowFormat::kF8E4M3ScaleE8M0, 24, 256, false, true);
+  ExpectRowsDecoded(RowFormat::kF8E4M3ScaleE8M0, 3, 32, true, true);  // rows of 33 bytes
+  ExpectRowsDecoded(RowFormat::kBf16, 4, 64, true, true);
+  ExpectRowsDecoded(RowFormat::kF32, 16, 80, false, true);
 }
 
 TEST_F(EngramKernelsTest, V41FusionEqualsTheCpus) {

@@ -2,10 +2,12 @@
 #include <chrono>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/child_process.h"
 #include "tests/support/test_cluster.h"
 
 namespace engram::test {
@@ -55,6 +57,24 @@ TEST_P(WorkerTest, TokensAreTheSameFromNodesAndFromMemoryAndDifferWithEngramOff)
   }
 }
 INSTANTIATE_TEST_SUITE_P(Variants, WorkerTest, testing::Values("v41", "demo"));
+
+TEST(WorkerRefusalTest, TablesInGpuMemoryNeedTheCudaBackend) {
+  const ScratchDir scratch;
+  const auto prompts = scratch.path() / "prompts.txt";
+  std::ofstream(prompts) << "The quick brown fox\n";
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"generate", "--rows", "gpu"},
+        {"compare", "--gpu-tables", "--coordinator", "127.0.0.1:1"}}) {
+    std::vector<std::string> words = {std::string(ENGRAM_BIN_DIR) + "/engram-model-worker"};
+    words.insert(words.end(), command.begin(), command.end());
+    for (const char* word : {"--model", scratch.path().c_str(), "--prompts", prompts.c_str()}) {
+      words.emplace_back(word);
+    }
+    const CommandOutput run = RunCommand(words, std::chrono::seconds(30));
+    EXPECT_NE(run.exit_status, 0);
+    EXPECT_NE(run.err.find("need --backend cuda"), std::string::npos) << run.err;
+  }
+}
 
 }  // namespace
 }  // namespace engram::test

@@ -40,7 +40,7 @@ void RunStep(Backend* backend, const TinyModel& model, const std::vector<Prompt>
   std::vector<float> logits;
   Status status;
   if (schedule.engram && model.shape().variant.has_value()) {
-    TinyRows rows(model, runs);
+    TinyRows rows(model, runs, schedule.only_ids);
     status = backend->Forward(steps, &rows, &logits);
   } else {
     status = backend->Forward(steps, nullptr, &logits);

@@ -24,6 +24,7 @@ struct Schedule {
   uint32_t chunk_tokens = 1;  // tokens of each sequence in one step, the rest in the last
   bool together = false;      // all sequences share the steps; else one after the other
   bool engram = true;
+  bool only_ids = false;  // row ids in place of rows
 };
 
 // Logits by [prompt][position]; empty where the schedule did not ask (not the last of a chunk).

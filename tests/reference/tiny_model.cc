@@ -201,6 +201,13 @@ void AddFusion(const TinyModelShape& shape, int32_t layer, Writer* writer) {
   writer->Add(p + "short_conv.conv.weight", {g_count * d, 1, 4}, 0, 0.5f);
 }
 
+constexpr uint32_t kNoRow = UINT32_MAX;
+
+RowFormat FormatOf(Dtype dtype) {
+  if (dtype == Dtype::kBf16) return RowFormat::kBf16;
+  return dtype == Dtype::kF16 ? RowFormat::kF16 : RowFormat::kF32;
+}
+
 void WriteText(const std::filesystem::path& file, const std::string& text) {
   std::ofstream out(file, std::ios::trunc);
   out << text;
@@ -232,6 +239,11 @@ TinyModel TinyModel::Write(const TinyModelShape& shape, const std::filesystem::p
     auto hasher = NgramHasher::Create(spec, compression);
     ENGRAM_CHECK(hasher.has_value());
     model.hasher_ = *std::move(hasher);
+    const RowFormat format = *shape.variant == Variant::kV41 ? RowFormat::kF8E4M3ScaleE8M0
+                                                             : FormatOf(shape.demo_table_dtype);
+    auto layout = TableLayout::Create({spec, format, static_cast<uint32_t>(shape.row_values)});
+    ENGRAM_CHECK(layout.has_value());
+    model.layout_ = std::make_shared<const TableLayout>(*std::move(layout));
     for (size_t i = 0; i < shape.engram_layers.size(); ++i) {
       const int32_t layer = shape.engram_layers[i];
       AddFusion(model.shape_, layer, &writer);
@@ -262,34 +274,41 @@ TinyModel TinyModel::Write(const TinyModelShape& shape, const std::filesystem::p
   return model;
 }
 
-std::vector<std::byte> TinyModel::Rows(int32_t layer_index, std::span<const TokenRun> runs) const {
+std::vector<uint32_t> TinyModel::RowIds(int32_t layer_index, std::span<const TokenRun> runs) const {
   const auto& sizes = hasher_->column_sizes()[static_cast<size_t>(layer_index)];
-  const std::vector<std::byte>& table = tables_[static_cast<size_t>(layer_index)];
-  std::vector<std::byte> out;
+  std::vector<uint32_t> ids;
   for (const TokenRun& run : runs) {
     std::vector<uint32_t> buckets(sizes.size() * run.tokens.size());
     hasher_->Hash(layer_index, run, buckets.data(), run.tokens.size());
     for (size_t t = 0; t < run.tokens.size(); ++t) {
-      size_t offset = 0;
+      const bool dead = !run.tokens_dead.empty() && run.tokens_dead[t] != 0;
+      uint32_t offset = 0;
       for (size_t c = 0; c < sizes.size(); ++c) {
-        const size_t row = offset + buckets[c * run.tokens.size() + t];
-        const auto begin = table.begin() + static_cast<ptrdiff_t>(row * row_bytes_);
-        const bool dead = !run.tokens_dead.empty() && run.tokens_dead[t] != 0;
-        // Dead rows are never read; 0xff decodes to NaN, which would show anywhere it got to.
-        if (dead) {
-          out.insert(out.end(), row_bytes_, std::byte{0xff});
-        } else {
-          out.insert(out.end(), begin, begin + static_cast<ptrdiff_t>(row_bytes_));
-        }
+        ids.push_back(dead ? kNoRow : offset + buckets[c * run.tokens.size() + t]);
         offset += sizes[c];
       }
     }
   }
+  return ids;
+}
+
+std::vector<std::byte> TinyModel::Rows(int32_t layer_index, std::span<const TokenRun> runs) const {
+  const std::vector<std::byte>& table = tables_[static_cast<size_t>(layer_index)];
+  std::vector<std::byte> out;
+  for (const uint32_t id : RowIds(layer_index, runs)) {
+    // Dead rows are never read; 0xff decodes to NaN, which would show anywhere it got to.
+    if (id == kNoRow) {
+      out.insert(out.end(), row_bytes_, std::byte{0xff});
+      continue;
+    }
+    const auto begin = table.begin() + static_cast<ptrdiff_t>(id * row_bytes_);
+    out.insert(out.end(), begin, begin + static_cast<ptrdiff_t>(row_bytes_));
+  }
   return out;
 }
 
-TinyRows::TinyRows(const TinyModel& model, std::span<const TokenRun> runs)
-    : model_(model), runs_(runs.begin(), runs.end()) {
+TinyRows::TinyRows(const TinyModel& model, std::span<const TokenRun> runs, bool only_ids)
+    : model_(model), only_ids_(only_ids), runs_(runs.begin(), runs.end()) {
   bool any_mask = false;
   for (const TokenRun& run : runs_) any_mask |= !run.tokens_dead.empty();
   if (!any_mask) return;
@@ -302,10 +321,18 @@ TinyRows::TinyRows(const TinyModel& model, std::span<const TokenRun> runs)
 
 Result<LayerRows> TinyRows::Rows(int32_t layer_index) {
   asked_.push_back(layer_index);
-  kept_.push_back(model_.Rows(layer_index, runs_));
+  if (only_ids_) {
+    const std::vector<uint32_t> ids = model_.RowIds(layer_index, runs_);
+    const auto bytes = std::as_bytes(std::span(ids));
+    kept_.emplace_back(bytes.begin(), bytes.end());
+  } else {
+    kept_.push_back(model_.Rows(layer_index, runs_));
+  }
   size_t tokens = 0;
   for (const TokenRun& run : runs_) tokens += run.tokens.size();
-  return LayerRows{kept_.back(), dead_, static_cast<uint32_t>(tokens)};
+  LayerRows rows{kept_.back(), dead_, static_cast<uint32_t>(tokens)};
+  rows.only_ids = only_ids_;
+  return rows;
 }
 
 }  // namespace engram::test

@@ -12,6 +12,7 @@
 
 #include "engram/checkpoint/safetensors.h"
 #include "engram/hash/ngram_hasher.h"
+#include "engram/table/table_layout.h"
 #include "model_worker/backend.h"
 
 namespace engram::test {
@@ -56,6 +57,12 @@ class TinyModel {
   // Precondition: the shape has a variant.
   [[nodiscard]] const NgramHasher& hasher() const { return *hasher_; }
 
+  // Of its tables. The same precondition.
+  [[nodiscard]] std::shared_ptr<const TableLayout> layout() const { return layout_; }
+
+  // [tokens][columns] of one Engram layer; dead positions' are outside of any table.
+  [[nodiscard]] std::vector<uint32_t> RowIds(int32_t layer_index,
+                                             std::span<const TokenRun> runs) const;
   // [tokens][columns][row_bytes] of one Engram layer, as a row source would give them.
   [[nodiscard]] std::vector<std::byte> Rows(int32_t layer_index,
                                             std::span<const TokenRun> runs) const;
@@ -64,19 +71,21 @@ class TinyModel {
   TinyModelShape shape_;
   std::filesystem::path dir_;
   std::optional<NgramHasher> hasher_;
+  std::shared_ptr<const TableLayout> layout_;
   size_t row_bytes_ = 0;
   std::vector<std::vector<std::byte>> tables_;  // [layers] rows as stored
 };
 
-// The rows of one step, computed when the layer asks; counts who asked.
+// The rows of one step, or their ids, computed when the layer asks; counts who asked.
 class TinyRows final : public EngramRows {
  public:
-  TinyRows(const TinyModel& model, std::span<const TokenRun> runs);
+  TinyRows(const TinyModel& model, std::span<const TokenRun> runs, bool only_ids = false);
   [[nodiscard]] Result<LayerRows> Rows(int32_t layer_index) override;
   [[nodiscard]] const std::vector<int32_t>& asked() const { return asked_; }
 
  private:
   const TinyModel& model_;
+  const bool only_ids_;
   std::vector<TokenRun> runs_;
   std::vector<uint8_t> dead_;
   std::vector<std::vector<std::byte>> kept_;

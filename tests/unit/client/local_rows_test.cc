@@ -161,6 +161,63 @@ TEST_F(LocalRowsTest, GivesTheSameBytesAsRemoteRows) {
   local->Release(*local_ticket);
 }
 
+// Looks every id up, as a backend that has the tables does.
+TEST_F(LocalRowsTest, RowIdsNameTheRowsThatLocalRowsGive) {
+  for (const uint32_t threads : {1u, 2u, 9u}) {
+    LocalRowsOptions options;
+    options.batch_tokens_max = 256;
+    options.io_threads = threads;
+    const auto ids = *CreateRowIds(options, layout_, hasher_);
+    const auto rows = Create(threads);
+    const auto a = SomeTokens(90, 3);
+    const auto b = SomeTokens(40, 4);
+    std::vector<uint8_t> dead(b.size(), 0);
+    dead[0] = dead[17] = dead[39] = 1;
+    const TokenRun runs[] = {{.history = b, .tokens = a}, {.tokens = b, .tokens_dead = dead}};
+    const auto ids_ticket = ids->Prefetch(runs, {});
+    const auto rows_ticket = rows->Prefetch(runs, {});
+    ASSERT_TRUE(ids_ticket.has_value() && rows_ticket.has_value());
+    const auto columns = static_cast<size_t>(layout_->column_count());
+    for (int32_t layer = 0; layer < 2; ++layer) {
+      const auto got = ids->Await(*ids_ticket, layer);
+      const auto wanted = rows->Await(*rows_ticket, layer);
+      ASSERT_TRUE(got.has_value() && wanted.has_value());
+      EXPECT_TRUE(got->only_ids);
+      EXPECT_FALSE(wanted->only_ids);
+      ASSERT_EQ(got->token_count, 130u);
+      ASSERT_EQ(got->rows.size(), 130 * columns * kRowIdBytes);
+      ASSERT_TRUE(
+          std::equal(got->dead.begin(), got->dead.end(), wanted->dead.begin(), wanted->dead.end()));
+      for (size_t cell = 0; cell < 130 * columns; ++cell) {
+        if (got->dead[cell / columns] != 0) continue;
+        uint32_t id = 0;
+        std::memcpy(&id, got->rows.data() + cell * kRowIdBytes, kRowIdBytes);
+        ASSERT_LT(id, layout_->row_count(layer));
+        ASSERT_EQ(std::memcmp(tables_->rows(layer) + size_t{id} * 264,
+                              wanted->rows.data() + cell * 264, 264),
+                  0);
+      }
+    }
+    EXPECT_EQ(ids->Stats().rows_asked, 127 * columns * 2);
+    EXPECT_EQ(ids->Stats().rows_read, ids->Stats().rows_asked);
+    ids->Release(*ids_ticket);
+    rows->Release(*rows_ticket);
+  }
+}
+
+TEST_F(LocalRowsTest, RowIdsHaveTheBoundsOfLocalRows) {
+  LocalRowsOptions options;
+  options.io_threads = 33;
+  EXPECT_EQ(CreateRowIds(options, layout_, hasher_).error().code(), StatusCode::kInvalidArgument);
+  options.io_threads = 1;
+  options.batch_tokens_max = 8;
+  const auto source = *CreateRowIds(options, layout_, hasher_);
+  EXPECT_EQ(source->batch_tokens_max(), 8u);
+  const auto tokens = SomeTokens(9, 1);
+  const TokenRun run{.tokens = tokens};
+  EXPECT_EQ(source->Prefetch({&run, 1}, {}).error().code(), StatusCode::kInvalidArgument);
+}
+
 TEST_F(LocalRowsTest, DeadTokensAreMarkedAndNotGathered) {
   const auto source = Create(1);
   const std::vector<TokenId> tokens = {1, 2, 3};

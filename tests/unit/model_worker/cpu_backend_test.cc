@@ -157,6 +157,17 @@ TEST_P(CpuBackendTest, RowsOfAnotherShapeAreAnError) {
   EXPECT_THAT(status.message(), HasSubstr("Engram layer 1"));
 }
 
+TEST_P(CpuBackendTest, RowIdsAreRefusedSinceItHasNoTables) {
+  const std::vector<TokenId> tokens = {5};
+  TokenRun run;
+  run.tokens = tokens;
+  TinyRows ids(*model_, {&run, 1}, /*only_ids=*/true);
+  const SequenceStep step{SequenceSlot(0), 0, tokens, true};
+  const Status status = backend_->Forward({&step, 1}, &ids, &logits_);
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_THAT(status.message(), HasSubstr("no tables"));
+}
+
 // Gives real rows for the first layer, an error for the second.
 class HalfRows final : public EngramRows {
  public:

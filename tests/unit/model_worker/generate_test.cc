@@ -52,6 +52,7 @@ class RunTest : public ::testing::Test {
   FakeBackend backend_{{4, 128, 32}, kVocabulary, 2};
   FakeRowSource remote_{2, 32, 4};
   FakeRowSource local_{2, 32, 4};
+  FakeRowSource device_{2, 32, 4};
   const std::vector<std::vector<TokenId>> prompts_ = {{1, 2, 3}, {4}, {5, 6, 7, 8}, {9, 1}, {2}};
 };
 
@@ -86,20 +87,24 @@ TEST_F(RunTest, BatchRunNamesTheFaultyPrompt) {
   EXPECT_NE(run.error().message().find("prompt 3"), std::string::npos);
 }
 
-// The fake rows are the same on both sides, so the tokens are; the time they take is not compared.
+// The fake rows are the same on all sides, so the tokens are; the time they take is not compared.
 TEST_F(RunTest, CompareInterleavesAndComparesTokens) {
   const auto remote = MakeEngine(&remote_);
   const auto local = MakeEngine(&local_);
+  const auto device = MakeEngine(&device_);
   const auto off = MakeEngine(nullptr);
   CompareOptions options;
   options.pairs = 4;
   options.off_runs = 2;
   options.batch.tokens_max = 5;
+  backend_.sources = {&remote_, &local_, &device_};
   std::vector<std::string> order;
-  backend_.sources = {&remote_, &local_};
-  const auto result = Compare(
-      {remote.get(), &remote_}, {local.get(), &local_}, {off.get(), nullptr}, prompts_, options,
-      [&](const std::string& line) { order.push_back(line.substr(10, line.find(' ', 10) - 10)); });
+  const auto progress = [&](const std::string& line) {
+    order.push_back(line.substr(10, line.find(' ', 10) - 10));
+  };
+  CompareSides sides = {
+      {remote.get(), &remote_}, {local.get(), &local_}, {off.get(), nullptr}, std::nullopt};
+  const auto result = Compare(sides, prompts_, options, progress);
   ASSERT_TRUE(result.has_value()) << result.error().ToString();
   EXPECT_EQ(order, (std::vector<std::string>{"remote", "local", "off",  // warm-up
                                              "remote", "local", "off",  //
@@ -109,6 +114,29 @@ TEST_F(RunTest, CompareInterleavesAndComparesTokens) {
   EXPECT_TRUE(result->identical_tokens());
   EXPECT_GT(result->off_requests_differing(), 0u);
   EXPECT_EQ(result->ratios().size(), 4u);
+  const auto report = CompareReport(*result, {});
+  EXPECT_FALSE(report.contains("tok_s_device") || report.contains("ratio_median_device"));
+  EXPECT_EQ(CompareTable(*result, {}).find("GPU"), std::string::npos);
+
+  order.clear();
+  sides.device = {device.get(), &device_};
+  const auto with_device = Compare(sides, prompts_, options, progress);
+  ASSERT_TRUE(with_device.has_value()) << with_device.error().ToString();
+  EXPECT_EQ(order, (std::vector<std::string>{"remote", "local", "device", "off",  // warm-up
+                                             "remote", "local", "device", "off",  //
+                                             "device", "local", "remote",         //
+                                             "remote", "local", "device", "off",  //
+                                             "device", "local", "remote"}));
+  EXPECT_TRUE(with_device->identical_tokens());
+  const auto of_device = CompareReport(*with_device, {});
+  for (const char* key :
+       {"tok_s_device", "prefill_tok_s_device", "decode_tok_s_device", "ratio_median_device"}) {
+    EXPECT_GT(of_device.at(key).get<double>(), 0.0) << key;
+  }
+  EXPECT_EQ(of_device.at("tok_s_device_runs").size(), 4u);
+  EXPECT_EQ(of_device.at("ratios_device").size(), 4u);
+  EXPECT_TRUE(of_device.contains("latency_device") && of_device.contains("device"));
+  EXPECT_NE(CompareTable(*with_device, {}).find("same tables in GPU memory"), std::string::npos);
 }
 
 TEST_F(RunTest, CompareSeesATokenThatDiffers) {
@@ -124,6 +152,10 @@ TEST_F(RunTest, CompareSeesATokenThatDiffers) {
   EXPECT_TRUE(result.identical_tokens());
   EXPECT_EQ(result.off_requests_differing(), 0u);
   result.local[1].results[1].tokens = {4};
+  EXPECT_FALSE(result.identical_tokens());
+  result.local = result.device = {run, run};
+  EXPECT_TRUE(result.identical_tokens());
+  result.device[0].results[0].tokens = {1, 5};
   EXPECT_FALSE(result.identical_tokens());
 }
 

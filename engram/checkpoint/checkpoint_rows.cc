@@ -1,5 +1,6 @@
-#include "tools/checkpoint_rows.h"
+#include "engram/checkpoint/checkpoint_rows.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -47,6 +48,28 @@ Status CheckpointRows::Read(int32_t layer_index, RowId first, uint32_t count,
                 scale_bytes);
   }
   return Status();
+}
+
+uint64_t CheckpointRows::total_bytes() const {
+  uint64_t rows = 0;
+  for (int32_t i = 0; i < layout_->layer_count(); ++i) rows += layout_->row_count(i);
+  return rows * layout_->row_bytes();
+}
+
+Status CheckpointRows::ForEachPiece(const std::function<Status(const Piece& piece)>& read,
+                                    const OnProgress& on_progress) const {
+  const uint64_t total = total_bytes();
+  uint64_t done = 0;
+  for (int32_t layer = 0; layer < layout_->layer_count(); ++layer) {
+    const uint64_t row_count = layout_->row_count(layer);
+    for (uint64_t row = 0; row < row_count; row += kPieceRowsMax) {
+      const auto count = static_cast<uint32_t>(std::min<uint64_t>(kPieceRowsMax, row_count - row));
+      ENGRAM_RETURN_IF_ERROR(read({layer, RowId(row), count}));
+      done += uint64_t{count} * layout_->row_bytes();
+      if (on_progress) on_progress(done, total);
+    }
+  }
+  return {};
 }
 
 }  // namespace engram
