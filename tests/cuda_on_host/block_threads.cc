@@ -18,7 +18,7 @@ constexpr size_t kStackBytes = 64 << 10;
 
 // Kept from block to block: fresh memory costs more than what most blocks do.
 std::byte* StackOf(unsigned thread) {
-  static std::vector<std::unique_ptr<std::byte[]>> stacks;
+  static thread_local std::vector<std::unique_ptr<std::byte[]>> stacks;
   while (stacks.size() <= thread) {
     stacks.push_back(std::make_unique_for_overwrite<std::byte[]>(kStackBytes));
   }
@@ -40,7 +40,7 @@ class Block {
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  static Block* running;
+  static thread_local Block* running;
 
   void Run() {
     running = this;
@@ -112,7 +112,7 @@ class Block {
   unsigned current_ = 0;
 };
 
-Block* Block::running = nullptr;
+thread_local Block* Block::running = nullptr;
 
 }  // namespace
 

@@ -20,8 +20,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
-// Blocks run one after the other: what a block shares is there once.
-#define __shared__ static
+// The blocks of a device run one after the other: what a block shares is there once.
+#define __shared__ static thread_local
 
 struct uint2 {
   unsigned x, y;
@@ -46,10 +46,10 @@ struct cudaLaunchConfig_t {
 };
 
 // Of the thread that runs.
-inline dim3 threadIdx, blockIdx, blockDim, gridDim;
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 // The dynamic shared memory of the block that runs.
-inline std::vector<std::max_align_t> engram_dynamic_shared;
+inline thread_local std::vector<std::max_align_t> engram_dynamic_shared;
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),

@@ -1,6 +1,7 @@
 // CUDA's runtime on the host, as far as the CUDA backend and its tests need it. Device memory is
 // the process's own; streams, events and graphs are device_queue.h's. So the backend and its
-// kernels are tested where there is no GPU, under ASan too. Of one host thread.
+// kernels are tested where there is no GPU, under ASan too. Each host thread has a device of its
+// own, whatever number it gives it, and what is a thread's no other may use.
 #pragma once
 
 #include <cstddef>
@@ -40,11 +41,11 @@ inline const char* cudaGetErrorName(cudaError_t error) {
 inline const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
 
 inline cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = 4;
   return cudaSuccess;
 }
 inline cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+  return device < 4 ? cudaSuccess : cudaErrorInvalidValue;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr /*which*/, int /*device*/) {
   *value = 9;

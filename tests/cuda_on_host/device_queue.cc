@@ -17,7 +17,7 @@ struct Device {
 };
 
 Device& TheDevice() {
-  static Device device;
+  static thread_local Device device;
   return device;
 }
 

@@ -41,7 +41,7 @@ struct CUstream_st {
 
 namespace engram::cuda_on_host {
 
-// Of one host thread, as everything here. Null is the default stream.
+// Of the calling thread's device, as everything here. Null is the default stream.
 void Enqueue(CUstream_st* stream, Operation operation);
 void BeginCapture(CUstream_st* stream);
 [[nodiscard]] CUgraph_st* EndCapture(CUstream_st* stream);

@@ -15,7 +15,11 @@ namespace engram::gpu {
 [[nodiscard]] inline Result<std::unique_ptr<CudaBackend>> TryOpenCuda(
     const test::TinyModel& model, const CudaBackendOptions& options) {
   ENGRAM_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(model.dir()));
-  ENGRAM_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(model.dir(), config));
+  TensorPart part;
+  if (options.collective != nullptr) {
+    part = {options.collective->rank(), options.collective->rank_count()};
+  }
+  ENGRAM_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(model.dir(), config, part));
   return CreateCudaBackend(config, std::move(weights), options);
 }
 
