@@ -56,8 +56,10 @@ inline cudaError_t cudaDeviceSynchronize() {
   return cudaSuccess;
 }
 
+inline constexpr size_t kDeviceBytes = size_t{4} << 30;
+
 inline cudaError_t cudaMalloc(void** memory, size_t bytes) {
-  *memory = std::malloc(bytes);
+  *memory = bytes > kDeviceBytes ? nullptr : std::malloc(bytes);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 inline cudaError_t cudaFree(void* memory) {
@@ -111,9 +113,8 @@ inline cudaError_t cudaMemset(void* memory, int value, size_t bytes) {
   return cudaSuccess;
 }
 
-// As much as any test wants.
 inline cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* all_bytes) {
-  *free_bytes = *all_bytes = size_t{1} << 30;
+  *free_bytes = *all_bytes = kDeviceBytes;
   return cudaSuccess;
 }
 
