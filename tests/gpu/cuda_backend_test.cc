@@ -33,9 +33,11 @@ constexpr Backend::Limits kLimits{8, 400, 300};
 #ifdef ENGRAM_CUDA_ON_HOST
 const std::vector<uint32_t> kPromptTokens = {9, 3, 70, 1};
 constexpr uint32_t kManySequences = 18, kManyTokens = 29;
+constexpr uint32_t kWideHeads = 4;
 #else
 const std::vector<uint32_t> kPromptTokens = {40, 3, 330, 1, 64, 129};
 constexpr uint32_t kManySequences = 70, kManyTokens = 99;
+constexpr uint32_t kWideHeads = 8;
 #endif
 // Between two ways of the same bf16 computation: other matrix product tiles.
 constexpr double kErrorOfTilesMax = 0.02;
@@ -64,9 +66,9 @@ std::vector<Case> Cases() {
   v41.dtype = Dtype::kBf16;  // so that rounding weights changes nothing
   cases.push_back({"V41", v41});
   TinyModelShape wide = v41;
-  wide.hidden_size = 256;
+  wide.hidden_size = 32 * kWideHeads;
   wide.head_dim = 128;
-  wide.head_count = 8;
+  wide.head_count = static_cast<int32_t>(kWideHeads);
   wide.intermediate_size = 512;
   wide.row_values = 256;
   wide.max_ngram_size = 4;
