@@ -314,6 +314,7 @@ Status CudaBackendImpl::RunSegments(const gpu::StepCounts& counts, EngramRows* e
 // Waits for the rows on the CPU, while the GPU runs the segments that were enqueued before.
 Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& counts,
                                   EngramRows* engram) {
+  ENGRAM_CHECK(engram != nullptr);  // segments without Engram have no index
   const Result<LayerRows> rows = engram->Rows(engram_index);
   if (!rows.has_value()) {
     rows_error_ = rows.error();

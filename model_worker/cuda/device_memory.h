@@ -102,11 +102,12 @@ using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphDestr
 }
 // A host thread that waits for it sleeps.
 [[nodiscard]] inline Result<Event> MakeEvent() {
-  cudaEvent_t event = nullptr;
-  ENGRAM_TRY(
-      CudaStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
-                 "creating an event"));
-  return Event(event);
+  cudaEvent_t made = nullptr;
+  const cudaError_t error =
+      cudaEventCreateWithFlags(&made, cudaEventDisableTiming | cudaEventBlockingSync);
+  Event event(made);
+  ENGRAM_TRY(CudaStatus(error, "creating an event"));
+  return event;
 }
 
 }  // namespace engram::gpu
