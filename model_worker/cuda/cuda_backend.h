@@ -68,8 +68,8 @@ class CudaBackend : public Backend {
 
 // Takes the weights, rounds them to bf16 and frees the originals as it goes.
 //
-// WHAT IT TAKES: hidden_size and head_dim must be multiples of 8, head_dim at most 128; a GPU of
-// compute capability 8.0 or more.
+// WHAT IT TAKES: hidden_size and head_dim must be multiples of 8, head_dim at most 128, and of
+// several ranks the part of intermediate_size too; a GPU of compute capability 8.0 or more.
 // DETERMINISM: the same steps in the same order give the same bits on one kind of GPU, with graphs
 // or without. What shares a step, and how a prefill is cut, may change the last bits of a bf16: the
 // matrix products are computed in different tiles for different numbers of rows.
