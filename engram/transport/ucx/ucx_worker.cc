@@ -4,6 +4,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include "engram/transport/ucx/send_guard.h"
 #include "engram/transport/ucx/ucx_status.h"
 
 namespace engram {
@@ -90,6 +91,7 @@ ucs_status_t UcxWorker::OnAm(void* arg, const void* header, size_t header_length
 bool UcxWorker::Progress() {
   // Bounded: whoever drives this has other work too.
   constexpr int kRoundsMax = 16;
+  const SendGuard guard;
   bool any = false;
   for (int i = 0; i < kRoundsMax && ucp_worker_progress(worker_) != 0; ++i) any = true;
   if (!closing_.empty()) CollectClosed();

@@ -14,10 +14,13 @@
 #include <ucp/api/ucp.h>
 #include <unistd.h>
 
+#include "tests/unit/engram/transport/tcp_pair.h"
+
 namespace engram {
 namespace {
 
 using std::chrono::milliseconds;
+using test::TcpPair;
 
 constexpr size_t kRoom = (256 << 10) + 5;  // of a message and its header
 
@@ -40,47 +43,6 @@ std::string ConnectionRequest() {
   return request;
 }
 
-// The two ends of a connection over loopback.
-class Pair {
- public:
-  Pair() {
-    sockaddr_in address = Loopback();
-    socklen_t size = sizeof(address);
-    listener_ = ::socket(AF_INET, SOCK_STREAM, 0);
-    auto* const there = reinterpret_cast<sockaddr*>(&address);
-    EXPECT_EQ(::bind(listener_, there, size), 0);
-    EXPECT_EQ(::listen(listener_, 1), 0);
-    EXPECT_EQ(::getsockname(listener_, there, &size), 0);
-    reader = ::socket(AF_INET, SOCK_STREAM, 0);
-    EXPECT_EQ(::connect(reader, there, size), 0);
-    node = ::accept4(listener_, nullptr, nullptr, SOCK_NONBLOCK);
-    EXPECT_GE(node, 0);
-  }
-  ~Pair() {
-    close(listener_);
-    if (reader >= 0) close(reader);
-    if (node >= 0) close(node);
-  }
-  Pair(const Pair&) = delete;
-  Pair& operator=(const Pair&) = delete;
-  static sockaddr_in Loopback() {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    return address;
-  }
-  void EndReader() {
-    close(reader);
-    reader = -1;
-  }
-
-  int reader = -1;
-  int node = -1;
-
- private:
-  int listener_ = -1;
-};
-
 // As UCX reads: what came, or nothing yet (-1), or the end (0).
 ssize_t Receive(int fd, size_t room, std::string* what = nullptr) {
   std::string buffer(room, '\0');
@@ -95,7 +57,7 @@ ssize_t Receive(int fd, size_t room, std::string* what = nullptr) {
 }
 
 // The node reads the reader's first words and sends its own connection request.
-void ShakeHands(Pair& pair) {
+void ShakeHands(TcpPair& pair) {
   GuardHandshake(pair.node);
   const std::string magic(8, 'm');
   ASSERT_EQ(::send(pair.reader, magic.data(), magic.size(), 0), 8);
@@ -127,7 +89,7 @@ const std::string kAcknowledgement("\x20\x04\0\0\0\x02\0\0\0", 9);
 TEST_F(HandshakeGuardTest, AConnectionThatWasTakenInEndsAsItDoes) {
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(0));
-    Pair pair;
+    TcpPair pair;
     ShakeHands(pair);
     pair.EndReader();
     EXPECT_LE(Receive(pair.node, kRoom), 0);
@@ -137,7 +99,7 @@ TEST_F(HandshakeGuardTest, AConnectionThatWasTakenInEndsAsItDoes) {
 TEST_F(HandshakeGuardTest, AnEndIsReadAfterTheAcknowledgementWhereUcxShallConnectNoMore) {
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(0));
-    Pair pair;
+    TcpPair pair;
     ShakeHands(pair);
     EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
     std::string what;
@@ -150,7 +112,7 @@ TEST_F(HandshakeGuardTest, AnEndIsReadAfterTheAcknowledgementWhereUcxShallConnec
 TEST_F(HandshakeGuardTest, InTheMidstOfAMessageTheEndIsTheEnd) {
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(0));
-    Pair pair;
+    TcpPair pair;
     ShakeHands(pair);
     EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 1u);
     EXPECT_EQ(Receive(pair.node, 100), 0);
@@ -158,12 +120,12 @@ TEST_F(HandshakeGuardTest, InTheMidstOfAMessageTheEndIsTheEnd) {
 }
 
 TEST_F(HandshakeGuardTest, OtherThreadsAndSocketsReadWhatThereIs) {
-  Pair pair;
+  TcpPair pair;
   ShakeHands(pair);
   EXPECT_EQ(EndHandshakesOfThisThread(milliseconds(0)), 0u);
   pair.EndReader();
   EXPECT_LE(Receive(pair.node, kRoom), 0);
-  Pair without;
+  TcpPair without;
   without.EndReader();
   EXPECT_EQ(Receive(without.node, kRoom), 0);
 }
@@ -171,12 +133,12 @@ TEST_F(HandshakeGuardTest, OtherThreadsAndSocketsReadWhatThereIs) {
 TEST_F(HandshakeGuardTest, AnotherSocketWithTheDescriptorOfOneThatHasGoneChangesNothing) {
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(0));
-    Pair pair;
+    TcpPair pair;
     ShakeHands(pair);
-    Pair other;
+    TcpPair other;
     int descriptor = -1;
     {
-      Pair gone;  // before it said anything
+      TcpPair gone;  // before it said anything
       GuardHandshake(gone.node);
       descriptor = gone.node;
     }
@@ -200,10 +162,10 @@ TEST_F(HandshakeGuardTest, AConnectionThatAnAnsweringThreadCannotMakeCountsAsMad
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(4321));
     {
-      Pair known;
+      TcpPair known;
       ShakeHands(known);
     }
-    sockaddr_in nobody = Pair::Loopback();
+    sockaddr_in nobody = TcpPair::Loopback();
     nobody.sin_port = htons(1);
     const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     ASSERT_GE(fd, 0);
@@ -225,14 +187,14 @@ TEST_F(HandshakeGuardTest, AConnectionThatAnAnsweringThreadCannotMakeCountsAsMad
 TEST_F(HandshakeGuardTest, AConnectionThatEndedTooOftenCountsAsMade) {
   OnAThread([] {
     {
-      Pair known;
+      TcpPair known;
       ShakeHands(known);
     }
     GuardHandshakesOfThisThread(milliseconds(1000));
     const std::string first = std::string(8, 'm') + ConnectionRequest();
     int ended = 0;
     for (ssize_t got = 0; got == 0 && ended < 25; ended += got == 0 ? 1 : 0) {
-      Pair pair;  // made by this thread; its other end is the reader's
+      TcpPair pair;  // made by this thread; its other end is the reader's
       ASSERT_EQ(::send(pair.reader, first.data(), first.size(), MSG_NOSIGNAL),
                 static_cast<ssize_t>(first.size()));
       ASSERT_EQ(Receive(pair.node, kRoom), static_cast<ssize_t>(first.size()));
@@ -246,7 +208,7 @@ TEST_F(HandshakeGuardTest, AConnectionThatEndedTooOftenCountsAsMade) {
 }
 
 TEST_F(HandshakeGuardTest, ConnectionsOfOtherThreadsAreTheirOwn) {
-  sockaddr_in nobody = Pair::Loopback();
+  sockaddr_in nobody = TcpPair::Loopback();
   nobody.sin_port = htons(1);
   const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
   ASSERT_GE(fd, 0);
@@ -261,7 +223,7 @@ TEST_F(HandshakeGuardTest, ConnectionsOfOtherThreadsAreTheirOwn) {
 TEST_F(HandshakeGuardTest, AHandshakeThatTakesTooLongIsEnded) {
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(0));
-    Pair pair;
+    TcpPair pair;
     ShakeHands(pair);
     EXPECT_EQ(EndHandshakesOfThisThread(std::chrono::hours(1)), 1u);
     EXPECT_EQ(::recv(pair.node, std::array<char, 1>().data(), 1, 0), -1);
@@ -275,10 +237,10 @@ TEST_F(HandshakeGuardTest, AHandshakeThatTakesTooLongIsEnded) {
 TEST_F(HandshakeGuardTest, AConnectionThatIsNotMadeInTimeIsEnded) {
   OnAThread([] {
     {
-      Pair known;
+      TcpPair known;
       ShakeHands(known);
     }
-    sockaddr_in address = Pair::Loopback();
+    sockaddr_in address = TcpPair::Loopback();
     socklen_t size = sizeof(address);
     auto* const there = reinterpret_cast<sockaddr*>(&address);
     std::array<int, 4> sockets{};
@@ -314,7 +276,7 @@ TEST_F(HandshakeGuardTest, AConnectionThatIsNotMadeInTimeIsEnded) {
 TEST_F(HandshakeGuardTest, AHandshakeThatEndedWellIsNotAwaited) {
   OnAThread([] {
     GuardHandshakesOfThisThread(milliseconds(0));
-    Pair pair;
+    TcpPair pair;
     ShakeHands(pair);
     ASSERT_EQ(::send(pair.reader, "\x20\x04\0\0\0\x02\0\0\0", 9, 0), 9);
     ASSERT_EQ(Receive(pair.node, kRoom), 9);

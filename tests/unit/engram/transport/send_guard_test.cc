@@ -1,0 +1,60 @@
+// Writes as UCX makes them, to a peer that has gone.
+#include "engram/transport/ucx/send_guard.h"
+
+#include <cerrno>
+#include <string>
+
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include "tests/unit/engram/transport/tcp_pair.h"
+
+namespace engram {
+namespace {
+
+// How sendmsg ends: 0, or its error.
+int ErrorOfSending(int fd) {
+  std::string data(1000, 'd');
+  iovec part{data.data(), data.size()};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  return ::sendmsg(fd, &message, MSG_NOSIGNAL) < 0 ? errno : 0;
+}
+
+// It goes with data unread, as a killed one does: a reset.
+void LoseReader(test::TcpPair& pair) {
+  ASSERT_EQ(ErrorOfSending(pair.node), 0);
+  pollfd there{pair.reader, POLLIN, 0};
+  ASSERT_EQ(::poll(&there, 1, 10000), 1);
+  pair.EndReader();
+  pollfd here{pair.node, POLLIN, 0};
+  ASSERT_EQ(::poll(&here, 1, 10000), 1);
+}
+
+TEST(SendGuardTest, ALostPeerIsFoundByReading) {
+  test::TcpPair pair;
+  const SendGuard guard;
+  LoseReader(pair);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(ErrorOfSending(pair.node), EAGAIN);
+  char byte = 0;
+  const ssize_t received = ::recv(pair.node, &byte, 1, 0);
+  EXPECT_TRUE(received == 0 || (received < 0 && errno == ECONNRESET)) << received;
+}
+
+TEST(SendGuardTest, OtherErrorsAreTold) {
+  const SendGuard guard;
+  EXPECT_EQ(ErrorOfSending(-1), EBADF);
+}
+
+TEST(SendGuardTest, OutsideWritesFailAsTheyDo) {
+  test::TcpPair pair;
+  LoseReader(pair);
+  { const SendGuard guard; }
+  const int error = ErrorOfSending(pair.node);
+  EXPECT_TRUE(error == ECONNRESET || error == EPIPE) << error;
+}
+
+}  // namespace
+}  // namespace engram
