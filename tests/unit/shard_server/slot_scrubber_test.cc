@@ -40,7 +40,7 @@ class SlotScrubberTest : public testing::Test {
   }
 
   ManualClock clock_;
-  std::shared_ptr<const TableLayout> layout_ = test::SmallLayout(300000);  // slots of many steps
+  std::shared_ptr<const TableLayout> layout_ = test::SmallLayout(3000000);  // slots of many steps
   std::vector<std::byte> rows_;
 };
 
