@@ -115,6 +115,7 @@ Table RowTable(const std::vector<OffloadRun>& runs) {
 
 Table SetupTable(const std::vector<OffloadRun>& runs) {
   Table table = TableOfRuns("What ran", {{"backend", ""},
+                                         {"on", ""},
                                          {"M parameters", ""},
                                          {"prompts", ""},
                                          {"tokens a prompt", ""},
@@ -127,10 +128,10 @@ Table SetupTable(const std::vector<OffloadRun>& runs) {
   for (const OffloadRun& run : runs) {
     const double prompts = std::max(1.0, run.requests);
     table.rows.push_back(CellsOf(
-        run, {run.backend, std::round(run.parameters_non_embedding / 1e6), run.requests,
-              std::round(run.prompt_tokens / prompts), std::round(run.generated_tokens / prompts),
-              run.pairs, std::round(100 * run.ratio_coverage), run.threads, run.io_threads,
-              run.cache_bytes}));
+        run, {run.backend, run.hardware, std::round(run.parameters_non_embedding / 1e6),
+              run.requests, std::round(run.prompt_tokens / prompts),
+              std::round(run.generated_tokens / prompts), run.pairs,
+              std::round(100 * run.ratio_coverage), run.threads, run.io_threads, run.cache_bytes}));
   }
   return table;
 }
@@ -245,6 +246,7 @@ json ToJson(const OffloadRun& run) {
                  {"shape", run.shape},
                  {"way", run.way},
                  {"backend", run.backend},
+                 {"hardware", run.hardware},
                  {"concurrency", run.concurrency},
                  {"ratio", run.ratio},
                  {"ratio_interval", {run.ratio_low, run.ratio_high}},

@@ -156,6 +156,7 @@ Result<OffloadRun> ParseObject(const json& object) {
   OffloadRun run;
   run.shape = report.Text("model");
   run.backend = report.Text("backend");
+  run.hardware = report.Text("hardware");
   run.way = WayText(report);
   for (const auto& [key, number] : {std::pair{"concurrency", &run.concurrency},
                                     {"requests", &run.requests},

@@ -48,6 +48,7 @@ struct OffloadRun {
   std::string setting;     // what was asked of the model: the name of the file's folder
   std::string shape;       // of model and tables: the name of its folder
   std::string backend;     // "cpu", "cuda"
+  std::string hardware;    // that it computed on
   std::string way;         // "gather over tcp, spin 10,000 us"
   double concurrency = 0;  // requests computed at once
   double requests = 0;     // of a run

@@ -17,6 +17,7 @@
 
 #include "bench/git_commit.h"
 #include "engram/base/check.h"
+#include "engram/base/cpu_model.h"
 #include "engram/base/tcp_congestion.h"
 
 namespace engram::bench {
@@ -26,18 +27,6 @@ using nlohmann::json;
 
 constexpr std::array<std::string_view, 8> kLayoutKeys = {
     "benchmark", "title", "command", "seed", "settings", "environment", "tables", "plots"};
-
-// "EPYC 9V74" of the line "model name : EPYC 9V74".
-std::string CpuModel() {
-  std::ifstream file("/proc/cpuinfo");
-  std::string line;
-  while (std::getline(file, line)) {
-    if (line.rfind("model name", 0) != 0) continue;
-    const size_t colon = line.find(": ");
-    if (colon != std::string::npos) return line.substr(colon + 2);
-  }
-  return "unknown";
-}
 
 // Asked of the library that is installed, so that benchmarks without UCX need not link it.
 std::string UcxVersion() {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "client/row_source.h"
@@ -63,6 +64,8 @@ class Backend {
   [[nodiscard]] virtual int32_t vocabulary_size() const = 0;
   // Parameters without embedding and output matrices.
   [[nodiscard]] virtual uint64_t parameters_non_embedding() const = 0;
+  // What it computes on, for reports: "NVIDIA H200".
+  [[nodiscard]] virtual std::string hardware() const = 0;
 
   // Forgets what a slot holds; a sequence that starts at position 0 needs it first.
   virtual void ResetSlot(SequenceSlot slot) = 0;

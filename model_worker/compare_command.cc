@@ -23,6 +23,7 @@ void AddSettings(const CompareCommandOptions& options, const LoadedModel& model,
   (*report)["way"] = remote.way;
   (*report)["transport"] = options.worker.transport;
   (*report)["backend"] = ComputeOnName(options.worker.backend);
+  (*report)["hardware"] = model.backend->hardware();
   (*report)["threads"] = model.threads;
   (*report)["io_threads"] = options.worker.io_threads;
   (*report)["io_spin_us"] = options.worker.io_spin_us;
@@ -101,8 +102,9 @@ Status RunCompare(const CompareCommandOptions& options) {
   if (model->cuda != nullptr) report["row_copies"] = model->RowCopies();
   report["ranks"] = ranks->part().count;
   report["fetch"] = FetchWayName(options.worker.fetch.way);
-  std::printf("%zu memory nodes, rows read by %s over %s\n%s", remote->node_count,
+  std::printf("%zu memory nodes, rows read by %s over %s; computed on %s\n%s", remote->node_count,
               remote->way.c_str(), options.worker.transport.c_str(),
+              model->backend->hardware().c_str(),
               CompareTable(*result, model->engram_layer_ids()).c_str());
   if (!options.json_file.empty()) {
     ENGRAM_RETURN_IF_ERROR(WriteFile(options.json_file, report.dump(2) + "\n"));

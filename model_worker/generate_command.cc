@@ -33,6 +33,7 @@ nlohmann::json GenerateReport(const GenerateOptions& options, const LoadedModel&
   return {{"model", model.name},
           {"parameters_non_embedding", model.backend->parameters_non_embedding()},
           {"backend", ComputeOnName(options.worker.backend)},
+          {"hardware", model.backend->hardware()},
           {"threads", model.threads},
           {"io_threads", options.worker.io_threads},
           {"io_spin_us", options.worker.io_spin_us},

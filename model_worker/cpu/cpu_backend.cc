@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "engram/base/cpu_model.h"
 #include "engram/base/thread_role.h"
 #include "model_worker/cpu/attention.h"
 #include "model_worker/cpu/blocked_matrix.h"
@@ -98,6 +99,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] const Limits& limits() const override { return limits_; }
   [[nodiscard]] int32_t vocabulary_size() const override { return config_.vocabulary_size; }
   [[nodiscard]] uint64_t parameters_non_embedding() const override { return parameters_; }
+  [[nodiscard]] std::string hardware() const override { return CpuModel(); }
 
   void ResetSlot(SequenceSlot slot) override;
   [[nodiscard]] Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,

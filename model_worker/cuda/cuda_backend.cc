@@ -59,6 +59,7 @@ class CudaBackendImpl final : public CudaBackend {
   [[nodiscard]] const Limits& limits() const override { return options_.limits; }
   [[nodiscard]] int32_t vocabulary_size() const override { return config_.vocabulary_size; }
   [[nodiscard]] uint64_t parameters_non_embedding() const override { return parameters_; }
+  [[nodiscard]] std::string hardware() const override;
   [[nodiscard]] StagingMemoryObserver* staging_observer() override { return &pinned_; }
   [[nodiscard]] CudaBackendStats stats() const override;
   [[nodiscard]] Status LoadTables(CheckpointRows* checkpoint,
@@ -238,6 +239,12 @@ Status CudaBackendImpl::LoadTables(CheckpointRows* checkpoint,
     rows_shapes_[layer].table_rows = layout.row_count(static_cast<int32_t>(layer));
   }
   return {};
+}
+
+std::string CudaBackendImpl::hardware() const {
+  cudaDeviceProp properties{};
+  const cudaError_t error = cudaGetDeviceProperties(&properties, device_);
+  return error == cudaSuccess ? properties.name : "a GPU that CUDA does not name";
 }
 
 void CudaBackendImpl::ResetSlot(SequenceSlot slot) {

@@ -91,6 +91,7 @@ class RankLeader::LedBackend final : public Backend {
   [[nodiscard]] uint64_t parameters_non_embedding() const override {
     return own_->parameters_non_embedding();
   }
+  [[nodiscard]] std::string hardware() const override { return own_->hardware(); }
   [[nodiscard]] StagingMemoryObserver* staging_observer() override {
     return own_->staging_observer();
   }

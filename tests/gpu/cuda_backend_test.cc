@@ -204,6 +204,10 @@ TEST_P(CudaBackendTest, AResetSlotForgetsItsSequence) {
   EXPECT_TRUE(SameBits(RunSequences(backend_.get(), *model_, second, {4, true}), fresh));
 }
 
+TEST_P(CudaBackendTest, NamesItsGpu) {
+  EXPECT_NE(backend_->hardware().find_first_not_of(' '), std::string::npos);
+}
+
 TEST_P(CudaBackendTest, OnlyWantedLogitsAreGivenInOrder) {
   const std::vector<TokenId> tokens = {5, 6};
   std::vector<SequenceStep> steps;

@@ -49,6 +49,7 @@ inline nlohmann::json ComparisonJson(const MadeUpComparison& made_up) {
                  {"way", "gather"},
                  {"transport", "tcp"},
                  {"backend", "cpu"},
+                 {"hardware", "NVIDIA H200"},
                  {"threads", 2},
                  {"io_threads", 1},
                  {"io_spin_us", 0},

@@ -53,6 +53,7 @@ TEST(OffloadFiguresTest, TablesHaveARowForEachRunAndSayWhatWasNotRun) {
   EXPECT_EQ(CellOf(tables[2], 0, "% in time"), Cell(75));
   EXPECT_EQ(CellOf(tables[3], 0, "rows verified"), Cell(48));
   EXPECT_EQ(CellOf(tables[3], 0, "tokens of all runs"), Cell("the same"));
+  EXPECT_EQ(CellOf(tables[4], 0, "on"), Cell("NVIDIA H200"));
 }
 
 TEST(OffloadFiguresTest, TokensThatDifferAreSaidLoudly) {

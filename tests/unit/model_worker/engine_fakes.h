@@ -126,6 +126,7 @@ class FakeBackend final : public Backend {
   [[nodiscard]] const Limits& limits() const override { return limits_; }
   [[nodiscard]] int32_t vocabulary_size() const override { return vocabulary_; }
   [[nodiscard]] uint64_t parameters_non_embedding() const override { return 0; }
+  [[nodiscard]] std::string hardware() const override { return "a fake"; }
   void ResetSlot(SequenceSlot slot) override { slots_[slot.value()] = {}; }
 
   [[nodiscard]] Status Forward(std::span<const SequenceStep> sequence_steps, EngramRows* engram,

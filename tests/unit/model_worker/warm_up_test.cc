@@ -27,6 +27,7 @@ class NotingBackend final : public Backend {
   [[nodiscard]] const Limits& limits() const override { return limits_; }
   [[nodiscard]] int32_t vocabulary_size() const override { return 1; }
   [[nodiscard]] uint64_t parameters_non_embedding() const override { return 0; }
+  [[nodiscard]] std::string hardware() const override { return "a fake"; }
   void ResetSlot(SequenceSlot slot) override { held_[slot.value()] = 0; }
 
   [[nodiscard]] Status Forward(std::span<const SequenceStep> steps, EngramRows* engram,
