@@ -215,7 +215,12 @@ void GatherThread::ShutDown() {
          std::chrono::steady_clock::now() < give_up) {
     worker_->Progress();
   }
+  // Closing one completes what it still had to send, within: nobody looks for a session then that
+  // is half gone.
+  std::vector<std::unique_ptr<UcxEndpoint>> endpoints;
+  for (const auto& [id, session] : sessions_) endpoints.push_back(std::move(session->endpoint));
   sessions_.clear();
+  endpoints.clear();
   for (const auto& ending : ending_) ending->endpoint.reset();
   session_count_ = 0;
   if (worker_ != nullptr) worker_->FinishClosing();

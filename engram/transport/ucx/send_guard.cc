@@ -1,6 +1,7 @@
 #include "engram/transport/ucx/send_guard.h"
 
 #include <cerrno>
+#include <utility>
 
 #include <dlfcn.h>
 #include <sys/socket.h>
@@ -29,8 +30,8 @@ bool IsFoundOtherwise(int error) {
 
 }  // namespace
 
-SendGuard::SendGuard() { is_ucx_sending = true; }
-SendGuard::~SendGuard() { is_ucx_sending = false; }
+SendGuard::SendGuard() : outer_(std::exchange(is_ucx_sending, true)) {}
+SendGuard::~SendGuard() { is_ucx_sending = outer_; }
 
 }  // namespace engram
 

@@ -13,13 +13,16 @@
 
 namespace engram {
 
-// While it lives, this thread's calls of sendmsg(2) are UCX's. Not nested.
+// While it lives, this thread's calls of sendmsg(2) are UCX's.
 class SendGuard {
  public:
   SendGuard();
   ~SendGuard();
   SendGuard(const SendGuard&) = delete;
   SendGuard& operator=(const SendGuard&) = delete;
+
+ private:
+  const bool outer_;
 };
 
 }  // namespace engram

@@ -118,6 +118,23 @@ TEST_P(UcxLimitsTest, WhoTakesNoAnswersIsCutOffAndStarvesNoOther) {
   f_.ExpectStored(f_.Read(session, tag, rows), rows);
 }
 
+TEST_P(UcxLimitsTest, AServerEndsBesideReadersThatTakeNoAnswers) {
+  f_.StartServer(f_.ServerOptions());
+  const auto rows = f_.OwnedRows(kReadRowsMax);
+  std::vector<std::unique_ptr<OtherReader>> stuck;
+  for (int i = 0; i < 2; ++i) stuck.push_back(std::make_unique<OtherReader>(&f_));
+  for (const auto& reader : stuck) {
+    for (uint64_t tag = 0; tag < kReadsInFlightMax; ++tag) reader->Post(tag, rows);
+    ASSERT_TRUE(reader->Drive([&] { return reader->events.reads.at(0).done.has_value(); }));
+  }
+  ASSERT_EQ(f_.server_->stats().sessions_open, 2u);
+  f_.server_.reset();
+  for (const auto& reader : stuck) {
+    ASSERT_TRUE(reader->DriveAll());
+    EXPECT_TRUE(reader->Drive([&] { return reader->events.closed.contains(reader->session); }));
+  }
+}
+
 // Reads of a client that comes back too late for some of its answers.
 TEST(UcxLimitsTcpTest, WhatIsWantedNoMoreIsNotSent) {
   test::UcxFixture f({"", "tcp", "off", ReadWay::kGather});
