@@ -1,5 +1,6 @@
 // What a node does when readers ask for more than it can send, or do not take what they asked for.
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 #include <thread>
 
@@ -184,6 +185,34 @@ TEST(UcxLimitsTcpTest, AddressesThatDataMayComeFromAreBounded) {
   // Those of sessions that are over are free.
   peers.erase(peers.begin());
   EXPECT_TRUE(Eventually([&] { return open(4).ok(); }));
+}
+
+// Requests fill the socket of a node that stands still; the reader gives it up, and the node comes
+// back later and ends what is left of that session. (It ended the reader.)
+TEST(UcxLimitsTcpTest, AReaderOutlivesAServerThatStoodStill) {
+  // Else it would take them all. For this process, which is this test's.
+  ASSERT_EQ(::setenv("UCX_TCP_SNDBUF", "128k", /*overwrite=*/1), 0);
+  test::UcxFixture f({"", "tcp", "off", ReadWay::kGather});
+  UcxRowServerOptions server = f.ServerOptions();
+  server.slow_reader_max = std::chrono::milliseconds(200);
+  f.StartServer(server);
+  UcxTransportOptions options = f.ReaderOptions();
+  options.keep_alive = std::chrono::milliseconds(300);
+  f.StartReader(options);
+  ASSERT_EQ(::unsetenv("UCX_TCP_SNDBUF"), 0);
+  const auto rows = f.OwnedRows(kReadRowsMax);
+  const SessionId session = f.OpenSession();
+  f.PauseServer();
+  for (uint64_t tag = 0; tag < kReadsInFlightMax; ++tag) {
+    f.events_->Expect(tag, rows.size());
+    ASSERT_EQ(f.reader_->Post(session, tag, rows, MonotonicTime::max()), StatusCode::kOk);
+  }
+  ASSERT_TRUE(f.Drive([&] { return f.events_->closed.contains(session); }));
+  f.hooks_.paused = false;
+  (void)test::DriveUntil(
+      *f.reader_, [] { return false; }, std::chrono::seconds(3));
+  const SessionId again = f.OpenSession();
+  f.ExpectStored(f.Read(again, 1000, rows), rows);
 }
 
 TEST(UcxLimitsOptionsTest, TooLittleRoomIsRefused) {
