@@ -13,7 +13,8 @@
 
 namespace engram {
 
-// While it lives, this thread's calls of sendmsg(2) are UCX's.
+// While it lives, this thread's calls of sendmsg(2) are UCX's: what UCX calls back sends nothing by
+// itself, for a write to a lost peer would not fail there.
 class SendGuard {
  public:
   SendGuard();

@@ -76,9 +76,10 @@ void SetUcxDefaults() {
         {"UCX_TCP_KEEPIDLE", "5s"},
         // 15 % more rows a second in long replies than with UCX's 64k (docs/BENCHMARKS.md).
         {kTcpSegment, "256k"},
-        // Room for the longest request, which goes from a copy then where the socket takes a part:
-        // with the rest still in our memory UCX 1.13.1 frees what it has, or cuts the stream, where
-        // the connection is closed before it is sent (docs/decisions/0045-requests-are-copied.md).
+        // Room for the longest request (kReadRowsMax rows, 32.9 kB), which goes from a copy then
+        // where the socket takes a part: with the rest still in our memory UCX 1.13.1 frees what it
+        // has, or cuts the stream, where the connection is closed before it is sent
+        // (docs/decisions/0045-requests-are-copied.md).
         {"UCX_TCP_TX_SEG_SIZE", "40k"},
         // Else UCX waits in connect(2), on the thread that serves or reads, for minutes where the
         // peer's host is cut off; and asserts where it ends within the call (1.13.1).
