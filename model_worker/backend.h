@@ -38,9 +38,10 @@ struct RowPiece {
 class EngramRows {
  public:
   virtual ~EngramRows() = default;
-  // Rows for all tokens of the step, in order: [tokens][columns][row_bytes]. Valid until Forward
-  // returns. An error ends the Forward with that error.
-  [[nodiscard]] virtual Result<LayerRows> Rows(int32_t layer_index) = 0;
+  // Rows for all tokens of the step, in order, in as many pieces as they were read in: each
+  // [tokens][columns][row_bytes]. The rows are valid until Forward returns, the list of pieces
+  // until the next call. An error ends the Forward with that error.
+  [[nodiscard]] virtual Result<std::span<const LayerRows>> Rows(int32_t layer_index) = 0;
   // What the rows are made of, in the order of the step's tokens, for a backend that has other
   // ranks compute the step too; empty: of no tickets.
   [[nodiscard]] virtual std::span<const RowPiece> pieces() const { return {}; }

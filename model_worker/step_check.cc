@@ -30,6 +30,43 @@ uint32_t HighestRowId(const LayerRows& rows, uint32_t columns) {
   return highest;
 }
 
+std::string NameOf(const LayerRowsShape& shape) {
+  return "Engram layer " + std::to_string(shape.layer_id) + ": ";
+}
+
+Status CheckPiece(const LayerRowsShape& shape, const LayerRows& rows) {
+  const uint32_t row_bytes = rows.only_ids ? kRowIdBytes : shape.row_bytes;
+  if (rows.only_ids && shape.table_rows == 0) {
+    return {
+        StatusCode::kInternal,
+        NameOf(shape) + "the row source gave row ids to a backend that has no tables to look in"};
+  }
+  if (rows.rows.size() != uint64_t{rows.token_count} * shape.columns * row_bytes) {
+    return {StatusCode::kInternal,
+            NameOf(shape) + "the row source gave " + std::to_string(rows.rows.size()) +
+                " bytes for " + std::to_string(rows.token_count) + " tokens of " +
+                std::to_string(shape.columns) + " rows of " + std::to_string(row_bytes) +
+                " bytes: the tables and the model's config.json do not belong together"};
+  }
+  if (!rows.dead.empty() && rows.dead.size() != rows.token_count) {
+    return {StatusCode::kInternal, NameOf(shape) + "the dead mask has " +
+                                       std::to_string(rows.dead.size()) + " entries for " +
+                                       std::to_string(rows.token_count) + " tokens"};
+  }
+  const bool any_dead =
+      std::any_of(rows.dead.begin(), rows.dead.end(), [](uint8_t d) { return d != 0; });
+  if (any_dead && shape.variant == Variant::kDemo) {
+    return Invalid(NameOf(shape) + "the demo variant has no dead positions: send no dead mask");
+  }
+  if (!rows.only_ids) return {};
+  if (const uint32_t id = HighestRowId(rows, shape.columns); id >= shape.table_rows) {
+    return {StatusCode::kInternal, NameOf(shape) + "the row source gave row id " +
+                                       std::to_string(id) + " of a table of " +
+                                       std::to_string(shape.table_rows) + " rows"};
+  }
+  return {};
+}
+
 std::string NameOf(SequenceSlot slot) { return "sequence slot " + std::to_string(slot.value()); }
 
 }  // namespace
@@ -129,39 +166,21 @@ Status WhileComputing(const Status& status, const Status& rows_error) {
                                      "--step-tokens, or free what else uses the GPU"};
 }
 
-Status CheckLayerRows(const LayerRowsShape& shape, const LayerRows& rows, uint32_t token_count) {
-  const uint32_t row_bytes = rows.only_ids ? kRowIdBytes : shape.row_bytes;
-  const uint64_t bytes = uint64_t{token_count} * shape.columns * row_bytes;
-  const auto layer = [&] { return "Engram layer " + std::to_string(shape.layer_id) + ": "; };
-  if (rows.only_ids && shape.table_rows == 0) {
-    return {StatusCode::kInternal,
-            layer() + "the row source gave row ids to a backend that has no tables to look in"};
+Status CheckLayerRows(const LayerRowsShape& shape, std::span<const LayerRows> pieces,
+                      uint32_t token_count) {
+  uint64_t tokens = 0;
+  for (const LayerRows& piece : pieces) {
+    if (piece.only_ids != pieces.front().only_ids) {
+      return {StatusCode::kInternal,
+              NameOf(shape) + "the row source gave rows for some tokens and row ids for others"};
+    }
+    ENGRAM_RETURN_IF_ERROR(CheckPiece(shape, piece));
+    tokens += piece.token_count;
   }
-  if (rows.token_count != token_count || rows.rows.size() != bytes) {
-    return {StatusCode::kInternal,
-            layer() + "the row source gave " + std::to_string(rows.token_count) + " tokens in " +
-                std::to_string(rows.rows.size()) + " bytes, the step has " +
-                std::to_string(token_count) + " tokens of " + std::to_string(shape.columns) +
-                " rows of " + std::to_string(row_bytes) +
-                " bytes: the tables and the model's config.json do not belong together"};
-  }
-  if (!rows.dead.empty() && rows.dead.size() != token_count) {
-    return {StatusCode::kInternal, layer() + "the dead mask has " +
-                                       std::to_string(rows.dead.size()) + " entries for " +
-                                       std::to_string(token_count) + " tokens"};
-  }
-  const bool any_dead =
-      std::any_of(rows.dead.begin(), rows.dead.end(), [](uint8_t d) { return d != 0; });
-  if (any_dead && shape.variant == Variant::kDemo) {
-    return Invalid(layer() + "the demo variant has no dead positions: send no dead mask");
-  }
-  if (!rows.only_ids) return {};
-  if (const uint32_t id = HighestRowId(rows, shape.columns); id >= shape.table_rows) {
-    return {StatusCode::kInternal, layer() + "the row source gave row id " + std::to_string(id) +
-                                       " of a table of " + std::to_string(shape.table_rows) +
-                                       " rows"};
-  }
-  return {};
+  if (tokens == token_count) return {};
+  return {StatusCode::kInternal, NameOf(shape) + "the row source gave rows of " +
+                                     std::to_string(tokens) + " tokens, the step has " +
+                                     std::to_string(token_count)};
 }
 
 }  // namespace engram

@@ -58,10 +58,11 @@ struct LayerRowsShape {
   uint64_t table_rows = 0;  // of the table that the backend has itself; 0 = it has none
 };
 // Of row ids, those of dead positions are not looked at: they name nothing.
-// ERRORS: kInternal (`rows` is not of this step or model; row ids without a table, or one outside
-// of it), kInvalidArgument (dead positions in the
-// demo variant, which has none).
-[[nodiscard]] Status CheckLayerRows(const LayerRowsShape& shape, const LayerRows& rows,
+//   pieces  of all tokens of the step, in order
+// ERRORS: kInternal (`pieces` are not of this step or model; row ids in some of them only, without
+// a table, or one outside of it), kInvalidArgument (dead positions in the demo variant, which has
+// none).
+[[nodiscard]] Status CheckLayerRows(const LayerRowsShape& shape, std::span<const LayerRows> pieces,
                                     uint32_t token_count);
 
 }  // namespace engram

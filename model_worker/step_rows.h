@@ -1,7 +1,6 @@
 // The Engram rows of one step, out of the tickets that read them.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,9 +11,9 @@
 
 namespace engram {
 
-// Awaits each ticket at the consuming layer and not before. Rows that follow each other
-// in one ticket are handed through without a copy; otherwise the pieces are copied together. Keeps
-// its memory between steps. Thread-compatible.
+// Awaits each ticket at the consuming layer and not before. Rows are handed through without a copy,
+// those that follow each other in one ticket in one piece. Keeps its memory between steps.
+// Thread-compatible.
 class StepRows final : public EngramRows {
  public:
   // OWNERSHIP: `source` outlives this.
@@ -25,26 +24,19 @@ class StepRows final : public EngramRows {
   // The same from pieces, at least one, each of at least one token.
   void Begin(std::span<const RowPiece> pieces);
 
-  [[nodiscard]] Result<LayerRows> Rows(int32_t layer_index) override;
+  [[nodiscard]] Result<std::span<const LayerRows>> Rows(int32_t layer_index) override;
   [[nodiscard]] std::span<const RowPiece> pieces() const override { return pieces_; }
 
   // What Rows last failed with since Begin; ok if it did not.
   [[nodiscard]] const Status& error() const { return error_; }
 
  private:
-  [[nodiscard]] Result<LayerRows> HandThrough(int32_t layer_index);
-  [[nodiscard]] Result<LayerRows> Gather(int32_t layer_index);
+  [[nodiscard]] Result<LayerRows> Await(const RowPiece& piece, int32_t layer_index);
 
   AwaitableRows* source_;
   std::vector<RowPiece> pieces_;
-  uint32_t token_count_ = 0;
+  std::vector<LayerRows> layer_rows_;  // of the layer asked for last, one for each piece
   Status error_;
-  // Per layer, because all layers' rows stay valid until Forward returns.
-  struct LayerCopy {
-    std::vector<std::byte> rows;
-    std::vector<uint8_t> dead;
-  };
-  std::vector<LayerCopy> copies_;
 };
 
 }  // namespace engram

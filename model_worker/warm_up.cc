@@ -10,16 +10,18 @@ class ZeroRows final : public EngramRows {
  public:
   ZeroRows(const WarmUpRows& rows, uint32_t tokens_max)
       : token_bytes_(size_t{rows.columns} * rows.row_bytes), bytes_(tokens_max * token_bytes_) {}
-  void SetTokens(uint32_t count) { token_count_ = count; }
+  void SetTokens(uint32_t count) {
+    rows_ = {std::span(bytes_).first(count * token_bytes_), {}, count};
+  }
 
-  Result<LayerRows> Rows(int32_t /*layer_index*/) override {
-    return LayerRows{std::span(bytes_).first(token_count_ * token_bytes_), {}, token_count_};
+  Result<std::span<const LayerRows>> Rows(int32_t /*layer_index*/) override {
+    return {{&rows_, 1}};
   }
 
  private:
   size_t token_bytes_;
   std::vector<std::byte> bytes_;
-  uint32_t token_count_ = 0;
+  LayerRows rows_;
 };
 
 // `tokens` from position 0 in as few sequences as hold them, or one in each.

@@ -281,7 +281,7 @@ Status CpuBackend::RunLayers(EngramRows* engram) {
 
 Status CpuBackend::FuseEngram(int32_t layer, EngramRows* engram) {
   const int32_t index = engram_index_[static_cast<size_t>(layer)];
-  const Result<LayerRows> rows = engram->Rows(index);
+  const auto rows = engram->Rows(index);
   if (!rows.has_value()) return rows.error();
   return engram_layers_[static_cast<size_t>(index)].Run(*rows, parts_, token_count_,
                                                         &engram_scratch_, &pool_, hidden_.data());

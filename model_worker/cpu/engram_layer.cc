@@ -9,6 +9,25 @@
 #include "model_worker/step_check.h"
 
 namespace engram {
+namespace {
+
+struct PieceToken {
+  const LayerRows* piece;
+  size_t token;  // in the piece
+};
+
+// Of a step's token. Precondition: the pieces have it.
+PieceToken PieceOf(std::span<const LayerRows> pieces, size_t token) {
+  const LayerRows* piece = pieces.data();
+  for (; token >= piece->token_count; ++piece) token -= piece->token_count;
+  return {piece, token};
+}
+
+bool IsDead(const LayerRows& piece, size_t token) {
+  return !piece.dead.empty() && piece.dead[token] != 0;
+}
+
+}  // namespace
 
 Result<EngramLayer> EngramLayer::Create(const ModelConfig& config, EngramLayerWeights weights,
                                         RowFormat row_format, const Backend::Limits& limits,
@@ -44,12 +63,12 @@ void EngramLayer::ResetSlot(uint32_t slot) {
   std::fill_n(history_.begin() + slot * floats, floats, 0.0f);
 }
 
-void EngramLayer::DecodeToken(const LayerRows& rows, size_t token, float* values) const {
-  if (!rows.dead.empty() && rows.dead[token] != 0) {
+void EngramLayer::DecodeToken(const LayerRows& piece, size_t token, float* values) const {
+  if (IsDead(piece, token)) {
     std::fill_n(values, size_t{columns_} * row_values_, 0.0f);
     return;
   }
-  const std::byte* row = rows.rows.data() + token * columns_ * row_bytes_;
+  const std::byte* row = piece.rows.data() + token * columns_ * row_bytes_;
   for (uint32_t c = 0; c < columns_; ++c) {
     DecodeRow(row_format_, row, row_values_, values);
     row += row_bytes_;
@@ -57,15 +76,16 @@ void EngramLayer::DecodeToken(const LayerRows& rows, size_t token, float* values
   }
 }
 
-Status EngramLayer::Run(const LayerRows& rows, std::span<const StepPart> parts,
+Status EngramLayer::Run(std::span<const LayerRows> pieces, std::span<const StepPart> parts,
                         uint32_t token_count, EngramScratch* scratch, ComputePool* pool,
                         float* hidden) {
   ENGRAM_RETURN_IF_ERROR(
-      CheckLayerRows({weights_.layer_id, variant_, columns_, row_bytes_}, rows, token_count));
+      CheckLayerRows({weights_.layer_id, variant_, columns_, row_bytes_}, pieces, token_count));
   ENGRAM_RETURN_IF_ERROR(matrix_.Prepare(token_count));
   const size_t width = size_t{columns_} * row_values_;
   pool->Run(token_count, [&](size_t token, uint32_t) {
-    DecodeToken(rows, token, scratch->values.data() + token * width);
+    const auto [piece, at] = PieceOf(pieces, token);
+    DecodeToken(*piece, at, scratch->values.data() + token * width);
   });
   std::atomic<bool> failed{false};
   pool->Run(matrix_.TaskCount(token_count), [&](size_t task, uint32_t thread) {
@@ -85,7 +105,8 @@ Status EngramLayer::Run(const LayerRows& rows, std::span<const StepPart> parts,
   const size_t hidden_width =
       static_cast<size_t>(weights_.branch_count) * static_cast<size_t>(hidden_size_);
   pool->Run(token_count, [&](size_t token, uint32_t) {
-    if (!rows.dead.empty() && rows.dead[token] != 0) return;
+    const auto [piece, at] = PieceOf(pieces, token);
+    if (IsDead(*piece, at)) return;
     FuseV41(weights_, hidden_size_, eps_, scratch->keys_value.data() + token * outputs,
             hidden + token * hidden_width);
   });

@@ -42,15 +42,15 @@ class EngramLayer {
   void ResetSlot(uint32_t slot);
 
   // hidden [tokens][G * hidden_size] is read and written.
-  // ERRORS: kInternal (`rows` is not of this step or model; oneDNN), kInvalidArgument (dead
+  // ERRORS: kInternal (`pieces` are not of this step or model; oneDNN), kInvalidArgument (dead
   // positions in the demo variant, which has none).
-  [[nodiscard]] Status Run(const LayerRows& rows, std::span<const StepPart> parts,
+  [[nodiscard]] Status Run(std::span<const LayerRows> pieces, std::span<const StepPart> parts,
                            uint32_t token_count, EngramScratch* scratch, ComputePool* pool,
                            float* hidden);
 
  private:
   EngramLayer() = default;
-  void DecodeToken(const LayerRows& rows, size_t token, float* values) const;
+  void DecodeToken(const LayerRows& piece, size_t token, float* values) const;
   void FuseDemo(std::span<const StepPart> parts, uint32_t token_count, EngramScratch* scratch,
                 ComputePool* pool, float* hidden);
 

@@ -322,7 +322,7 @@ Status CudaBackendImpl::RunSegments(const gpu::StepCounts& counts, EngramRows* e
 Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& counts,
                                   EngramRows* engram) {
   ENGRAM_CHECK(engram != nullptr);  // segments without Engram have no index
-  const Result<LayerRows> rows = engram->Rows(engram_index);
+  const auto rows = engram->Rows(engram_index);
   if (!rows.has_value()) {
     rows_error_ = rows.error();
     return rows_error_;
@@ -331,7 +331,7 @@ Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& c
       CheckLayerRows(rows_shapes_[static_cast<size_t>(engram_index)], *rows, counts.tokens));
   const auto staged = staging_->Stage(*rows, stream_.get());
   if (!staged.has_value()) return staged.error();
-  const std::byte* table = rows->only_ids ? tables_->rows(engram_index) : nullptr;
+  const std::byte* table = rows->front().only_ids ? tables_->rows(engram_index) : nullptr;
   ENGRAM_RETURN_IF_ERROR(transformer_->DecodeRows(*staged, table, counts, stream_.get()));
   return staging_->Consumed(*staged, stream_.get());
 }

@@ -68,10 +68,11 @@ Status RowStaging::Await(cudaEvent_t event, const char* what) const {
   return CudaStatus(cudaEventSynchronize(event), what);
 }
 
-Result<const std::byte*> RowStaging::HostRows(const LayerRows& rows, Buffer* buffer) {
-  if (options_.pinned != nullptr && options_.pinned->Contains(rows.rows)) {
+Result<const std::byte*> RowStaging::HostRows(std::span<const std::byte> rows, size_t offset,
+                                              Buffer* buffer) {
+  if (options_.pinned != nullptr && options_.pinned->Contains(rows)) {
     ++pinned_count_;
-    return rows.rows.data();
+    return rows.data();
   }
   if (buffer->bounce_rows.size() == 0) {
     ENGRAM_ASSIGN_OR_RETURN(
@@ -79,39 +80,60 @@ Result<const std::byte*> RowStaging::HostRows(const LayerRows& rows, Buffer* buf
         PinnedArray<std::byte>::Create(options_.layer_bytes_max, "staged Engram rows"));
   }
   ++bounced_count_;
-  std::memcpy(buffer->bounce_rows.data(), rows.rows.data(), rows.rows.size());
-  return buffer->bounce_rows.data();
+  std::byte* const bounced = buffer->bounce_rows.data() + offset;
+  std::memcpy(bounced, rows.data(), rows.size());
+  return bounced;
 }
 
-Result<RowStaging::Staged> RowStaging::Stage(const LayerRows& rows, cudaStream_t compute) {
-  ENGRAM_CHECK(rows.rows.size() <= options_.layer_bytes_max &&
-               rows.dead.size() <= options_.tokens_max);
+Result<RowStaging::Staged> RowStaging::Stage(std::span<const LayerRows> pieces,
+                                             cudaStream_t compute) {
   const uint32_t index = next_;
   next_ = (next_ + 1) % kBuffers;
   Buffer& buffer = buffers_[index];
   // Its bounce buffers are about to be written; the copy was kBuffers layers ago.
   ENGRAM_TRY(Await(buffer.copied.get(), "awaiting a copy of rows"));
-  ENGRAM_ASSIGN_OR_RETURN(const std::byte* host, HostRows(rows, &buffer));
   cudaStream_t stream = copy_stream_.get();
   ENGRAM_TRY(CudaStatus(cudaStreamWaitEvent(stream, buffer.consumed.get(), 0), "ordering copies"));
-  ENGRAM_TRY(CudaStatus(
-      cudaMemcpyAsync(buffer.rows.data(), host, rows.rows.size(), cudaMemcpyHostToDevice, stream),
-      "copying Engram rows"));
-  byte_count_ += rows.rows.size();
+  size_t bytes = 0;
+  bool any_dead = false;
+  for (const LayerRows& piece : pieces) {
+    ENGRAM_CHECK(bytes + piece.rows.size() <= options_.layer_bytes_max);
+    ENGRAM_ASSIGN_OR_RETURN(const std::byte* host, HostRows(piece.rows, bytes, &buffer));
+    ENGRAM_TRY(CudaStatus(cudaMemcpyAsync(buffer.rows.data() + bytes, host, piece.rows.size(),
+                                          cudaMemcpyHostToDevice, stream),
+                          "copying Engram rows"));
+    bytes += piece.rows.size();
+    any_dead |= !piece.dead.empty();
+  }
+  byte_count_ += bytes;
   Staged staged;
   staged.rows = buffer.rows.data();
   staged.buffer = index;
-  if (!rows.dead.empty()) {
-    std::memcpy(buffer.bounce_dead.data(), rows.dead.data(), rows.dead.size());
-    ENGRAM_TRY(CudaStatus(cudaMemcpyAsync(buffer.dead.data(), buffer.bounce_dead.data(),
-                                          rows.dead.size(), cudaMemcpyHostToDevice, stream),
-                          "copying a dead mask"));
+  if (any_dead) {
+    ENGRAM_TRY(StageDead(pieces, &buffer));
     staged.dead = buffer.dead.data();
   }
   ENGRAM_TRY(CudaStatus(cudaEventRecord(buffer.copied.get(), stream), "recording a copy"));
   ENGRAM_TRY(CudaStatus(cudaStreamWaitEvent(compute, buffer.copied.get(), 0), "ordering copies"));
   last_ = index;
   return staged;
+}
+
+Status RowStaging::StageDead(std::span<const LayerRows> pieces, Buffer* buffer) {
+  uint8_t* const begin = buffer->bounce_dead.data();
+  size_t tokens = 0;
+  for (const LayerRows& piece : pieces) {
+    ENGRAM_CHECK(tokens + piece.token_count <= options_.tokens_max);
+    if (piece.dead.empty()) {
+      std::memset(begin + tokens, 0, piece.token_count);
+    } else {
+      std::memcpy(begin + tokens, piece.dead.data(), piece.token_count);
+    }
+    tokens += piece.token_count;
+  }
+  return CudaStatus(cudaMemcpyAsync(buffer->dead.data(), begin, tokens, cudaMemcpyHostToDevice,
+                                    copy_stream_.get()),
+                    "copying a dead mask");
 }
 
 Status RowStaging::Consumed(const Staged& staged, cudaStream_t compute) {

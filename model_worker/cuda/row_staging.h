@@ -63,15 +63,17 @@ class RowStaging {
 
   [[nodiscard]] static Result<std::unique_ptr<RowStaging>> Create(const Options& options);
 
-  // Starts one copy (two where there are dead positions); what is enqueued on `compute` from now on
-  // waits for it. Does not wait for the GPU, unless all buffers' copies are still to be made.
+  // Puts the pieces' rows one behind the other. Starts a copy for each (one more where there are
+  // dead positions); what is enqueued on `compute` from now on waits for them. Does not wait for
+  // the GPU, unless all buffers' copies are still to be made.
   // OWNERSHIP: the rows must stay until FinishCopies, or until the GPU has run what reads them.
-  [[nodiscard]] Result<Staged> Stage(const LayerRows& rows, cudaStream_t compute);
+  [[nodiscard]] Result<Staged> Stage(std::span<const LayerRows> pieces, cudaStream_t compute);
   // Everything that reads the buffer is enqueued on `compute` by now.
   [[nodiscard]] Status Consumed(const Staged& staged, cudaStream_t compute);
   // Sleeps until no copy reads host memory any more.
   [[nodiscard]] Status FinishCopies();
 
+  // Pieces copied from where they were, and those that took a copy on the host first.
   [[nodiscard]] uint64_t pinned_count() const { return pinned_count_; }
   [[nodiscard]] uint64_t bounced_count() const { return bounced_count_; }
   [[nodiscard]] uint64_t byte_count() const { return byte_count_; }
@@ -85,7 +87,10 @@ class RowStaging {
     Event copied, consumed;
   };
   [[nodiscard]] Status Await(cudaEvent_t event, const char* what) const;
-  [[nodiscard]] Result<const std::byte*> HostRows(const LayerRows& rows, Buffer* buffer);
+  // Where the GPU can copy the rows from; `offset` is theirs in the buffer.
+  [[nodiscard]] Result<const std::byte*> HostRows(std::span<const std::byte> rows, size_t offset,
+                                                  Buffer* buffer);
+  [[nodiscard]] Status StageDead(std::span<const LayerRows> pieces, Buffer* buffer);
 
   Options options_;
   Stream copy_stream_;

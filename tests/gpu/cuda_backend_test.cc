@@ -278,7 +278,7 @@ TEST_P(CudaBackendTest, BadStepsAreRefusedAndChangeNothing) {
 class HalfRows final : public EngramRows {
  public:
   explicit HalfRows(TinyRows* rows) : rows_(rows) {}
-  Result<LayerRows> Rows(int32_t layer_index) override {
+  Result<std::span<const LayerRows>> Rows(int32_t layer_index) override {
     if (layer_index == 1) return Error(StatusCode::kUnavailable, "node m2 is gone");
     return rows_->Rows(layer_index);
   }
@@ -307,7 +307,11 @@ TEST_P(CudaBackendTest, RowsOfAnotherShapeAreAnError) {
   if (!GetParam().shape.variant.has_value()) GTEST_SKIP() << "a model without Engram";
   class NoRows final : public EngramRows {
    public:
-    Result<LayerRows> Rows(int32_t) override { return LayerRows{}; }
+    Result<std::span<const LayerRows>> Rows(int32_t) override { return {{&rows_, 1}}; }
+
+   private:
+    const std::vector<std::byte> bytes_ = std::vector<std::byte>(7);
+    const LayerRows rows_{bytes_, {}, 1};
   } rows;
   const std::vector<TokenId> tokens = {5};
   const SequenceStep step{SequenceSlot(0), 0, tokens, true};
@@ -419,15 +423,13 @@ TEST_F(CudaBackendCreateTest, DeadPositionsAreRefusedInTheDemoVariant) {
   TinyRows live(model, {&run, 1});
   class DeadRows final : public EngramRows {
    public:
-    explicit DeadRows(const LayerRows& rows) : rows_(rows) {}
-    Result<LayerRows> Rows(int32_t) override {
-      return LayerRows{rows_.rows, dead_, rows_.token_count};
-    }
+    explicit DeadRows(const LayerRows& rows) : rows_{rows.rows, dead_, rows.token_count} {}
+    Result<std::span<const LayerRows>> Rows(int32_t) override { return {{&rows_, 1}}; }
 
    private:
-    LayerRows rows_;
-    std::vector<uint8_t> dead_ = {1};
-  } rows(*live.Rows(0));
+    const std::vector<uint8_t> dead_ = {1};
+    const LayerRows rows_;
+  } rows(live.Rows(0)->front());
   const SequenceStep step{SequenceSlot(0), 0, tokens, true};
   std::vector<float> logits;
   EXPECT_EQ(backend->Forward({&step, 1}, &rows, &logits).code(), StatusCode::kInvalidArgument);

@@ -80,18 +80,20 @@ TEST_F(LookedUpRowsTest, RowIdsGiveTheBitsOfStagedRows) {
 class OneIdOutside final : public EngramRows {
  public:
   OneIdOutside(TinyRows* ids, uint32_t id) : ids_(ids), id_(id) {}
-  Result<LayerRows> Rows(int32_t layer_index) override {
-    ENGRAM_ASSIGN_OR_RETURN(LayerRows rows, ids_->Rows(layer_index));
-    std::vector<std::byte>& changed = kept_.emplace_back(rows.rows.begin(), rows.rows.end());
+  Result<std::span<const LayerRows>> Rows(int32_t layer_index) override {
+    ENGRAM_ASSIGN_OR_RETURN(const std::span<const LayerRows> pieces, ids_->Rows(layer_index));
+    rows_ = pieces.front();
+    std::vector<std::byte>& changed = kept_.emplace_back(rows_.rows.begin(), rows_.rows.end());
     std::memcpy(changed.data() + changed.size() - kRowIdBytes, &id_, kRowIdBytes);
-    rows.rows = changed;
-    return rows;
+    rows_.rows = changed;
+    return {{&rows_, 1}};
   }
 
  private:
   TinyRows* ids_;
   uint32_t id_;
   std::vector<std::vector<std::byte>> kept_;
+  LayerRows rows_;
 };
 
 TEST_F(LookedUpRowsTest, AnIdOutsideTheTableEndsTheStep) {

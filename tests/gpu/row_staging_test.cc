@@ -1,5 +1,6 @@
 #include "model_worker/cuda/row_staging.h"
 
+#include <array>
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -27,6 +28,10 @@ class RowStagingTest : public GpuTest {
     stream_ = *std::move(stream);
   }
 
+  [[nodiscard]] Result<RowStaging::Staged> Stage(const LayerRows& rows) {
+    return staging_->Stage({&rows, 1}, stream_.get());
+  }
+
   std::unique_ptr<PinnedStaging> pinned_;
   std::unique_ptr<RowStaging> staging_;
   Stream stream_;
@@ -44,7 +49,7 @@ TEST_F(RowStagingTest, ABufferThatIsStillReadIsNotFilledAgain) {
     const uint64_t direct_before = staging_->pinned_count();
     for (int layer = 0; layer < kLayers; ++layer) {
       std::memset(rows.data(), layer + 1, rows.size());
-      const auto staged = staging_->Stage({rows, {}, 1}, stream_.get());
+      const auto staged = Stage({rows, {}, 1});
       ASSERT_TRUE(staged.has_value()) << staged.error().ToString();
       EXPECT_EQ(staged->dead, nullptr);
       ExpectCuda(cudaLaunchHostFunc(stream_.get(), Sleep, nullptr));
@@ -91,7 +96,7 @@ TEST_F(RowStagingTest, TheHostRunsAheadOfTheGpu) {
   ExpectCuda(cudaLaunchHostFunc(stream_.get(), Sleep, nullptr));
   const auto begin = std::chrono::steady_clock::now();
   for (uint32_t i = 0; i < RowStaging::kBuffers; ++i) {
-    const auto staged = staging_->Stage({memory, {}, 1}, stream_.get());
+    const auto staged = Stage({memory, {}, 1});
     ASSERT_TRUE(staged.has_value());
     ASSERT_TRUE(staging_->Consumed(*staged, stream_.get()).ok());
   }
@@ -108,7 +113,7 @@ TEST_F(RowStagingTest, DeadMasksTravelWithTheirRows) {
   std::vector<uint8_t> dead(64, 0);
   for (int round = 0; round < 5; ++round) {
     std::fill(dead.begin(), dead.end(), static_cast<uint8_t>(round));
-    const auto staged = staging_->Stage({memory, dead, 64}, stream_.get());
+    const auto staged = Stage({memory, dead, 64});
     ASSERT_TRUE(staged.has_value());
     std::fill(dead.begin(), dead.end(), uint8_t{99});
     ASSERT_NE(staged->dead, nullptr);
@@ -119,6 +124,41 @@ TEST_F(RowStagingTest, DeadMasksTravelWithTheirRows) {
     ExpectCuda(cudaStreamSynchronize(stream_.get()));
     EXPECT_EQ(got, std::vector<uint8_t>(64, static_cast<uint8_t>(round)));
   }
+}
+
+// A step's prefill and decode tokens were read by different prefetches: pinned memory, memory that
+// is not, and pieces with and without a mask.
+TEST_F(RowStagingTest, PiecesLieOneBehindTheOther) {
+  std::vector<std::byte> pinned(40 * 8), plain(24 * 8);
+  std::fill(pinned.begin(), pinned.end(), std::byte{1});
+  std::fill(plain.begin(), plain.end(), std::byte{2});
+  const std::vector<uint8_t> dead(24, 7);
+  pinned_->Mapped(pinned);
+  const std::array<LayerRows, 3> pieces = {LayerRows{std::span(pinned).first(16 * 8), {}, 16},
+                                           LayerRows{plain, dead, 24},
+                                           LayerRows{std::span(pinned).last(24 * 8), {}, 24}};
+  for (int round = 0; round < 5; ++round) {
+    const auto staged = staging_->Stage(pieces, stream_.get());
+    ASSERT_TRUE(staged.has_value()) << staged.error().ToString();
+    ASSERT_NE(staged->dead, nullptr);
+    std::vector<std::byte> rows(64 * 8);
+    std::vector<uint8_t> mask(64);
+    ExpectCuda(cudaMemcpyAsync(rows.data(), staged->rows, rows.size(), cudaMemcpyDeviceToHost,
+                               stream_.get()));
+    ExpectCuda(cudaMemcpyAsync(mask.data(), staged->dead, mask.size(), cudaMemcpyDeviceToHost,
+                               stream_.get()));
+    ASSERT_TRUE(staging_->Consumed(*staged, stream_.get()).ok());
+    ExpectCuda(cudaStreamSynchronize(stream_.get()));
+    for (size_t token = 0; token < 64; ++token) {
+      const bool middle = token >= 16 && token < 40;
+      ASSERT_EQ(mask[token], middle ? 7 : 0) << token;
+      ASSERT_EQ(rows[token * 8], std::byte{middle ? uint8_t{2} : uint8_t{1}}) << token;
+      ASSERT_EQ(rows[token * 8 + 7], rows[token * 8]) << token;
+    }
+  }
+  EXPECT_EQ(staging_->pinned_count(), 10u);
+  EXPECT_EQ(staging_->bounced_count(), 5u);
+  pinned_->Unmapping(pinned);
 }
 
 }  // namespace

@@ -31,18 +31,22 @@ class ReadyRows final : public EngramRows {
   void HandOutOf(std::vector<std::span<std::byte>> memory) { handed_ = std::move(memory); }
   std::function<void(int32_t layer)> before;
 
-  Result<LayerRows> Rows(int32_t layer) override {
+  Result<std::span<const LayerRows>> Rows(int32_t layer) override {
     if (before) before(layer);
     const std::vector<std::byte>& made = made_[static_cast<size_t>(layer)];
-    if (handed_.empty()) return LayerRows{made, {}, token_count_};
-    const auto target = handed_[static_cast<size_t>(layer)].first(made.size());
-    std::memcpy(target.data(), made.data(), made.size());
-    return LayerRows{target, {}, token_count_};
+    rows_ = {made, {}, token_count_};
+    if (!handed_.empty()) {
+      const auto target = handed_[static_cast<size_t>(layer)].first(made.size());
+      std::memcpy(target.data(), made.data(), made.size());
+      rows_.rows = target;
+    }
+    return {{&rows_, 1}};
   }
 
  private:
   std::vector<std::vector<std::byte>> made_;
   std::vector<std::span<std::byte>> handed_;
+  LayerRows rows_;
   uint32_t token_count_ = 0;
 };
 

@@ -319,7 +319,7 @@ TinyRows::TinyRows(const TinyModel& model, std::span<const TokenRun> runs, bool 
   }
 }
 
-Result<LayerRows> TinyRows::Rows(int32_t layer_index) {
+Result<std::span<const LayerRows>> TinyRows::Rows(int32_t layer_index) {
   asked_.push_back(layer_index);
   if (only_ids_) {
     const std::vector<uint32_t> ids = model_.RowIds(layer_index, runs_);
@@ -330,9 +330,9 @@ Result<LayerRows> TinyRows::Rows(int32_t layer_index) {
   }
   size_t tokens = 0;
   for (const TokenRun& run : runs_) tokens += run.tokens.size();
-  LayerRows rows{kept_.back(), dead_, static_cast<uint32_t>(tokens)};
-  rows.only_ids = only_ids_;
-  return rows;
+  rows_ = {kept_.back(), dead_, static_cast<uint32_t>(tokens)};
+  rows_.only_ids = only_ids_;
+  return {{&rows_, 1}};
 }
 
 }  // namespace engram::test

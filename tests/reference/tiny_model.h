@@ -80,7 +80,7 @@ class TinyModel {
 class TinyRows final : public EngramRows {
  public:
   TinyRows(const TinyModel& model, std::span<const TokenRun> runs, bool only_ids = false);
-  [[nodiscard]] Result<LayerRows> Rows(int32_t layer_index) override;
+  [[nodiscard]] Result<std::span<const LayerRows>> Rows(int32_t layer_index) override;
   [[nodiscard]] const std::vector<int32_t>& asked() const { return asked_; }
 
  private:
@@ -89,6 +89,7 @@ class TinyRows final : public EngramRows {
   std::vector<TokenRun> runs_;
   std::vector<uint8_t> dead_;
   std::vector<std::vector<std::byte>> kept_;
+  LayerRows rows_;
   std::vector<int32_t> asked_;
 };
 

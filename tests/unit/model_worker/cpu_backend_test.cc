@@ -142,10 +142,13 @@ TEST_P(CpuBackendTest, TokensAreDrawnFromTheStepsLogits) {
 
 class FailingRows final : public EngramRows {
  public:
-  Result<LayerRows> Rows(int32_t layer_index) override {
+  Result<std::span<const LayerRows>> Rows(int32_t layer_index) override {
     if (layer_index == 1) return Error(StatusCode::kUnavailable, "node m2 is gone");
-    return LayerRows{};
+    return {{&empty_, 1}};
   }
+
+ private:
+  const LayerRows empty_;
 };
 
 TEST_P(CpuBackendTest, RowsOfAnotherShapeAreAnError) {
@@ -172,7 +175,7 @@ TEST_P(CpuBackendTest, RowIdsAreRefusedSinceItHasNoTables) {
 class HalfRows final : public EngramRows {
  public:
   explicit HalfRows(TinyRows* rows) : rows_(rows) {}
-  Result<LayerRows> Rows(int32_t layer_index) override {
+  Result<std::span<const LayerRows>> Rows(int32_t layer_index) override {
     if (layer_index == 1) return Error(StatusCode::kUnavailable, "node m2 is gone");
     return rows_->Rows(layer_index);
   }
@@ -262,17 +265,15 @@ TEST(CpuBackendDeadTokensTest, DeadPositionsAreRefusedInTheDemoVariant) {
   run.tokens = tokens;
   class DeadRows final : public EngramRows {
    public:
-    explicit DeadRows(const LayerRows& rows) : rows_(rows) {}
-    Result<LayerRows> Rows(int32_t) override {
-      return LayerRows{rows_.rows, dead_, rows_.token_count};
-    }
+    explicit DeadRows(const LayerRows& rows) : rows_{rows.rows, dead_, rows.token_count} {}
+    Result<std::span<const LayerRows>> Rows(int32_t) override { return {{&rows_, 1}}; }
 
    private:
-    LayerRows rows_;
-    std::vector<uint8_t> dead_ = {1};
+    const std::vector<uint8_t> dead_ = {1};
+    const LayerRows rows_;
   };
   TinyRows live(model, {&run, 1});
-  DeadRows rows(*live.Rows(0));
+  DeadRows rows(live.Rows(0)->front());
   const SequenceStep step{SequenceSlot(0), 0, tokens, true};
   std::vector<float> logits;
   EXPECT_EQ(backend->Forward({&step, 1}, &rows, &logits).code(), StatusCode::kInvalidArgument);

@@ -208,15 +208,18 @@ class FakeBackend final : public Backend {
     }
     std::vector<std::vector<uint32_t>> rows(token_count);
     for (int32_t layer = 0; engram != nullptr && layer < engram_layers_; ++layer) {
-      auto layer_rows = engram->Rows(layer);
-      if (!layer_rows.has_value()) return layer_rows.error();
-      EXPECT_EQ(layer_rows->token_count, token_count);
-      EXPECT_EQ(layer_rows->rows.size(), token_count * sizeof(uint32_t));
-      for (size_t t = 0; t < token_count; ++t) {
-        uint32_t row = 0;
-        std::memcpy(&row, layer_rows->rows.data() + t * sizeof(row), sizeof(row));
-        rows[t].push_back(row);
+      const auto pieces = engram->Rows(layer);
+      if (!pieces.has_value()) return pieces.error();
+      size_t token = 0;
+      for (const LayerRows& piece : *pieces) {
+        EXPECT_EQ(piece.rows.size(), piece.token_count * sizeof(uint32_t));
+        for (size_t t = 0; t < piece.token_count; ++t) {
+          uint32_t row = 0;
+          std::memcpy(&row, piece.rows.data() + t * sizeof(row), sizeof(row));
+          rows[token++].push_back(row);
+        }
       }
+      EXPECT_EQ(token, token_count);
     }
     logits->clear();
     size_t t = 0;

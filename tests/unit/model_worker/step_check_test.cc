@@ -1,7 +1,10 @@
 // What a backend refuses of the rows that it is given.
 #include "model_worker/step_check.h"
 
+#include <array>
 #include <cstring>
+#include <span>
+#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -19,7 +22,7 @@ class CheckRowIdsTest : public testing::Test {
     std::memcpy(bytes_.data(), ids.data(), bytes_.size());
     LayerRows rows{bytes_, dead, 2};
     rows.only_ids = true;
-    return CheckLayerRows(shape_, rows, 2);
+    return CheckLayerRows(shape_, {&rows, 1}, 2);
   }
 
   LayerRowsShape shape_{14, Variant::kV41, 3, 264, 100};
@@ -54,6 +57,46 @@ TEST_F(CheckRowIdsTest, IdsWithoutATableAreRefused) {
   const Status status = Check({0, 0, 0, 0, 0, 0});
   EXPECT_EQ(status.code(), StatusCode::kInternal);
   EXPECT_THAT(status.message(), HasSubstr("no tables"));
+}
+
+class CheckPiecesTest : public testing::Test {
+ protected:
+  // Of one column of 4 bytes, which may be a row or an id.
+  [[nodiscard]] Status Check(std::span<const LayerRows> pieces) {
+    return CheckLayerRows({1, Variant::kV41, 1, kRowIdBytes, 100}, pieces, 3);
+  }
+  [[nodiscard]] LayerRows Piece(uint32_t tokens, bool only_ids = false) const {
+    LayerRows rows{std::span(bytes_).first(size_t{tokens} * kRowIdBytes), {}, tokens};
+    rows.only_ids = only_ids;
+    return rows;
+  }
+
+  const std::vector<std::byte> bytes_ = std::vector<std::byte>(64);
+};
+
+TEST_F(CheckPiecesTest, AllTokensOfTheStepAreInThem) {
+  EXPECT_TRUE(Check(std::array{Piece(3)}).ok());
+  EXPECT_TRUE(Check(std::array{Piece(1), Piece(2)}).ok());
+  EXPECT_THAT(Check({}).message(), HasSubstr("rows of 0 tokens, the step has 3"));
+  EXPECT_THAT(Check(std::array{Piece(1), Piece(1)}).message(), HasSubstr("rows of 2 tokens"));
+  EXPECT_THAT(Check(std::array{Piece(3), Piece(1)}).message(), HasSubstr("rows of 4 tokens"));
+}
+
+TEST_F(CheckPiecesTest, EachPieceIsLookedAt) {
+  LayerRows shorter = Piece(2);
+  shorter.rows = shorter.rows.first(7);
+  EXPECT_THAT(Check(std::array{Piece(1), shorter}).message(), HasSubstr("7 bytes for 2 tokens"));
+  const std::vector<uint8_t> dead = {1};
+  LayerRows masked = Piece(2);
+  masked.dead = dead;
+  EXPECT_THAT(Check(std::array{Piece(1), masked}).message(), HasSubstr("1 entries for 2 tokens"));
+}
+
+TEST_F(CheckPiecesTest, RowsAndIdsAreNotMixed) {
+  const Status status = Check(std::array{Piece(1), Piece(2, /*only_ids=*/true)});
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_THAT(status.message(), HasSubstr("Engram layer 1: "));
+  EXPECT_THAT(status.message(), HasSubstr("row ids for others"));
 }
 
 }  // namespace

@@ -50,27 +50,36 @@ class StepRowsTest : public testing::Test {
     }
     rows.Begin(pieces);
     ids.Begin(of_ids);
+    for (int32_t layer = 0; layer < layout_->layer_count(); ++layer) {
+      const auto all_wanted = rows.Rows(layer);
+      const auto all_got = ids.Rows(layer);
+      ASSERT_TRUE(all_wanted.has_value() && all_got.has_value());
+      ASSERT_EQ(all_wanted->size(), pieces.size());
+      ASSERT_EQ(all_got->size(), pieces.size());
+      for (size_t i = 0; i < pieces.size(); ++i) {
+        EXPECT_EQ((*all_got)[i].token_count, pieces[i].token_count);
+        ExpectIdsNameThePiece(layer, (*all_got)[i], (*all_wanted)[i]);
+      }
+    }
+  }
+
+  void ExpectIdsNameThePiece(int32_t layer, const LayerRows& got, const LayerRows& wanted) {
     const auto columns = static_cast<size_t>(layout_->column_count());
     const size_t row_bytes = layout_->row_bytes();
-    for (int32_t layer = 0; layer < layout_->layer_count(); ++layer) {
-      const auto wanted = rows.Rows(layer);
-      const auto got = ids.Rows(layer);
-      ASSERT_TRUE(wanted.has_value() && got.has_value());
-      EXPECT_FALSE(wanted->only_ids);
-      EXPECT_TRUE(got->only_ids);
-      ASSERT_EQ(got->token_count, wanted->token_count);
-      ASSERT_EQ(got->rows.size(), got->token_count * columns * kRowIdBytes);
-      ASSERT_TRUE(
-          std::equal(got->dead.begin(), got->dead.end(), wanted->dead.begin(), wanted->dead.end()));
-      for (size_t place = 0; place < got->token_count * columns; ++place) {
-        if (!got->dead.empty() && got->dead[place / columns] != 0) continue;
-        uint32_t id = 0;
-        std::memcpy(&id, got->rows.data() + place * kRowIdBytes, kRowIdBytes);
-        ASSERT_LT(id, layout_->row_count(layer));
-        ASSERT_EQ(std::memcmp(tables_->rows(layer) + id * row_bytes,
-                              wanted->rows.data() + place * row_bytes, row_bytes),
-                  0);
-      }
+    EXPECT_FALSE(wanted.only_ids);
+    EXPECT_TRUE(got.only_ids);
+    ASSERT_EQ(got.token_count, wanted.token_count);
+    ASSERT_EQ(got.rows.size(), got.token_count * columns * kRowIdBytes);
+    ASSERT_TRUE(
+        std::equal(got.dead.begin(), got.dead.end(), wanted.dead.begin(), wanted.dead.end()));
+    for (size_t place = 0; place < got.token_count * columns; ++place) {
+      if (!got.dead.empty() && got.dead[place / columns] != 0) continue;
+      uint32_t id = 0;
+      std::memcpy(&id, got.rows.data() + place * kRowIdBytes, kRowIdBytes);
+      ASSERT_LT(id, layout_->row_count(layer));
+      ASSERT_EQ(std::memcmp(tables_->rows(layer) + id * row_bytes,
+                            wanted.rows.data() + place * row_bytes, row_bytes),
+                0);
     }
   }
 
@@ -91,7 +100,7 @@ TEST_F(StepRowsTest, IdsOfOneTicketAreHandedThrough) {
   ExpectIdsNameTheRows({{Ticket(2), 1, 3}});
 }
 
-TEST_F(StepRowsTest, IdsOfSeveralTicketsAreCopiedTogether) {
+TEST_F(StepRowsTest, IdsOfSeveralTicketsComeInPieces) {
   ExpectIdsNameTheRows({{Ticket(0), 2, 9}, {Ticket(1), 0, 5}});
   ExpectIdsNameTheRows({{Ticket(1), 4, 1}, {Ticket(2), 0, 5}, {Ticket(0), 11, 1}});
 }

@@ -42,10 +42,10 @@ class NotingBackend final : public Backend {
     }
     EXPECT_LE(tokens, limits_.step_tokens_max);
     if (engram != nullptr) {
-      const Result<LayerRows> rows = engram->Rows(0);
-      EXPECT_EQ(rows->token_count, tokens);
-      EXPECT_EQ(rows->rows.size(), tokens * 3 * 10);
-      EXPECT_TRUE(std::ranges::all_of(rows->rows, [](std::byte b) { return b == std::byte{0}; }));
+      const LayerRows rows = engram->Rows(0)->front();
+      EXPECT_EQ(rows.token_count, tokens);
+      EXPECT_EQ(rows.rows.size(), tokens * 3 * 10);
+      EXPECT_TRUE(std::ranges::all_of(rows.rows, [](std::byte b) { return b == std::byte{0}; }));
     }
     computed.emplace_back(steps.size(), tokens);
     return tokens == fails_at ? fails_with : Status();
