@@ -68,7 +68,7 @@ backbone_shape() {
     4b) hidden=2560 intermediate=9728 heads=32 kv_heads=8 layers=36 ;;
     8b) hidden=4096 intermediate=12288 heads=32 kv_heads=8 layers=36 ;;
     14b) hidden=5120 intermediate=17408 heads=40 kv_heads=8 layers=40 ;;
-    # For CPUs: Qwen3's smallest, and two that take a few milliseconds a step.
+    # For CPUs: Qwen3's smallest, and some that take a few milliseconds a step.
     0.6b) hidden=1024 intermediate=3072 heads=16 kv_heads=8 layers=28 ;;
     small) hidden=192 intermediate=576 heads=3 kv_heads=1 head_dim=64 layers=36 vocabulary=4096 ;;
     small-v41) hidden=320 intermediate=960 heads=5 kv_heads=1 head_dim=64 layers=40 vocabulary=4096 ;;

@@ -157,6 +157,7 @@ Result<std::unique_ptr<Backend>> MakeBackend(const WorkerOptions& options, Model
     cuda.host_rank = ranks.host().rank;
     cuda.collective = ranks.collective();
     cuda.rank_patience = RankPatience(options);
+    cuda.spin = std::chrono::microseconds(options.io_spin_us);
     auto made = CreateCudaBackend(model->config, std::move(weights), cuda);
     if (made.has_value()) model->cuda = made->get();
     return made;

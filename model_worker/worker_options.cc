@@ -117,7 +117,7 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
   app->add_option(
          "--io-spin-us", options->io_spin_us,
          "How long an I/O thread without work, or the model's thread where it waits for "
-         "rows, looks for some before it sleeps. Longer than a decode step, where there is "
+         "rows or for its GPU, looks before it sleeps. Longer than a decode step, where there is "
          "a core to spare for each, saves waking them every step")
       ->capture_default_str()
       ->check(CLI::Range(0u, 1000000u));

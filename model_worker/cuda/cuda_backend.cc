@@ -105,7 +105,7 @@ class CudaBackendImpl final : public CudaBackend {
   gpu::PinnedStaging pinned_;
   gpu::Stream stream_;
   std::unique_ptr<gpu::DeviceRanks> ranks_;  // null: one rank
-  gpu::RankEvents events_{nullptr, {}};
+  gpu::RankEvents events_{nullptr, {}, {}};
   std::unique_ptr<gpu::GpuTransformer> transformer_;
   std::unique_ptr<gpu::RowStaging> staging_;   // null without Engram layers
   std::unique_ptr<gpu::DeviceTables> tables_;  // null: rows are staged
@@ -140,10 +140,10 @@ Status CudaBackendImpl::Load(ModelWeights weights) {
     auto ranks = gpu::DeviceRanks::Join(options_.collective);
     if (!ranks.has_value()) return std::move(ranks).error();
     ranks_ = *std::move(ranks);
-    events_ = gpu::RankEvents(ranks_.get(), options_.rank_patience);
     options.ranks = ranks_.get();
     options.adds_residual = PartOf(options_).rank == 0;
   }
+  events_ = gpu::RankEvents(ranks_.get(), options_.rank_patience, options_.spin);
   parameters_ = weights.parameters_non_embedding();
   MakeSegments(weights);
   auto transformer = gpu::GpuTransformer::Create(config_, std::move(weights), options);

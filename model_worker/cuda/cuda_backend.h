@@ -32,6 +32,8 @@ struct CudaBackendOptions {
   Collective* collective = nullptr;
   // How long a step may wait for the GPU of a rank, where there are several; 0 = for ever.
   std::chrono::milliseconds rank_patience{0};
+  // How long the thread that drives the backend looks whether the GPU is done before it sleeps.
+  std::chrono::microseconds spin{0};
 };
 
 // Monotonic counters.
@@ -48,8 +50,7 @@ struct CudaBackendStats {
 
 // Thread-compatible, as Backend says. Forward enqueues a step's layers without waiting for the GPU,
 // so that an Engram layer's rows are asked for while the layers before it run; a late layer keeps
-// only itself and what follows waiting. The rows of each layer travel in one copy on a stream of
-// their own. With logits wanted, Forward returns when they are there; without, as soon as no row
+// only itself and what follows waiting. The rows of each layer travel on a stream of their own. With logits wanted, Forward returns when they are there; without, as soon as no row
 // memory is read any more, and the GPU may still be computing. Of several ranks all wait for their
 // GPUs where logits are wanted, so that a rank whose GPU fails says so in the step itself; and no
 // wait is longer than rank_patience (kDeadlineExceeded).

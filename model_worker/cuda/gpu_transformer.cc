@@ -88,8 +88,6 @@ Status GpuTransformer::Allocate() {
   ENGRAM_GPU_ALLOCATE(logits_,
                       size_t{RowBucket(sequences)} * static_cast<size_t>(config_.vocabulary_size),
                       "logits");
-  ENGRAM_GPU_ALLOCATE(draws_, sequences, "draws");
-  ENGRAM_GPU_ALLOCATE(drawn_, sequences, "drawn tokens");
   // Padding rows are computed like others, from whatever is there: it should be numbers.
   ENGRAM_CUDA_TRY(cudaMemset(attended_.data(), 0, attended_.bytes()), "clearing activations");
   return {};
@@ -261,15 +259,9 @@ Status GpuTransformer::EnqueueLogits(const StepCounts& counts, const Inputs& inp
 
 Status GpuTransformer::Sample(const DeviceDraw* draws, uint32_t count, uint32_t vocabulary,
                               int32_t* tokens, cudaStream_t stream) {
-  ENGRAM_CUDA_TRY(cudaMemcpyAsync(draws_.data(), draws, count * sizeof(DeviceDraw),
-                                  cudaMemcpyHostToDevice, stream),
-                  "copying draws");
   ENGRAM_CUDA_TRY(LaunchSample(logits_.data(), static_cast<uint32_t>(config_.vocabulary_size),
-                               vocabulary, draws_.data(), count, drawn_.data(), stream),
+                               vocabulary, draws, count, tokens, stream),
                   "drawing tokens");
-  ENGRAM_CUDA_TRY(cudaMemcpyAsync(tokens, drawn_.data(), count * sizeof(int32_t),
-                                  cudaMemcpyDeviceToHost, stream),
-                  "copying drawn tokens");
   return {};
 }
 

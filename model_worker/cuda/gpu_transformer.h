@@ -52,7 +52,8 @@ class GpuTransformer {
   [[nodiscard]] Status EnqueueSegment(const LayerSegment& segment, const StepCounts& counts,
                                       cudaStream_t stream);
   // Draws from the logits of the step that was enqueued last: `count` tokens, by `draws`, into
-  // `tokens`. OWNERSHIP: both are pinned memory, the caller's until the stream is through.
+  // `tokens`. OWNERSHIP: both are pinned memory, which the GPU reads and writes where it is: the
+  // caller's, until the stream is through.
   [[nodiscard]] Status Sample(const DeviceDraw* draws, uint32_t count, uint32_t vocabulary,
                               int32_t* tokens, cudaStream_t stream);
   // [counts.logits][vocabulary], of the step that was enqueued last.
@@ -112,8 +113,6 @@ class GpuTransformer {
   DeviceArray<Bf16> activated_;              // [intermediate]
   DeviceArray<float> partials_;              // of decode attention
   DeviceArray<float> logits_;                // [logit rows][vocabulary]
-  DeviceArray<DeviceDraw> draws_;            // [logit rows]
-  DeviceArray<int32_t> drawn_;               // the same
   DeviceArray<Bf16> engram_values_;          // [engram values]
   DeviceArray<Bf16> keys_value_;             // [2 * hidden]
   DeviceArray<uint8_t> dead_;                // []

@@ -10,14 +10,16 @@
 
 namespace engram::gpu {
 
-// Of one rank the wait is CUDA's own and sleeps. Of several it is bounded: the event may be behind
-// a kernel that waits for a rank that is lost. Then the host looks every 20 us or so.
+// The host looks all the time while `spin` lasts. Then, of one rank, the wait is CUDA's own and
+// sleeps: a wake costs some tens of microseconds. Of several ranks it is bounded: the event may be
+// behind a kernel that waits for a rank that is lost. Then the host looks every 20 us or so.
 // Thread-compatible.
 class RankEvents {
  public:
   // OWNERSHIP: `ranks` outlives this; null = one rank.
-  RankEvents(const DeviceRanks* ranks, std::chrono::milliseconds patience)
-      : ranks_(ranks), patience_(patience) {}
+  RankEvents(const DeviceRanks* ranks, std::chrono::milliseconds patience,
+             std::chrono::microseconds spin)
+      : ranks_(ranks), patience_(patience), spin_(spin) {}
 
   // Asynchronous errors of what was enqueued before come out here.
   // ERRORS: kInternal (CUDA, NCCL), kDeadlineExceeded (several ranks only).
@@ -26,6 +28,7 @@ class RankEvents {
  private:
   const DeviceRanks* ranks_;
   std::chrono::milliseconds patience_;
+  std::chrono::microseconds spin_;
 };
 
 }  // namespace engram::gpu
