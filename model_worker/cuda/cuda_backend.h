@@ -50,10 +50,11 @@ struct CudaBackendStats {
 
 // Thread-compatible, as Backend says. Forward enqueues a step's layers without waiting for the GPU,
 // so that an Engram layer's rows are asked for while the layers before it run; a late layer keeps
-// only itself and what follows waiting. The rows of each layer travel on a stream of their own. With logits wanted, Forward returns when they are there; without, as soon as no row
-// memory is read any more, and the GPU may still be computing. Of several ranks all wait for their
-// GPUs where logits are wanted, so that a rank whose GPU fails says so in the step itself; and no
-// wait is longer than rank_patience (kDeadlineExceeded).
+// only itself and what follows waiting. The rows of each layer travel on a stream of their own.
+// With logits wanted, Forward returns when they are there; without, as soon as no row memory is
+// read any more, and the GPU may still be computing. Of several ranks all wait for their GPUs where
+// logits are wanted, so that a rank whose GPU fails says so in the step itself; and no wait is
+// longer than rank_patience (kDeadlineExceeded).
 class CudaBackend : public Backend {
  public:
   [[nodiscard]] virtual CudaBackendStats stats() const = 0;

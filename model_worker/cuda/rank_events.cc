@@ -18,7 +18,8 @@ Status RankEvents::Await(cudaEvent_t event, const char* what) const {
   const MonotonicTime spun = SteadyClock().Now() + spin_;
   if (ranks_ != nullptr) {
     return AwaitGpu(
-        what, look, [this] { return ranks_->Look(); }, patience_, SteadyClock(), [&] {
+        what, look, [this] { return ranks_->Look(); }, patience_, SteadyClock(),
+        [&] {
           if (SteadyClock().Now() < spun) return;
           std::this_thread::sleep_for(std::chrono::microseconds(20));
         });
