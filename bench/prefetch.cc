@@ -26,6 +26,7 @@ struct PrefetchOptions {
   std::string profile = "v41-like";
   std::vector<uint32_t> decode = {1, 8, 64, 256};
   std::vector<uint32_t> prefill = {512, 4096};
+  uint32_t ahead = 0;
   uint32_t drafts = 0;
   double accepted = 0.7;
   double cancelled = 0;
@@ -64,6 +65,7 @@ struct Outcome {
   struct Layer {
     int32_t layer = 0;
     LatencyHistogram took;
+    LatencyHistogram waited;  // of a step, for all its rows
     double window_p50_us = 0;
     double hidden = 0;
     double stall_percent = 0;
@@ -77,14 +79,26 @@ class SimulatedModel {
  public:
   SimulatedModel(const StepProfile* profile, RowSource* rows) : profile_(profile), rows_(rows) {}
 
+  ~SimulatedModel() {
+    if (ahead_ != Ticket()) rows_->Release(ahead_);
+  }
+
   // Returns when the last layer would be done. A cancelled step reads its rows for nothing.
-  Status Step(std::span<const TokenRun> runs, uint32_t tokens, bool cancel) {
+  //   ahead   tokens of the next step, whose rows are asked for meanwhile; may be none
+  //   tokens  of this step, with those that the last one asked for ahead
+  Status Step(std::span<const TokenRun> runs, const TokenRun& ahead, uint32_t tokens, bool cancel) {
     const Duration layer_time = profile_->LayerTime(tokens);
     const Result<Ticket> ticket = rows_->Prefetch(runs, {});
     if (!ticket.has_value()) return ticket.error();
     if (cancel) {
       rows_->Release(*ticket);
       return {};
+    }
+    const Ticket asked_before = std::exchange(ahead_, Ticket());
+    if (!ahead.tokens.empty()) {
+      const Result<Ticket> next = rows_->Prefetch({&ahead, 1}, {});
+      if (!next.has_value()) return next.error();
+      ahead_ = *next;
     }
     MonotonicTime at = std::chrono::steady_clock::now();
     Status status;
@@ -94,22 +108,36 @@ class SimulatedModel {
       if (table_layer < std::ssize(consuming) &&
           consuming[static_cast<size_t>(table_layer)] == layer) {
         SleepUntil(at);
-        const Result<LayerRows> got = rows_->Await(*ticket, table_layer++);
-        if (!got.has_value()) status = got.error();
+        const MonotonicTime began = std::chrono::steady_clock::now();
+        for (const Ticket rows : {asked_before, *ticket}) {
+          if (rows == Ticket()) continue;
+          const Result<LayerRows> got = rows_->Await(rows, table_layer);
+          if (!got.has_value()) status = got.error();
+        }
         // A layer that waited for its rows starts late, and all after it.
-        at = std::max(at, std::chrono::steady_clock::now());
+        const MonotonicTime now = std::chrono::steady_clock::now();
+        waited_[static_cast<size_t>(table_layer++)].Add(now - began);
+        at = std::max(at, now);
       }
       at += layer_time;
     }
     SleepUntil(at);
     rows_->Release(*ticket);
+    if (asked_before != Ticket()) rows_->Release(asked_before);
     SleepUntil(at + profile_->between_steps());
     return status;
+  }
+
+  void ForgetWaits() { waited_.assign(waited_.size(), {}); }
+  [[nodiscard]] const LatencyHistogram& waited(size_t table_layer) const {
+    return waited_[table_layer];
   }
 
  private:
   const StepProfile* profile_;
   RowSource* rows_;
+  Ticket ahead_;
+  std::vector<LatencyHistogram> waited_{profile_->engram_layers().size()};
 };
 
 struct Phase {
@@ -129,15 +157,23 @@ Result<Outcome> Measure(const PrefetchOptions& options, const StepProfile& profi
   SimulatedModel model(&profile, rows);
   std::mt19937_64 random(options.tokens.seed);
   std::bernoulli_distribution cancels(options.cancelled);
+  std::vector<TokenId> ahead;
   const auto step = [&](bool cancel) {
-    if (decodes) return model.Step(steps.Next(), step_tokens, cancel);
-    const TokenRun run = tokens->Next(step_tokens);
-    return model.Step({&run, 1}, step_tokens, cancel);
+    if (!decodes) {
+      const TokenRun run = tokens->Next(step_tokens);
+      return model.Step({&run, 1}, {}, step_tokens, cancel);
+    }
+    if (options.ahead != 0) {
+      const TokenRun next = tokens->Next(options.ahead);
+      ahead.assign(next.tokens.begin(), next.tokens.end());
+    }
+    return model.Step(steps.Next(), {.tokens = ahead}, step_tokens + options.ahead, cancel);
   };
   for (int i = 0; i < 3; ++i) {  // warm
     if (Status status = step(false); !status.ok()) return Error(std::move(status));
   }
   rows->ResetStats();
+  model.ForgetWaits();
   const uint64_t rejected_before = steps.rejected();
   Outcome outcome;
   outcome.phase = phase.name;
@@ -167,6 +203,7 @@ Result<Outcome> Measure(const PrefetchOptions& options, const StepProfile& profi
       out.took.Add(
           std::chrono::duration_cast<Duration>(std::chrono::duration<double, std::micro>(us)));
     }
+    out.waited = model.waited(i);
     if (!layer.window_us.empty()) out.window_p50_us = SpreadOf(layer.window_us).median;
     out.hidden = layer.batches == 0 ? 0
                                     : static_cast<double>(layer.batches_in_time) /
@@ -187,9 +224,14 @@ nlohmann::json OutcomeJson(const Outcome& outcome) {
                          {"rows_wasted_percent", outcome.wasted_percent}};
   for (const Outcome::Layer& layer : outcome.layers) {
     json["layers"][std::to_string(layer.layer)] = {
-        {"p50_us", layer.took.PercentileUs(0.5)},    {"p99_us", layer.took.PercentileUs(0.99)},
-        {"p999_us", layer.took.PercentileUs(0.999)}, {"window_p50_us", layer.window_p50_us},
-        {"hidden_fraction", layer.hidden},           {"stall_percent", layer.stall_percent},
+        {"p50_us", layer.took.PercentileUs(0.5)},
+        {"p99_us", layer.took.PercentileUs(0.99)},
+        {"p999_us", layer.took.PercentileUs(0.999)},
+        {"window_p50_us", layer.window_p50_us},
+        {"hidden_fraction", layer.hidden},
+        {"stall_percent", layer.stall_percent},
+        {"waited_p50_us", layer.waited.PercentileUs(0.5)},
+        {"waited_p99_us", layer.waited.PercentileUs(0.99)},
         {"latency_bins", layer.took.ToJson()}};
   }
   return json;
@@ -204,17 +246,20 @@ Table LayerTable(const std::vector<Outcome>& outcomes) {
                           {"read p99", "s"},
                           {"read p99.9", "s"},
                           {"window p50", "s"},
+                          {"waited p50", "s"},
+                          {"waited p99", "s"},
                           {"% hidden", ""},
                           {"% stalled", ""},
                           {"% of rows wasted", ""}},
               .rows = {}};
   for (const Outcome& outcome : outcomes) {
     for (const Outcome::Layer& layer : outcome.layers) {
-      table.rows.push_back({outcome.phase, outcome.tokens, layer.layer,
-                            1e-6 * layer.took.PercentileUs(0.5),
-                            1e-6 * layer.took.PercentileUs(0.99),
-                            1e-6 * layer.took.PercentileUs(0.999), 1e-6 * layer.window_p50_us,
-                            100 * layer.hidden, layer.stall_percent, outcome.wasted_percent});
+      table.rows.push_back(
+          {outcome.phase, outcome.tokens, layer.layer, 1e-6 * layer.took.PercentileUs(0.5),
+           1e-6 * layer.took.PercentileUs(0.99), 1e-6 * layer.took.PercentileUs(0.999),
+           1e-6 * layer.window_p50_us, 1e-6 * layer.waited.PercentileUs(0.5),
+           1e-6 * layer.waited.PercentileUs(0.99), 100 * layer.hidden, layer.stall_percent,
+           outcome.wasted_percent});
     }
   }
   return table;
@@ -330,7 +375,7 @@ Status Run(const PrefetchOptions& options) {
   uint32_t tokens_max = 0;
   for (const uint32_t tokens : options.decode) {
     phases.push_back({"decode", tokens});
-    tokens_max = std::max(tokens_max, tokens * (1 + options.drafts));
+    tokens_max = std::max({tokens_max, tokens * (1 + options.drafts), options.ahead});
   }
   for (const uint32_t tokens : options.prefill) {
     phases.push_back({"prefill", tokens});
@@ -346,6 +391,7 @@ Status Run(const PrefetchOptions& options) {
   report.AddSetting("io_threads", options.io_threads);
   report.AddSetting("cache_bytes", options.cache_bytes);
   report.AddSetting("ids", options.tokens.ids_file.empty() ? "uniform" : options.tokens.ids_file);
+  report.AddSetting("ahead", options.ahead);
   report.AddSetting("drafts", options.drafts);
   report.AddSetting("accepted", options.accepted);
   report.AddSetting("cancelled", options.cancelled);
@@ -410,6 +456,13 @@ void AddPrefetchCommand(CLI::App& app, Status& outcome) {
       ->capture_default_str();
   sub->add_flag_callback(
       "--no-prefill", [options] { options->prefill.clear(); }, "Measure decode steps alone");
+  sub->add_option(
+         "--ahead", options->ahead,
+         "Tokens of the next step's prefill whose rows each decode step asks for too, as a "
+         "worker with continuous batching does. Reads and windows are then of both kinds; "
+         "'waited' is a step's time for all its rows")
+      ->check(CLI::Range(0, 16384))
+      ->capture_default_str();
   sub->add_option("--drafts", options->drafts, "Speculative tokens of a sequence in a decode step")
       ->check(CLI::Range(0, 16))
       ->capture_default_str();

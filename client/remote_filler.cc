@@ -15,6 +15,8 @@ namespace {
 // Timers are looked at this often while rows keep the thread from sleeping.
 constexpr Duration kTickInterval = std::chrono::milliseconds(1);
 constexpr Duration kSleepMax = std::chrono::seconds(10);
+// A batch yields to a smaller one for at most this long: that one may be waiting for a lost node.
+constexpr Duration kYieldMax = std::chrono::milliseconds(2);
 // Answers of up to this are one piece over TCP, which is checked where it was received, without one
 // more copy (docs/decisions/0025-eager-replies.md).
 constexpr uint32_t kReadBytesMax = 240u << 10;
@@ -41,6 +43,7 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
       cache_(options.cache_bytes / context.part_count, row_bytes_, NgramRowsMax(context)),
       batches_(options.staging_buffers),
       sessions_open_(StatusCode::kUnavailable, "there is no shard map yet") {
+  yielded_.reserve(options.staging_buffers);
   gauges_.version = options.version.value();
   gauges_.cache_bytes = cache_.bytes_used();
   gauges_.cache_rows_max = cache_.ngrams_max() * NgramRowsMax(context);
@@ -115,9 +118,34 @@ Status RemoteFiller::WaitForSessions(MonotonicTime until) {
 void RemoteFiller::Begin(StagingBuffer& buffer) {
   Batch& batch = batches_[buffer.index];
   ENGRAM_CHECK(batch.buffer == nullptr);
-  const int32_t layer_count = context_.layout->layer_count();
   batch.buffer = &buffer;
-  batch.layers_left = layer_count;
+  batch.layers_left = context_.layout->layer_count();
+  batch.yields = SmallerIsRead(batch);
+  if (!batch.yields) return Read(batch);
+  batch.begin_by = SteadyClock().Now() + kYieldMax;
+  yielded_.push_back(buffer.index);
+}
+
+bool RemoteFiller::SmallerIsRead(const Batch& batch) const {
+  return std::any_of(batches_.begin(), batches_.end(), [&](const Batch& other) {
+    return other.buffer != nullptr && !other.yields &&
+           uint64_t{other.buffer->token_count} * 2 <= batch.buffer->token_count;
+  });
+}
+
+bool RemoteFiller::ReadYielded(MonotonicTime now) {
+  if (yielded_.empty()) return false;
+  Batch& batch = batches_[yielded_.front()];
+  if (now < batch.begin_by && SmallerIsRead(batch)) return false;
+  yielded_.erase(yielded_.begin());
+  batch.yields = false;
+  Read(batch);
+  return true;
+}
+
+void RemoteFiller::Read(Batch& batch) {
+  StagingBuffer& buffer = *batch.buffer;
+  const int32_t layer_count = context_.layout->layer_count();
   batch.plan = buffer.striped && batch.striped != nullptr ? batch.striped.get() : batch.whole.get();
   ReadPlan& plan = *batch.plan;
   plan.Start(buffer.token_count);
@@ -279,6 +307,7 @@ void RemoteFiller::PutIntoCache(const Batch& batch, int32_t layer_index) {
 void RemoteFiller::Abandon(StagingBuffer& buffer) {
   Batch& batch = batches_[buffer.index];
   if (batch.buffer == nullptr) return;
+  if (std::exchange(batch.yields, false)) std::erase(yielded_, buffer.index);
   scheduler_->End(buffer.index);
   batch.buffer = nullptr;
   context_.ring->DropPart(buffer);
@@ -292,15 +321,17 @@ bool RemoteFiller::Progress() {
     NoteSessions();
     worked = true;
   }
-  Enter(FillStage::kWire);
   progress_began_ = SteadyClock().Now();
+  // Before the reader: who helps until a batch is there does not plan the next one too.
+  worked = ReadYielded(progress_began_) || worked;
+  Enter(FillStage::kWire);
   worked = reader_->Progress() || worked;
   Enter(FillStage::kPost);
   const MonotonicTime now = SteadyClock().Now();
   if (now >= next_tick_ || now - last_tick_ >= kTickInterval) {
     scheduler_->Tick(now);
     last_tick_ = now;
-    next_tick_ = scheduler_->NextTick();
+    next_tick_ = NextTick();
   } else if (worked) {
     scheduler_->Pump(now);
   }
@@ -308,8 +339,15 @@ bool RemoteFiller::Progress() {
   return worked;
 }
 
+MonotonicTime RemoteFiller::NextTick() const {
+  const MonotonicTime next = scheduler_->NextTick();
+  if (yielded_.empty()) return next;
+  const Batch& batch = batches_[yielded_.front()];
+  return SmallerIsRead(batch) ? std::min(next, batch.begin_by) : MonotonicTime::min();
+}
+
 void RemoteFiller::Wait(std::unique_lock<std::mutex>& driving) {
-  next_tick_ = scheduler_->NextTick();
+  next_tick_ = NextTick();
   const MonotonicTime now = SteadyClock().Now();
   if (next_tick_ > now && !map_changed_.load(std::memory_order_acquire)) {
     Enter(FillStage::kAsleep);
@@ -319,7 +357,7 @@ void RemoteFiller::Wait(std::unique_lock<std::mutex>& driving) {
 }
 
 bool RemoteFiller::GiveBack() {
-  next_tick_ = scheduler_->NextTick();
+  next_tick_ = NextTick();
   const MonotonicTime now = SteadyClock().Now();
   const bool asleep = reader_->GiveBack(std::min(next_tick_, now + kSleepMax)) &&
                       next_tick_ > now && !map_changed_.load(std::memory_order_acquire);

@@ -60,6 +60,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   struct Batch {
     StagingBuffer* buffer = nullptr;  // null: none
     int32_t layers_left = 0;
+    bool yields = false;                // not begun: a smaller one goes first
+    MonotonicTime begin_by;             // then it yields no longer
     std::unique_ptr<ReadPlan> whole;    // of all columns
     std::unique_ptr<ReadPlan> striped;  // of the stripe's; null: it has all
     ReadPlan* plan = nullptr;           // the batch's: one of them
@@ -70,6 +72,16 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
 
   RemoteFiller(const RemoteRowsOptions& options, const Context& context);
   void Start(std::unique_ptr<RowReader> reader);
+  // Plans a batch and asks for its rows.
+  void Read(Batch& batch);
+  // A batch of at most half as many tokens is being read: a decode step's, which somebody is about
+  // to wait for, beside the next step's prefill. Planning and posting the larger one, and its
+  // replies, would keep it waiting.
+  [[nodiscard]] bool SmallerIsRead(const Batch& batch) const;
+  // True if a batch that yielded was begun.
+  bool ReadYielded(MonotonicTime now);
+  // When Progress has something to do without news from the reader.
+  [[nodiscard]] MonotonicTime NextTick() const;
   void TakeFromCache(Batch& batch, int32_t layer_index);
   // The rows that the cache wants of a layer that is complete.
   void PutIntoCache(const Batch& batch, int32_t layer_index);
@@ -104,7 +116,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   PlanScratch scratch_;
   std::vector<CachedNgram> found_;  // of one order
   RowCache cache_;
-  std::vector<Batch> batches_;  // [staging buffers]
+  std::vector<Batch> batches_;     // [staging buffers]
+  std::vector<uint32_t> yielded_;  // of them, in the order of Begin
   std::unique_ptr<RowReader> reader_;
   std::unique_ptr<ReadScheduler> scheduler_;
   std::unordered_map<SessionId, ReadWay> open_sessions_;

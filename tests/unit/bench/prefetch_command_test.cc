@@ -61,6 +61,29 @@ TEST(PrefetchCommandTest, SaysForEachLayerWhetherItsReadIsHidden) {
   EXPECT_LT(report.at("batches").at(1).at("rows_wasted_percent"), 50);
 }
 
+// As a worker with continuous batching: the next step's prefill is asked for with each step.
+TEST(PrefetchCommandTest, DecodeStepsMayReadThePrefillOfTheNextToo) {
+  const test::ScratchDir scratch;
+  const auto file = scratch.path() / "report.json";
+  const auto ran = test::RunCommand(
+      {ENGRAM_BIN_DIR "/engram-bench", "prefetch", "--bytes", "8MiB", "--decode", "2", "--ahead",
+       "30", "--no-prefill", "--seconds", "0.1", "--json", file.string()},
+      std::chrono::seconds(100));
+  ASSERT_EQ(ran.exit_status, 0) << ran.err;
+  std::ifstream in(file);
+  const json report = json::parse(in);
+  ASSERT_EQ(report.at("batches").size(), 1u);
+  const json& batch = report.at("batches").at(0);
+  // Two layers' rows of 32 tokens come with every step, and none is for nothing.
+  EXPECT_EQ(batch.at("rows_wasted_percent"), 0);
+  for (const char* layer : {"1", "14"}) {
+    EXPECT_GT(batch.at("layers").at(layer).at("waited_p50_us"), 0);
+    EXPECT_LE(batch.at("layers").at(layer).at("waited_p50_us"),
+              batch.at("layers").at(layer).at("waited_p99_us"));
+  }
+  EXPECT_EQ(report.at("settings").at("ahead"), 30);
+}
+
 TEST(PrefetchCommandTest, AnUnknownProfileIsSaid) {
   const auto ran = test::RunCommand(
       {ENGRAM_BIN_DIR "/engram-bench", "prefetch", "--profile", "v40"}, std::chrono::seconds(20));
