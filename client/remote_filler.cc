@@ -16,7 +16,7 @@ namespace {
 constexpr Duration kTickInterval = std::chrono::milliseconds(1);
 constexpr Duration kSleepMax = std::chrono::seconds(10);
 // A batch yields to a smaller one for at most this long: that one may be waiting for a lost node.
-constexpr Duration kYieldMax = std::chrono::milliseconds(2);
+constexpr Duration kYieldMax = std::chrono::milliseconds(5);
 // Answers of up to this are one piece over TCP, which is checked where it was received, without one
 // more copy (docs/decisions/0025-eager-replies.md).
 constexpr uint32_t kReadBytesMax = 240u << 10;

@@ -123,7 +123,7 @@ TEST_F(RemoteFillerTest, ABatchDoesNotYieldForLong) {
   const Batch large = Begin(200);
   const Batch larger = Begin(256);
   const uint64_t before = Begun();
-  std::this_thread::sleep_for(milliseconds(5));
+  std::this_thread::sleep_for(milliseconds(10));
   (void)filler_->Progress();
   (void)filler_->Progress();
   EXPECT_GE(Begun(), before + 456);  // both, and each token has several rows
@@ -141,7 +141,7 @@ TEST_F(RemoteFillerTest, ABatchThatIsAbandonedWhileItYieldsIsNeverBegun) {
   const uint64_t before = Begun();
   EXPECT_TRUE(ring_->Release(*large.buffer));  // told to drop it
   filler_->Abandon(*large.buffer);
-  std::this_thread::sleep_for(milliseconds(5));
+  std::this_thread::sleep_for(milliseconds(10));
   for (int i = 0; i < 5; ++i) (void)filler_->Progress();
   EXPECT_EQ(Begun(), before);
   LetGo();
