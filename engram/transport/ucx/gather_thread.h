@@ -127,8 +127,8 @@ class GatherThread final : private UcxMessageHandler, private ReplyOwner {
     MonotonicTime last_sign_of_life;
     Status end_with;  // not ok: to be ended
   };
-  // An endpoint of a session that is over. UCX 1.13.1 crashes where one is closed whose socket is
-  // full and whose reader goes then: uct_tcp_iface_handle_events looks at it after its end.
+  // An endpoint of a session that is over. UCX 1.13.1 is left with a half where one is closed whose
+  // socket is full (event_guard.h ends that): what fails or empties by itself gets the time to.
   struct EndingEndpoint final : UcxCompletion {
     std::unique_ptr<UcxEndpoint> endpoint;  // null: closed
     MonotonicTime close_at;                 // if it has not failed by then

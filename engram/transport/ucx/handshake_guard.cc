@@ -18,6 +18,9 @@
 #include <sys/stat.h>
 #include <ucp/api/ucp.h>
 
+#include "engram/transport/ucx/event_guard.h"
+#include "engram/transport/ucx/send_guard.h"
+
 namespace engram {
 namespace {
 
@@ -40,8 +43,9 @@ struct ConnectionRequest {
   // and the address of the sender's port, of one of two sizes
 };
 #pragma pack(pop)
-constexpr size_t kMagicBytes = 8;           // what a connection begins with; UCX reads it alone
-constexpr uint8_t kConnectionMessage = 32;  // UCT_TCP_EP_CM_AM_ID
+constexpr uint64_t kMagic = 0xCAFEBABE12345678;  // what a connection begins with
+constexpr size_t kMagicBytes = sizeof(kMagic);   // UCX reads it alone
+constexpr uint8_t kConnectionMessage = 32;       // UCT_TCP_EP_CM_AM_ID
 constexpr uint32_t kRequestEvent = 1;
 constexpr uint32_t kAcknowledgementEvent = 2;
 
@@ -60,6 +64,15 @@ bool IsConnectionRequest(const void* data, size_t size, bool is_first) {
   std::memcpy(&request, data, sizeof(request));
   return request.header.id == kConnectionMessage &&
          request.header.bytes == size - sizeof(MessageHeader) && request.event == kRequestEvent;
+}
+
+// Of UCX's connection manager. UCX sends them in one call that does not end while there is no room,
+// from the beginning again where there was some for a part. What only begins like one is the rest
+// of another message.
+bool MayBeConnectionMessage(const void* data, size_t size) {
+  if (size == 0) return false;
+  if (*static_cast<const uint8_t*>(data) == kConnectionMessage) return true;
+  return std::memcmp(data, &kMagic, std::min(size, kMagicBytes)) == 0;
 }
 
 enum class Handshake : uint8_t {
@@ -163,6 +176,30 @@ bool IsTheSame(int fd, const Connection& connection) {
   return InodeOf(fd) == connection.inode.load(std::memory_order_relaxed);
 }
 
+ssize_t Send(int fd, const void* data, size_t size, int flags) {
+  const ssize_t sent = sendto(fd, data, size, flags, nullptr, 0);
+  auto* const connection = ConnectionOf(fd);
+  if (connection == nullptr) return sent;
+  const int error = errno;
+  const Handshake handshake = connection->handshake.load(std::memory_order_relaxed);
+  Handshake next = Handshake::kNoneDue;
+  if (!IsTheSame(fd, *connection)) {
+    next = Handshake::kNone;
+  } else if (!IsConnectionRequest(data, size, handshake == Handshake::kMade)) {
+    // UCX sends nothing else before the acknowledgement has come, and awaits one once.
+    if (handshake == Handshake::kAwaited) next = Handshake::kNone;
+  } else if (sent >= 0 || IsTheEnd(error)) {
+    next = Handshake::kAwaited;
+    if (stuck_max_of_made.has_value() && handshake != Handshake::kMade) Await(fd);
+  } else {
+    next = handshake;  // it will be sent again
+  }
+  connection->handshake.store(next, std::memory_order_relaxed);
+  errno = error;
+  // UCX would connect anew just the same: it will find the end at the next recv.
+  return next == Handshake::kAwaited && sent < 0 ? static_cast<ssize_t>(size) : sent;
+}
+
 }  // namespace
 
 void GuardHandshake(int fd) { Begin(fd, Handshake::kNew); }
@@ -233,28 +270,10 @@ extern "C" int getpeername(int fd, sockaddr* address, socklen_t* size) {
 }
 
 extern "C" ssize_t send(int fd, const void* data, size_t size, int flags) {
-  using engram::Handshake;
-  const ssize_t sent = sendto(fd, data, size, flags, nullptr, 0);
-  auto* const connection = engram::ConnectionOf(fd);
-  if (connection == nullptr) return sent;
-  const int error = errno;
-  const Handshake handshake = connection->handshake.load(std::memory_order_relaxed);
-  Handshake next = Handshake::kNoneDue;
-  if (!engram::IsTheSame(fd, *connection)) {
-    next = Handshake::kNone;
-  } else if (!engram::IsConnectionRequest(data, size, handshake == Handshake::kMade)) {
-    // UCX sends nothing else before the acknowledgement has come, and awaits one once.
-    if (handshake == Handshake::kAwaited) next = Handshake::kNone;
-  } else if (sent >= 0 || engram::IsTheEnd(error)) {
-    next = Handshake::kAwaited;
-    if (engram::stuck_max_of_made.has_value() && handshake != Handshake::kMade) engram::Await(fd);
-  } else {
-    next = handshake;  // it will be sent again
-  }
-  connection->handshake.store(next, std::memory_order_relaxed);
-  errno = error;
-  // UCX would connect anew just the same: it will find the end at the next recv.
-  return next == Handshake::kAwaited && sent < 0 ? static_cast<ssize_t>(size) : sent;
+  const ssize_t sent = engram::Send(fd, data, size, flags);
+  engram::NoteWrite(fd, /*has_rest=*/false);  // UCX keeps that in a copy
+  if (sent < 0 && !engram::MayBeConnectionMessage(data, size)) engram::LeaveTheEndToReading();
+  return sent;
 }
 
 extern "C" ssize_t recv(int fd, void* data, size_t size, int flags) {

@@ -5,16 +5,22 @@
 // killed while a node had sent it a part of a long reply could end that node, and a node that went
 // a reader, if the write came before the read that would have told of it.
 //
-// In our programs UCX's sendmsg(2) is ours (as its accept(2) is: port_guard.h). While UCX makes
-// progress, a write that fails because the connection is over, or for want of memory, is one that
-// has no room now. The read that follows tells of the end; a want of memory passes, or the peer
-// counts as slow. docs/decisions/0044-failed-writes.md.
+// And where what waited for a connection is sent as it is there, and a write of that fails, UCX
+// gives the endpoint up in the midst of sending, and asserts: of a reader's first message to a node
+// (ucp_wireup_ep_pending_purge), where the connection was reset right after it was made.
+//
+// In our programs UCX's sendmsg(2) and send(2) are ours (as its accept(2) is: port_guard.h). While
+// UCX makes progress, a write that fails because the connection is over, or for want of memory, is
+// one that has no room now. The read that follows tells of the end; a want of memory passes, or the
+// peer counts as slow. But UCX sends the messages that make and end a connection (handshake_guard)
+// again and again while there is no room: of those it is told how they ended.
+// docs/decisions/0044-failed-writes.md.
 #pragma once
 
 namespace engram {
 
-// While it lives, this thread's calls of sendmsg(2) are UCX's: what UCX calls back sends nothing by
-// itself, for a write to a lost peer would not fail there.
+// While it lives, UCX makes progress on this thread, and the thread's writes to sockets are UCX's:
+// what UCX calls back sends nothing by itself, for a write to a lost peer would not fail there.
 class SendGuard {
  public:
   SendGuard();
@@ -25,5 +31,12 @@ class SendGuard {
  private:
   const bool outer_;
 };
+
+// On this thread, now.
+[[nodiscard]] bool UcxMakesProgress();
+
+// A write has failed: where UCX makes progress and reading will tell it of that, errno becomes
+// EAGAIN.
+void LeaveTheEndToReading();
 
 }  // namespace engram

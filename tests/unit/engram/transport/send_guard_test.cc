@@ -2,6 +2,8 @@
 #include "engram/transport/ucx/send_guard.h"
 
 #include <cerrno>
+#include <cstdint>
+#include <cstring>
 #include <string>
 
 #include <gtest/gtest.h>
@@ -21,6 +23,11 @@ int ErrorOfSending(int fd) {
   message.msg_iov = &part;
   message.msg_iovlen = 1;
   return ::sendmsg(fd, &message, MSG_NOSIGNAL) < 0 ? errno : 0;
+}
+
+// The same of send, which UCX uses for what it keeps in a copy.
+int ErrorOfSendingCopy(int fd, const std::string& data) {
+  return ::send(fd, data.data(), data.size(), MSG_NOSIGNAL) < 0 ? errno : 0;
 }
 
 // It goes with data unread, as a killed one does: a reset.
@@ -43,8 +50,34 @@ TEST(SendGuardTest, ALostPeerIsFoundByReading) {
   EXPECT_TRUE(received == 0 || (received < 0 && errno == ECONNRESET)) << received;
 }
 
+TEST(SendGuardTest, SoItIsWhereUcxSendsACopy) {
+  test::TcpPair pair;
+  const SendGuard guard;
+  LoseReader(pair);
+  for (const char* const data : {"a message", "\x01", "\x21 of another kind"}) {
+    EXPECT_EQ(ErrorOfSendingCopy(pair.node, data), EAGAIN) << data;
+  }
+}
+
+// It would send them until the end of time.
+TEST(SendGuardTest, OfMessagesThatMakeAConnectionUcxIsToldTheEnd) {
+  test::TcpPair pair;
+  const SendGuard guard;
+  LoseReader(pair);
+  const std::string acknowledgement("\x20\x04\0\0\0\x02\0\0\0", 9);
+  const uint64_t magic = 0xCAFEBABE12345678;
+  std::string first(sizeof(magic) + 39, '\0');
+  std::memcpy(first.data(), &magic, sizeof(magic));
+  for (const std::string& data : {acknowledgement, acknowledgement.substr(0, 3), first,
+                                  first.substr(0, 20), first.substr(0, 2)}) {
+    const int error = ErrorOfSendingCopy(pair.node, data);
+    EXPECT_TRUE(error == ECONNRESET || error == EPIPE) << error;
+  }
+}
+
 TEST(SendGuardTest, OtherErrorsAreTold) {
   const SendGuard guard;
+  EXPECT_EQ(ErrorOfSendingCopy(-1, "x"), EBADF);
   EXPECT_EQ(ErrorOfSending(-1), EBADF);
 }
 
@@ -52,8 +85,9 @@ TEST(SendGuardTest, OutsideWritesFailAsTheyDo) {
   test::TcpPair pair;
   LoseReader(pair);
   { const SendGuard guard; }
-  const int error = ErrorOfSending(pair.node);
-  EXPECT_TRUE(error == ECONNRESET || error == EPIPE) << error;
+  for (const int error : {ErrorOfSending(pair.node), ErrorOfSendingCopy(pair.node, "x")}) {
+    EXPECT_TRUE(error == ECONNRESET || error == EPIPE) << error;
+  }
 }
 
 }  // namespace
