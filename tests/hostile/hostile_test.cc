@@ -120,7 +120,8 @@ class HostileTest : public testing::TestWithParam<bool> {
     EXPECT_EQ(told.value("messages", 0), std::stoi(readers)) << attacked.out;
     EXPECT_GE(told["answers"].value("killed", 0), std::stoi(readers) / 3) << attacked.out;
     EXPECT_EQ(attacked.out.find("was not let in"), std::string::npos) << attacked.out;
-    EXPECT_EQ(attacked.out.find("another signal"), std::string::npos) << attacked.out;
+    EXPECT_EQ(attacked.out.find("another signal"), std::string::npos)
+        << attacked.out << attacked.err;
     EXPECT_TRUE(cluster_->node(0).running()) << cluster_->NodeLog(0);
     ReadingClient::Options reading;
     reading.way = "gather";

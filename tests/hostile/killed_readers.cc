@@ -32,8 +32,13 @@ EndOfReader end_of_reader = EndOfReader::kBefore;
 in_port_t ucx_port = 0;  // that UCX listens at here, in network order; 0 = as the kernel gives it
 
 // One that is free now and that the kernel gives to nobody by itself, in network order; 0 = none.
+// Two attacks on one host begin to look at different ones: a node's UCX connects to such a port by
+// itself, and should not meet another node's readers there.
 in_port_t FreePort() {
-  for (uint16_t port = 20000; port < 30000; ++port) {
+  constexpr uint32_t kPorts = 10000;
+  for (uint32_t i = 0; i < kPorts; ++i) {
+    const auto port =
+        static_cast<uint16_t>(20000 + (static_cast<uint32_t>(getpid()) * 97 + i) % kPorts);
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
@@ -74,7 +79,9 @@ void KillReaders(const Victim& victim, const Order& order, in_port_t port, Tally
       tally.Answer(WEXITSTATUS(status) == 0 ? "had sent less, and ended by itself"
                                             : "was not let in");
     } else {
-      tally.Answer(WTERMSIG(status) == SIGKILL ? "killed" : "ended by another signal");
+      tally.Answer(WTERMSIG(status) == SIGKILL
+                       ? "killed"
+                       : "ended by another signal, " + std::to_string(WTERMSIG(status)));
     }
   }
 }
