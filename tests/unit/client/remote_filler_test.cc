@@ -73,6 +73,17 @@ class RemoteFillerTest : public testing::Test {
     }
     EXPECT_FALSE(ring_->Release(*batch.buffer));
   }
+  // The second is begun while the first waits for its rows.
+  void ExpectReadTogether(size_t first_tokens, size_t second_tokens) {
+    Hold();
+    const Batch first = Begin(first_tokens);
+    const uint64_t before = Begun();
+    const Batch second = Begin(second_tokens);
+    EXPECT_GT(Begun(), before);
+    LetGo();
+    Read(second);
+    Read(first);
+  }
   // Rows of batches that were begun.
   [[nodiscard]] uint64_t Begun() const { return filler_->counters().rows_unique.load(); }
 
@@ -94,27 +105,9 @@ TEST_F(RemoteFillerTest, ALargeBatchYieldsToASmallOneThatIsRead) {
   ExpectRead(small);
 }
 
-TEST_F(RemoteFillerTest, TwoOfAKindAreReadTogether) {
-  Hold();
-  const Batch first = Begin(101);
-  const uint64_t before = Begun();
-  const Batch second = Begin(200);
-  EXPECT_GT(Begun(), before);
-  LetGo();
-  Read(second);
-  Read(first);
-}
+TEST_F(RemoteFillerTest, TwoOfAKindAreReadTogether) { ExpectReadTogether(101, 200); }
 
-TEST_F(RemoteFillerTest, ASmallBatchYieldsToNone) {
-  Hold();
-  const Batch large = Begin(200);
-  const uint64_t before = Begun();
-  const Batch small = Begin(20);
-  EXPECT_GT(Begun(), before);
-  LetGo();
-  Read(small);
-  Read(large);
-}
+TEST_F(RemoteFillerTest, ASmallBatchYieldsToNone) { ExpectReadTogether(200, 20); }
 
 // The small one may be waiting for a node that is lost.
 TEST_F(RemoteFillerTest, ABatchDoesNotYieldForLong) {
