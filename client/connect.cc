@@ -69,6 +69,7 @@ Result<std::shared_ptr<ShardDirectory>> ConnectDirectory(const ConnectOptions& o
 struct Wires {
   std::shared_ptr<Transport> transport;
   std::shared_ptr<TokenBook> tokens;  // null in development mode
+  RowLanding* landing = nullptr;      // null: rows are staged
 };
 
 Result<Wires> MakeWires(const ConnectOptions& options) {
@@ -83,6 +84,17 @@ Result<Wires> MakeWires(const ConnectOptions& options) {
     transport.token_of = [tokens = wires.tokens](TableVersion version, const std::string& address) {
       return tokens->Get(version, address);
     };
+  }
+  if (options.landing != nullptr) {
+    transport.landing = options.landing;
+    const Status lands = UcxTransport::CheckLanding(transport);
+    if (lands.ok()) {
+      wires.landing = options.landing;
+      spdlog::info("network cards put rows into the GPU's memory, where nodes let them");
+    } else {
+      transport.landing = nullptr;
+      spdlog::warn("rows come to the GPU through this host's memory: {}", lands.message());
+    }
   }
   ENGRAM_ASSIGN_OR_RETURN(auto made, UcxTransport::Create(transport));
   wires.transport = std::move(made);
@@ -117,6 +129,7 @@ Result<VersionRows> OpenRows(const ConnectOptions& options, const OwnModel& mode
   rows.stripe = options.stripe;
   rows.spin = options.spin;
   rows.cache_bytes = options.cache_bytes;
+  rows.landing = wires.landing;
   rows.zone = options.zone;
   rows.sessions_wait = kSessionsWait;
   const auto map = directory->Current();

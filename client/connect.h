@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "client/row_landing.h"
 #include "client/row_lookup.h"
 #include "client/row_source.h"
 #include "client/shard_directory.h"
@@ -37,6 +38,10 @@ struct ConnectOptions {
   uint32_t batch_tokens_max = 1024;
   uint32_t staging_buffers = 4;
   StagingMemoryObserver* staging_observer = nullptr;  // outlives the rows; may be null
+  // Rows go into the memory of a GPU where its network card can put them there, which one_sided
+  // must allow; else, with a line in the log that says why, they are staged. Outlives the rows; may
+  // be null. Wants cache_bytes 0 and a whole stripe.
+  RowLanding* landing = nullptr;
   std::string zone;  // of this host, as the memory nodes name theirs; empty = none is preferred
   // For a version whose slots all have a ready replica.
   std::chrono::milliseconds ready_timeout{30000};

@@ -38,7 +38,8 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
       context_(context),
       row_bytes_(context.layout->row_bytes()),
       row_stride_(context.layout->row_stride()),
-      token_stride_bytes_(static_cast<uint32_t>(context.layout->column_count()) * row_bytes_),
+      staged_bytes_(context.landed == nullptr ? row_bytes_ : kRowIdBytes),
+      token_stride_bytes_(static_cast<uint32_t>(context.layout->column_count()) * staged_bytes_),
       scratch_(*context.layout, options.batch_tokens_max),
       cache_(options.cache_bytes / context.part_count, row_bytes_, NgramRowsMax(context)),
       batches_(options.staging_buffers),
@@ -48,6 +49,10 @@ RemoteFiller::RemoteFiller(const RemoteRowsOptions& options, const Context& cont
   gauges_.cache_bytes = cache_.bytes_used();
   gauges_.cache_rows_max = cache_.ngrams_max() * NgramRowsMax(context);
   if (cache_.ngrams_max() != 0) found_.reserve(options.batch_tokens_max);
+  if (context.landed != nullptr) {
+    coming_.reserve(kReadRowsMax);
+    coming_right_.resize(kReadRowsMax);
+  }
   for (Batch& batch : batches_) {
     const auto plan = [&](uint32_t part, uint32_t part_count) {
       return std::make_unique<ReadPlan>(context.hasher, context.layout, options.batch_tokens_max,
@@ -120,6 +125,7 @@ void RemoteFiller::Begin(StagingBuffer& buffer) {
   ENGRAM_CHECK(batch.buffer == nullptr);
   batch.buffer = &buffer;
   batch.layers_left = context_.layout->layer_count();
+  batch.landing_failure = {};
   batch.yields = SmallerIsRead(batch);
   if (!batch.yields) return Read(batch);
   batch.begin_by = SteadyClock().Now() + kYieldMax;
@@ -189,7 +195,7 @@ struct RemoteFiller::Scatterer {
   Scatterer(const RemoteFiller& filler, const Batch& batch)
       : plan(*batch.plan),
         buffer(*batch.buffer),
-        row_bytes(filler.row_bytes_),
+        row_bytes(filler.staged_bytes_),
         token_stride_bytes(filler.token_stride_bytes_) {}
 
   // Asks for the row's first place.
@@ -390,6 +396,7 @@ void RemoteFiller::NoteSessions() {
 }
 void RemoteFiller::OnRows(uint64_t tag, const RowChunk& chunk) {
   Enter(FillStage::kTrack);
+  chunk_landed_ = chunk.landed;
   // Rows may come by the handful, too few to ask the time for each.
   scheduler_->OnRows(tag, chunk, progress_began_);
   Enter(FillStage::kWire);
@@ -409,7 +416,8 @@ void RemoteFiller::OnBusy(SessionId session, Duration retry_after) {
 
 void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const std::byte* stored,
                             uint8_t* taken) {
-  const Batch& batch = batches_[slot];
+  Batch& batch = batches_[slot];
+  if (context_.landed != nullptr) return LandRows(batch, rows, stored, taken);
   const ReadPlan& plan = *batch.plan;
   const std::vector<int32_t>& layer_ids = context_.layout->spec().hash.layer_ids;
   const Scatterer scatterer(*this, batch);
@@ -442,6 +450,49 @@ void RemoteFiller::TakeRows(uint32_t slot, std::span<const uint32_t> rows, const
       scatterer.Scatter(rows[places[k]], group[k].stored);
     }
   }
+  CountRows(came, right);
+}
+
+void RemoteFiller::LandRows(Batch& batch, std::span<const uint32_t> rows, const std::byte* stored,
+                            uint8_t* taken) {
+  const ReadPlan& plan = *batch.plan;
+  const std::vector<int32_t>& layer_ids = context_.layout->spec().hash.layer_ids;
+  const uint32_t first_place =
+      (batch.buffer->index * context_.part_count + context_.part) * context_.part_places;
+  Enter(FillStage::kVerify);
+  coming_.clear();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (rows[i] == kNoRow) continue;
+    coming_.push_back(
+        {.crc_of_place = RowPlaceCrc(options_.version, layer_ids[plan.targets(rows[i]).layer_index],
+                                     plan.row_id(rows[i])),
+         .from = static_cast<uint32_t>(i),
+         .place = first_place + rows[i]});
+  }
+  if (coming_.empty()) return;
+  const Status kept =
+      context_.landed->Keep(context_.part, stored, chunk_landed_, coming_, coming_right_.data());
+  if (!kept.ok()) {
+    // The GPU's fault, not the node's: nothing is reported or asked again, and OnLayerDone says it.
+    if (batch.landing_failure.ok()) batch.landing_failure = kept;
+    for (const LandedRows::Row& row : coming_) taken[row.from] = 1;
+    return;
+  }
+  Enter(FillStage::kScatter);
+  const Scatterer scatterer(*this, batch);
+  uint64_t right = 0;
+  for (size_t i = 0; i < coming_.size(); ++i) {
+    const LandedRows::Row& row = coming_[i];
+    taken[row.from] = coming_right_[i];
+    if (coming_right_[i] == 0) continue;
+    ++right;
+    scatterer.Scatter(rows[row.from], reinterpret_cast<const std::byte*>(&row.place));
+  }
+  if (chunk_landed_) FillCounters::Add(counters_.rows_landed, coming_.size());
+  CountRows(coming_.size(), right);
+}
+
+void RemoteFiller::CountRows(uint64_t came, uint64_t right) {
   Enter(FillStage::kTrack);
   FillCounters::Add(counters_.rows_read, came);
   FillCounters::Add(counters_.rows_verified, right);
@@ -455,7 +506,8 @@ void RemoteFiller::OnLayerDone(uint32_t slot, int32_t layer_index, const Status&
   if (rows_failed != 0) FillCounters::Add(counters_.rows_failed, rows_failed);
   StagingBuffer& buffer = *batch.buffer;
   if (status.ok() && cache_.ngrams_max() != 0) PutIntoCache(batch, layer_index);
-  StagingRing::FinishPart(buffer, layer_index, SteadyClock().Now(), status);
+  const Status& outcome = batch.landing_failure.ok() ? status : batch.landing_failure;
+  StagingRing::FinishPart(buffer, layer_index, SteadyClock().Now(), outcome);
   if (--batch.layers_left > 0) return;
   batch.buffer = nullptr;
   context_.ring->DropPart(buffer);

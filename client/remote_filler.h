@@ -28,6 +28,8 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
     StagingRing* ring = nullptr;
     uint32_t part = 0;
     uint32_t part_count = 1;
+    LandedRows* landed = nullptr;  // rows go there; null = into the staging buffers
+    uint32_t part_places = 0;      // in it, of one part of one batch
   };
   // Everything in `context` must outlive the filler. ERRORS: the transport's.
   [[nodiscard]] static Result<std::unique_ptr<RemoteFiller>> Create(
@@ -68,6 +70,7 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
     // N-grams whose rows the cache wants when they are all here, layer by layer.
     std::vector<WantedNgram> wanted;
     std::vector<uint32_t> wanted_begin;  // [layers + 1]
+    Status landing_failure;              // the first: none of its rows counts then
   };
 
   RemoteFiller(const RemoteRowsOptions& options, const Context& context);
@@ -85,8 +88,12 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   void TakeFromCache(Batch& batch, int32_t layer_index);
   // The rows that the cache wants of a layer that is complete.
   void PutIntoCache(const Batch& batch, int32_t layer_index);
-  // Puts a batch's rows into its staging buffer.
+  // Puts a batch's rows, or their places on the GPU, into its staging buffer.
   struct Scatterer;
+  // TakeRows where rows go to the GPU.
+  void LandRows(Batch& batch, std::span<const uint32_t> rows, const std::byte* stored,
+                uint8_t* taken);
+  void CountRows(uint64_t came, uint64_t right);
   // After a session or the map has changed.
   void NoteSessions();
 
@@ -112,10 +119,14 @@ class RemoteFiller final : public RowFiller, private ReaderEvents, private Sched
   const Context context_;
   const uint32_t row_bytes_;
   const uint32_t row_stride_;
+  const uint32_t staged_bytes_;        // of a row's place in a staging buffer
   const uint32_t token_stride_bytes_;  // of a staging buffer
   PlanScratch scratch_;
   std::vector<CachedNgram> found_;  // of one order
   RowCache cache_;
+  bool chunk_landed_ = false;            // of the chunk that is being taken
+  std::vector<LandedRows::Row> coming_;  // of it; [kReadRowsMax] reserved if rows land
+  std::vector<uint8_t> coming_right_;
   std::vector<Batch> batches_;     // [staging buffers]
   std::vector<uint32_t> yielded_;  // of them, in the order of Begin
   std::unique_ptr<RowReader> reader_;

@@ -38,12 +38,18 @@ Status CheckOptions(const RemoteRowsOptions& options, const TableLayout& layout)
                                               " of " + std::to_string(options.stripe.count) +
                                               ": there are 1 to " + std::to_string(kStripesMax)};
   }
+  if (options.landing != nullptr && (options.cache_bytes != 0 || options.stripe.count > 1)) {
+    return {StatusCode::kInvalidArgument,
+            "rows that land in a GPU's memory are neither kept in a row cache nor handed from rank "
+            "to rank: cache_bytes must be 0, and the stripe whole"};
+  }
   if (!options.hedging.Valid()) {
     return {StatusCode::kInvalidArgument,
             "hedging: late_min must be above zero and at most late_max, and burst_max and "
             "reads_per_hedge at most 1000"};
   }
-  // Rows of all tickets of a thread are numbered by 32 bits (ReadScheduler).
+  // Rows of all tickets of a thread are numbered by 32 bits (ReadScheduler), and so are their
+  // places in a GPU's memory.
   const uint64_t rows_per_token =
       static_cast<uint64_t>(layout.layer_count()) * static_cast<uint64_t>(layout.column_count());
   const uint64_t tokens_max = (uint64_t{1} << 30) / rows_per_token / options.staging_buffers;
@@ -68,7 +74,7 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   StagingRing::Options ring;
   ring.layer_count = layout->layer_count();
   ring.column_count = layout->column_count();
-  ring.row_bytes = layout->row_bytes();
+  ring.row_bytes = options.landing == nullptr ? layout->row_bytes() : kRowIdBytes;
   ring.tokens_max = options.batch_tokens_max;
   ring.history_max = static_cast<uint32_t>(layout->spec().hash.max_ngram_size - 1);
   ring.buffer_count = options.staging_buffers;
@@ -77,15 +83,29 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   TicketedRows::Parts parts;
   std::vector<RemoteFiller*> fillers;
   ENGRAM_ASSIGN_OR_RETURN(parts.ring, StagingRing::Create(ring));
+  RemoteFiller::Context context{.hasher = hasher.get(),
+                                .layout = layout.get(),
+                                .maps = maps.get(),
+                                .ring = parts.ring.get(),
+                                .part_count = threads};
+  if (options.landing != nullptr) {
+    // A place for every row of a part's share of the columns, of every batch at once.
+    const uint32_t columns =
+        (static_cast<uint32_t>(layout->column_count()) + threads - 1) / threads;
+    context.part_places =
+        options.batch_tokens_max * columns * static_cast<uint32_t>(layout->layer_count());
+    ENGRAM_ASSIGN_OR_RETURN(
+        std::shared_ptr<LandedRows> landed,
+        options.landing->MakeRows({context.part_places * threads * options.staging_buffers,
+                                   layout->row_bytes(), threads}));
+    context.landed = landed.get();
+    parts.only_ids = true;
+    parts.landed = landed->table();
+    parts.keep_alive.push_back(std::move(landed));
+  }
   for (uint32_t part = 0; part < threads; ++part) {
-    ENGRAM_ASSIGN_OR_RETURN(auto filler, RemoteFiller::Create(options,
-                                                              {.hasher = hasher.get(),
-                                                               .layout = layout.get(),
-                                                               .maps = maps.get(),
-                                                               .ring = parts.ring.get(),
-                                                               .part = part,
-                                                               .part_count = threads},
-                                                              transport.get()));
+    context.part = part;
+    ENGRAM_ASSIGN_OR_RETURN(auto filler, RemoteFiller::Create(options, context, transport.get()));
     fillers.push_back(filler.get());
     parts.fillers.push_back(std::move(filler));
   }
@@ -93,7 +113,8 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   parts.hasher = std::move(hasher);
   parts.spin = options.spin;
   parts.stripe = options.stripe;
-  parts.keep_alive = {std::move(transport), std::move(maps)};
+  parts.keep_alive.push_back(std::move(transport));
+  parts.keep_alive.push_back(std::move(maps));
   auto rows = std::make_unique<TicketedRows>(std::move(parts));
   if (options.sessions_wait == Duration{}) return rows;
   const MonotonicTime until = SteadyClock().Now() + options.sessions_wait;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "client/hedge_policy.h"
+#include "client/row_landing.h"
 #include "client/row_source.h"
 #include "client/shard_map_source.h"
 #include "client/staging_memory.h"
@@ -39,6 +40,10 @@ struct RemoteRowsOptions {
   Duration spin{};       // an I/O thread, or a caller of Await, looks so long before it sleeps
   HedgeOptions hedging;  // of tables with several replicas
   StagingMemoryObserver* staging_observer = nullptr;  // outlives the result
+  // Rows go into the memory of a GPU (LayerRows::landed), the staging buffers have their places in
+  // it. No row cache and no stripes then: both are in this host's memory. Outlives the result; null
+  // = rows are staged.
+  RowLanding* landing = nullptr;
 };
 
 inline constexpr uint32_t kIoThreadsMax = 32;

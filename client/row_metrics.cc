@@ -21,10 +21,12 @@ void WriteRows(const RowSourceStats& stats, FamilyWriter* out) {
   out->Counter("engram_client_rows_read_total",
                "Rows that came from memory nodes (or from memory of this process).",
                stats.rows_read);
-  out->Counter("engram_client_rows_verified_total", "Of these, with the right CRC.",
+  out->Counter("engram_client_rows_landed_total",
+               "Of these, put into a GPU's memory by a network card.", stats.rows_landed);
+  out->Counter("engram_client_rows_verified_total", "Rows read, with the right CRC.",
                stats.rows_verified);
   out->Counter("engram_client_rows_corrupt_total",
-               "Of these, with a wrong CRC: rejected, reported, read again.", stats.rows_wrong);
+               "Rows read, with a wrong CRC: rejected, reported, read again.", stats.rows_wrong);
   out->Counter("engram_client_rows_failed_total",
                "Rows that could not be had within their batch's deadline.", stats.rows_failed);
   out->Counter("engram_client_read_bytes_total", "Bytes of the rows read, with their CRC.",

@@ -26,6 +26,12 @@ using Ticket = StrongId<struct TicketTag, uint64_t>;
 // What takes the place of a row where whoever asks has the table: a uint32 row id.
 inline constexpr uint32_t kRowIdBytes = 4;
 
+// Rows in the memory of a GPU.
+struct LandedTable {
+  const std::byte* rows = nullptr;  // [row_count][row_bytes]; null = none
+  uint64_t row_count = 0;
+};
+
 // Rows of one layer for every token of the batch, in the order of the runs' tokens.
 struct LayerRows {
   // [tokens][columns][row_bytes], no CRC; or, with only_ids, [tokens][columns] row ids.
@@ -37,6 +43,9 @@ struct LayerRows {
   // else empty.
   std::span<std::byte> others{};
   bool only_ids = false;  // for a backend that has the tables (local_rows.h, CreateRowIds)
+  // With only_ids: not the backend's tables, but these rows, which are there by now
+  // (row_landing.h). The GPU must have read them when the ticket is released.
+  LandedTable landed{};
 };
 
 // Every count-th column of every layer: those with column % count == index. So nobody gets the
@@ -93,6 +102,7 @@ struct RowSourceStats {
   uint64_t rows_unique = 0;  // after dedupe of n-grams within the batch
   uint64_t rows_from_cache = 0;
   uint64_t rows_read = 0;      // from memory nodes (or from memory, local or a GPU's)
+  uint64_t rows_landed = 0;    // of these, put into a GPU's memory by a network card
   uint64_t rows_verified = 0;  // CRC checked and right
   uint64_t rows_wrong = 0;     // CRC wrong: rejected, never delivered
   uint64_t rows_failed = 0;    // could not be had within the deadline

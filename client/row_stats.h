@@ -16,6 +16,7 @@ struct FillCounters {
   std::atomic<uint64_t> rows_unique{0};
   std::atomic<uint64_t> rows_from_cache{0};
   std::atomic<uint64_t> rows_read{0};
+  std::atomic<uint64_t> rows_landed{0};
   std::atomic<uint64_t> rows_verified{0};
   std::atomic<uint64_t> rows_wrong{0};
   std::atomic<uint64_t> rows_failed{0};
@@ -51,6 +52,7 @@ inline constexpr FillCount kFillCounts[] = {
     {&FillCounters::rows_unique, &RowSourceStats::rows_unique},
     {&FillCounters::rows_from_cache, &RowSourceStats::rows_from_cache},
     {&FillCounters::rows_read, &RowSourceStats::rows_read},
+    {&FillCounters::rows_landed, &RowSourceStats::rows_landed},
     {&FillCounters::rows_verified, &RowSourceStats::rows_verified},
     {&FillCounters::rows_wrong, &RowSourceStats::rows_wrong},
     {&FillCounters::rows_failed, &RowSourceStats::rows_failed},

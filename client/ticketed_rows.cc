@@ -128,7 +128,8 @@ Result<LayerRows> TicketedRows::Await(Ticket ticket, int32_t layer_index) {
                    .dead = buffer->dead,
                    .token_count = buffer->token_count,
                    .others = buffer->striped ? rows : std::span<std::byte>(),
-                   .only_ids = parts_.only_ids};
+                   .only_ids = parts_.only_ids,
+                   .landed = parts_.landed};
 }
 
 void TicketedRows::Release(Ticket ticket) {

@@ -23,6 +23,7 @@ class TicketedRows final : public RowSource {
  public:
   struct Parts {
     bool only_ids = false;  // the ring has row ids (LayerRows)
+    LandedTable landed;     // that they are of; none = of the backend's tables
     std::shared_ptr<const TableLayout> layout;
     std::shared_ptr<const NgramHasher> hasher;
     std::unique_ptr<StagingRing> ring;                // part_count = fillers.size()

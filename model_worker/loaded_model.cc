@@ -66,6 +66,15 @@ Result<OpenedRows> OpenRemoteRows(const WorkerOptions& options, const LoadedMode
   connect.tables = model.tables.get();
   connect.way = options.way;
   connect.tls = options.transport;
+  connect.one_sided = options.one_sided;
+  if (options.gpu_direct) {
+    if (stripe.count > 1) {
+      return Error(StatusCode::kInvalidArgument,
+                   "--gpu-direct is for one rank: several hand rows round in host memory");
+    }
+    ENGRAM_CHECK(model.cuda != nullptr);
+    connect.landing = model.cuda->row_landing();
+  }
   connect.zone = options.zone;
   connect.ready_timeout = std::chrono::seconds(options.tables_timeout_s);
   connect.io_threads = options.io_threads;

@@ -42,6 +42,7 @@ nlohmann::json RowReport(const RowSourceStats& stats, std::span<const int32_t> l
       {"rows_unique", stats.rows_unique},
       {"rows_from_cache", stats.rows_from_cache},
       {"rows_read", stats.rows_read},
+      {"rows_landed", stats.rows_landed},
       {"rows_verified", stats.rows_verified},
       {"rows_wrong", stats.rows_wrong},
       {"rows_failed", stats.rows_failed},
@@ -105,6 +106,10 @@ std::string RowTable(const RowSourceStats& stats, std::span<const int32_t> layer
       Format("  rows: %llu verified, %llu wrong, %llu failed; %llu reads retried, %llu hedged\n",
              count(stats.rows_verified), count(stats.rows_wrong), count(stats.rows_failed),
              count(stats.reads_retried), count(stats.reads_hedged));
+  if (stats.rows_landed != 0) {
+    table += Format("  rows: %llu put into the GPU's memory by network cards\n",
+                    count(stats.rows_landed));
+  }
   table += Format("  stalled on rows %.3f %% of the time; row path %.2f us of CPU a token\n",
                   StallPercent(stats, wall_s), 1e-3 * Share(stats.row_path_cpu_ns, stats.tokens));
   return table;

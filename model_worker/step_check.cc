@@ -36,7 +36,15 @@ std::string NameOf(const LayerRowsShape& shape) {
 
 Status CheckPiece(const LayerRowsShape& shape, const LayerRows& rows) {
   const uint32_t row_bytes = rows.only_ids ? kRowIdBytes : shape.row_bytes;
-  if (rows.only_ids && shape.table_rows == 0) {
+  const bool landed = rows.landed.rows != nullptr;
+  if (landed && !shape.takes_landed) {
+    return {StatusCode::kInternal,
+            NameOf(shape) +
+                "the row source put rows into a GPU's memory that this backend does "
+                "not compute with"};
+  }
+  const uint64_t table_rows = landed ? rows.landed.row_count : shape.table_rows;
+  if (rows.only_ids && table_rows == 0) {
     return {
         StatusCode::kInternal,
         NameOf(shape) + "the row source gave row ids to a backend that has no tables to look in"};
@@ -59,10 +67,10 @@ Status CheckPiece(const LayerRowsShape& shape, const LayerRows& rows) {
     return Invalid(NameOf(shape) + "the demo variant has no dead positions: send no dead mask");
   }
   if (!rows.only_ids) return {};
-  if (const uint32_t id = HighestRowId(rows, shape.columns); id >= shape.table_rows) {
+  if (const uint32_t id = HighestRowId(rows, shape.columns); id >= table_rows) {
     return {StatusCode::kInternal, NameOf(shape) + "the row source gave row id " +
                                        std::to_string(id) + " of a table of " +
-                                       std::to_string(shape.table_rows) + " rows"};
+                                       std::to_string(table_rows) + " rows"};
   }
   return {};
 }

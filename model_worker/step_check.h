@@ -55,13 +55,14 @@ struct LayerRowsShape {
   Variant variant = Variant::kV41;
   uint32_t columns = 0;
   uint32_t row_bytes = 0;
-  uint64_t table_rows = 0;  // of the table that the backend has itself; 0 = it has none
+  uint64_t table_rows = 0;    // of the table that the backend has itself; 0 = it has none
+  bool takes_landed = false;  // the backend is where rows land
 };
 // Of row ids, those of dead positions are not looked at: they name nothing.
 //   pieces  of all tokens of the step, in order
 // ERRORS: kInternal (`pieces` are not of this step or model; row ids in some of them only, without
-// a table, or one outside of it), kInvalidArgument (dead positions in the demo variant, which has
-// none).
+// a table, or one outside of it; rows that landed on a GPU, of a backend elsewhere),
+// kInvalidArgument (dead positions in the demo variant, which has none).
 [[nodiscard]] Status CheckLayerRows(const LayerRowsShape& shape, std::span<const LayerRows> pieces,
                                     uint32_t token_count);
 

@@ -22,6 +22,21 @@ CLI::Option* AddNamedFlag(CLI::App* app, const char* flag, const std::map<std::s
       ->check(CLI::IsMember(allowed));
 }
 
+Status CheckGpuDirect(const WorkerOptions& options) {
+  const auto missing = [](const char* what) {
+    return Status(StatusCode::kInvalidArgument, std::string("--gpu-direct needs ") + what);
+  };
+  if (options.backend != ComputeOn::kCuda) return missing("--backend cuda");
+  if (options.rows != RowsFrom::kRemote) return missing("--rows remote");
+  if (options.one_sided == "off") {
+    return missing("--one-sided rdma: other ways of reading bring rows by this host's processors");
+  }
+  if (options.cache_bytes != 0) {
+    return missing("--cache-bytes 0: the row cache is in this host's memory");
+  }
+  return {};
+}
+
 }  // namespace
 
 const char* ComputeOnName(ComputeOn backend) {
@@ -111,6 +126,17 @@ void AddRowFlags(CLI::App* app, WorkerOptions* options, bool choice) {
                         "node's memory mapped here (same host), one-sided = by the network card; "
                         "auto = measured at connect time")
       ->default_str("auto");
+  app->add_option("--one-sided", options->one_sided,
+                  "What --way one-sided may use: rdma = network cards, of nodes that were started "
+                  "with the same; shm = shared memory, to try it without a card")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"off", "rdma", "shm"}));
+  app->add_flag(
+      "--gpu-direct", options->gpu_direct,
+      "Have network cards put remote rows straight into the memory of the cuda backend's "
+      "GPU (GPUDirect RDMA), which checks them. Where UCX, the card or the driver cannot, "
+      "they come through this host's memory, with a line in the log that says why. Needs "
+      "--one-sided rdma, --cache-bytes 0 and one rank");
   app->add_option("--io-threads", options->io_threads, "Threads that hash and read rows")
       ->capture_default_str()
       ->check(CLI::Range(1u, 32u));
@@ -195,6 +221,7 @@ Status CheckWorkerOptions(const WorkerOptions& options) {
             "tables in GPU memory need --backend cuda (the cpu backend takes them from this "
             "process: --rows local)"};
   }
+  if (options.gpu_direct) ENGRAM_RETURN_IF_ERROR(CheckGpuDirect(options));
   if (options.concurrency > options.step_tokens) {
     return {StatusCode::kInvalidArgument,
             "--concurrency is " + std::to_string(options.concurrency) +

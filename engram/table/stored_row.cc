@@ -29,8 +29,7 @@ static_assert(sizeof(CrcPrefix) == 20);
 
 uint32_t RowCrcPortable(TableVersion version, int32_t layer_id, RowId row, const std::byte* bytes,
                         uint32_t row_bytes) {
-  const CrcPrefix prefix{version.value(), static_cast<uint32_t>(layer_id), row.value()};
-  return Crc32c(Crc32c(0, &prefix, sizeof(prefix)), bytes, row_bytes);
+  return Crc32c(RowPlaceCrc(version, layer_id, row), bytes, row_bytes);
 }
 
 #if defined(__x86_64__)
@@ -107,6 +106,11 @@ uint32_t StoredCrc(const std::byte* stored, uint32_t row_bytes) {
 }
 
 }  // namespace
+
+uint32_t RowPlaceCrc(TableVersion version, int32_t layer_id, RowId row) {
+  const CrcPrefix prefix{version.value(), static_cast<uint32_t>(layer_id), row.value()};
+  return Crc32c(0, &prefix, sizeof(prefix));
+}
 
 uint32_t RowCrc(TableVersion version, int32_t layer_id, RowId row, const std::byte* bytes,
                 uint32_t row_bytes) {

@@ -15,6 +15,9 @@ namespace engram {
 [[nodiscard]] uint32_t RowCrc(TableVersion version, int32_t layer_id, RowId row,
                               const std::byte* bytes, uint32_t row_bytes);
 
+// CRC-32C of what RowCrc covers before the row's bytes, for who goes on from there.
+[[nodiscard]] uint32_t RowPlaceCrc(TableVersion version, int32_t layer_id, RowId row);
+
 // Writes RowCrc after the row's bytes: `stored` is [row_bytes + kRowCrcBytes], little-endian.
 void SealRow(TableVersion version, int32_t layer_id, RowId row, std::byte* stored,
              uint32_t row_bytes);

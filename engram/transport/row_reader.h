@@ -45,6 +45,7 @@ struct RowChunk {
   uint32_t count = 0;
   const std::byte* rows = nullptr;       // [count][row_stride] as stored, NOT yet verified
   const StatusCode* statuses = nullptr;  // [count]; null = all kOk; a row not kOk has no bytes
+  bool landed = false;                   // `rows` is LandingMemory: not for the host to look at
 };
 
 // What a reader tells. All calls come on the thread that is in Progress(), never from Post().

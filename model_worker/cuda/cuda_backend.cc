@@ -12,6 +12,7 @@
 #include "engram/table/table_layout.h"
 #include "model_worker/collectives/agreement.h"
 #include "model_worker/cuda/device_choice.h"
+#include "model_worker/cuda/device_landing.h"
 #include "model_worker/cuda/device_memory.h"
 #include "model_worker/cuda/device_ranks.h"
 #include "model_worker/cuda/device_tables.h"
@@ -49,7 +50,8 @@ class CudaBackendImpl final : public CudaBackend {
         device_(device),
         positions_(options.limits, config.vocabulary_size),
         pages_(options.limits.sequences_max, pages_per_slot, page_count),
-        pinned_(device) {
+        pinned_(device),
+        landing_(device) {
     options_.limits.kv_page_tokens = gpu::kPageTokens;
   }
   ~CudaBackendImpl() override;
@@ -61,6 +63,7 @@ class CudaBackendImpl final : public CudaBackend {
   [[nodiscard]] uint64_t parameters_non_embedding() const override { return parameters_; }
   [[nodiscard]] std::string hardware() const override;
   [[nodiscard]] StagingMemoryObserver* staging_observer() override { return &pinned_; }
+  [[nodiscard]] RowLanding* row_landing() override { return &landing_; }
   [[nodiscard]] CudaBackendStats stats() const override;
   [[nodiscard]] Status LoadTables(CheckpointRows* checkpoint,
                                   const CheckpointRows::OnProgress& on_progress) override;
@@ -88,6 +91,8 @@ class CudaBackendImpl final : public CudaBackend {
   [[nodiscard]] Status RunSegments(const gpu::StepCounts& counts, EngramRows* engram);
   [[nodiscard]] Status StageRows(int32_t engram_index, const gpu::StepCounts& counts,
                                  EngramRows* engram);
+  [[nodiscard]] Status DecodeRows(int32_t engram_index, const gpu::RowStaging::Staged& staged,
+                                  std::span<const LayerRows> pieces, const gpu::StepCounts& counts);
   [[nodiscard]] Status RunSegment(size_t index, const gpu::LayerSegment& segment, bool engram_on,
                                   const gpu::StepCounts& counts);
   [[nodiscard]] Status TakeLogits(const gpu::StepCounts& counts, std::vector<float>* logits);
@@ -103,6 +108,7 @@ class CudaBackendImpl final : public CudaBackend {
   SequencePositions positions_;
   gpu::KvPages pages_;
   gpu::PinnedStaging pinned_;
+  gpu::DeviceLanding landing_;
   gpu::Stream stream_;
   std::unique_ptr<gpu::DeviceRanks> ranks_;  // null: one rank
   gpu::RankEvents events_{nullptr, {}, {}};
@@ -163,7 +169,8 @@ void CudaBackendImpl::MakeSegments(const ModelWeights& weights) {
     engram_index[static_cast<size_t>(layer)] = static_cast<int32_t>(e);
     rows_shapes_.push_back({layer, config_.engram->variant,
                             static_cast<uint32_t>(config_.engram_columns()),
-                            RowBytes(weights.row_format, config_.engram->row_values)});
+                            RowBytes(weights.row_format, config_.engram->row_values),
+                            /*table_rows=*/0, /*takes_landed=*/true});
   }
   for (const bool engram_on : {false, true}) {
     segments_[engram_on ? 1 : 0] = gpu::PlanSegments(engram_index, engram_on);
@@ -331,9 +338,30 @@ Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& c
       CheckLayerRows(rows_shapes_[static_cast<size_t>(engram_index)], *rows, counts.tokens));
   const auto staged = staging_->Stage(*rows, stream_.get());
   if (!staged.has_value()) return staged.error();
-  const std::byte* table = rows->front().only_ids ? tables_->rows(engram_index) : nullptr;
-  ENGRAM_RETURN_IF_ERROR(transformer_->DecodeRows(*staged, table, counts, stream_.get()));
+  ENGRAM_RETURN_IF_ERROR(DecodeRows(engram_index, *staged, *rows, counts));
   return staging_->Consumed(*staged, stream_.get());
+}
+
+// Pieces that are looked up in the same table, or in none, as one: mostly that is all of them.
+Status CudaBackendImpl::DecodeRows(int32_t engram_index, const gpu::RowStaging::Staged& staged,
+                                   std::span<const LayerRows> pieces,
+                                   const gpu::StepCounts& counts) {
+  const auto table_of = [&](const LayerRows& piece) -> const std::byte* {
+    if (piece.landed.rows != nullptr) return piece.landed.rows;
+    return piece.only_ids ? tables_->rows(engram_index) : nullptr;
+  };
+  gpu::RowsPart part;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    part.table = table_of(pieces[i]);
+    part.tokens += pieces[i].token_count;
+    part.bytes += pieces[i].rows.size();
+    const bool last = i + 1 == pieces.size();
+    if (!last && table_of(pieces[i + 1]) == part.table) continue;
+    part.rows = last ? counts.rows - part.first : part.tokens;  // with the step's padding
+    ENGRAM_RETURN_IF_ERROR(transformer_->DecodeRows(staged, part, stream_.get()));
+    part = {.offset = part.offset + part.bytes, .first = part.first + part.tokens};
+  }
+  return {};
 }
 
 Status CudaBackendImpl::RunSegment(size_t index, const gpu::LayerSegment& segment, bool engram_on,

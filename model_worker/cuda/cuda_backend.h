@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "client/row_landing.h"
 #include "engram/base/status.h"
 #include "engram/checkpoint/checkpoint_rows.h"
 #include "model_worker/backend.h"
@@ -66,6 +67,10 @@ class CudaBackend : public Backend {
   // model), those of CheckpointRows::Read. The backend is as usable as before.
   [[nodiscard]] virtual Status LoadTables(CheckpointRows* checkpoint,
                                           const CheckpointRows::OnProgress& on_progress) = 0;
+
+  // For row sources whose rows land in this GPU's memory (LayerRows::landed): Forward takes such
+  // rows too. They must be gone before the backend is.
+  [[nodiscard]] virtual RowLanding* row_landing() = 0;
 };
 
 // Takes the weights, rounds them to bf16 and frees the originals as it goes.

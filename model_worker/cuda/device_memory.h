@@ -100,6 +100,17 @@ using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, GraphDestr
       CudaStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "creating a stream"));
   return Stream(stream);
 }
+// What is on it is begun before what waits on other streams.
+[[nodiscard]] inline Result<Stream> MakeUrgentStream() {
+  int least = 0;
+  int greatest = 0;
+  ENGRAM_TRY(CudaStatus(cudaDeviceGetStreamPriorityRange(&least, &greatest),
+                        "asking for stream priorities"));
+  cudaStream_t stream = nullptr;
+  ENGRAM_TRY(CudaStatus(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest),
+                        "creating a stream"));
+  return Stream(stream);
+}
 // A host thread that waits for it sleeps.
 [[nodiscard]] inline Result<Event> MakeEvent() {
   cudaEvent_t made = nullptr;

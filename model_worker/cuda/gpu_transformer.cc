@@ -130,21 +130,22 @@ KvCache GpuTransformer::CacheOf(int32_t layer) {
           options_.pages_per_slot};
 }
 
-Status GpuTransformer::DecodeRows(const RowStaging::Staged& staged, const std::byte* table,
-                                  const StepCounts& counts, cudaStream_t stream) {
-  StagedRows rows{staged.rows,
-                  staged.dead,
-                  counts.tokens,
+Status GpuTransformer::DecodeRows(const RowStaging::Staged& staged, const RowsPart& part,
+                                  cudaStream_t stream) {
+  StagedRows rows{staged.rows + part.offset,
+                  staged.dead == nullptr ? nullptr : staged.dead + part.first,
+                  part.tokens,
                   static_cast<uint32_t>(config_.engram_columns()),
                   config_.engram->row_values,
                   row_format_};
-  if (table != nullptr) {
-    rows.staged = table;
-    rows.ids = reinterpret_cast<const uint32_t*>(staged.rows);
+  if (part.table != nullptr) {
+    rows.ids = reinterpret_cast<const uint32_t*>(rows.staged);
+    rows.staged = part.table;
   }
-  return CudaStatus(
-      LaunchDecodeRows(rows, counts.rows, engram_values_.data(), dead_.data(), stream),
-      "decoding Engram rows");
+  Bf16* const values =
+      engram_values_.data() + size_t{part.first} * static_cast<size_t>(config_.engram_values());
+  return CudaStatus(LaunchDecodeRows(rows, part.rows, values, dead_.data() + part.first, stream),
+                    "decoding Engram rows");
 }
 
 Status GpuTransformer::EnqueueSegment(const LayerSegment& segment, const StepCounts& counts,

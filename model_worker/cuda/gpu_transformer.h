@@ -22,6 +22,16 @@
 
 namespace engram::gpu {
 
+// Tokens of a step whose staged rows are decoded in one launch.
+struct RowsPart {
+  const std::byte* table = nullptr;  // null = rows are staged; else row ids, of rows that are here
+  size_t offset = 0;                 // of its first row, or id, in the staged bytes
+  size_t bytes = 0;
+  uint32_t first = 0;  // token of the step
+  uint32_t tokens = 0;
+  uint32_t rows = 0;  // of the step: tokens, and behind the last token its padding
+};
+
 // Owns weights, KV cache and scratch. One thread drives it, on one stream. Every method is
 // asynchronous, allocates nothing and, but for DecodeRows, may be captured: its pointers depend on
 // the step's counts alone.
@@ -45,10 +55,9 @@ class GpuTransformer {
 
   // Where a step's inputs (step_inputs.h) must have been copied before its first segment.
   [[nodiscard]] int32_t* inputs() { return inputs_.data(); }
-  // Staged rows of an Engram layer -> bf16 values, before its segment.
-  //   table  null; or the layer's table on the device, of which `staged` has row ids
-  [[nodiscard]] Status DecodeRows(const RowStaging::Staged& staged, const std::byte* table,
-                                  const StepCounts& counts, cudaStream_t stream);
+  // Staged rows of an Engram layer -> bf16 values, before its segment: all parts of the step.
+  [[nodiscard]] Status DecodeRows(const RowStaging::Staged& staged, const RowsPart& part,
+                                  cudaStream_t stream);
   [[nodiscard]] Status EnqueueSegment(const LayerSegment& segment, const StepCounts& counts,
                                       cudaStream_t stream);
   // Draws from the logits of the step that was enqueued last: `count` tokens, by `draws`, into

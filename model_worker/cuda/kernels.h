@@ -13,6 +13,7 @@
 #include <cuda_runtime_api.h>
 
 #include "engram/table/table_layout.h"
+#include "model_worker/cuda/crc_factors.h"
 #include "model_worker/cuda/device_draw.h"
 #include "model_worker/cuda/launch_shape.h"
 
@@ -98,7 +99,7 @@ struct RowPlaces {
                                        const DeviceDraw* draws, uint32_t rows, int32_t* tokens,
                                        cudaStream_t stream);
 
-// -- engram_rows.cu, engram_fusion.cu
+// -- engram_rows.cu, landed_rows.cu, engram_fusion.cu
 
 // Decodes rows as row_codec.h does (exactly its numbers; fp32 and fp16 tables are rounded to bf16).
 //   staged    [tokens][columns][RowBytes(format, row_values)]; with ids: the whole table, [rows of
@@ -119,6 +120,20 @@ struct StagedRows {
 };
 [[nodiscard]] cudaError_t LaunchDecodeRows(const StagedRows& rows, uint32_t row_count, Bf16* values,
                                            uint8_t* dead_out, cudaStream_t stream);
+
+// Checks stored rows (docs/formats/stored_row.md) and keeps the right ones.
+struct LandingRow {
+  uint32_t crc_of_place = 0;  // of what the CRC covers before the row's bytes
+  uint32_t from = 0;          // in stored
+  uint32_t place = 0;         // in table
+};
+//   stored  [..][row_bytes + 4], on the device or pinned
+//   rows    [count], pinned or on the device
+//   table   [places][row_bytes]; those of right rows are written
+//   right   [count] written: 1 = its CRC is right, else 0
+[[nodiscard]] cudaError_t LaunchKeepRows(const std::byte* stored, const CrcParts& parts,
+                                         const LandingRow* rows, uint32_t count, std::byte* table,
+                                         uint8_t* right, cudaStream_t stream);
 
 // v41, one branch (fusion.h): hidden += gate * value, where dead is 0.
 //   keys_value  [rows][2 * width]: key, value

@@ -104,6 +104,7 @@ Result<RowStaging::Staged> RowStaging::Stage(std::span<const LayerRows> pieces,
                           "copying Engram rows"));
     bytes += piece.rows.size();
     any_dead |= !piece.dead.empty();
+    landed_ |= piece.landed.rows != nullptr;
   }
   byte_count_ += bytes;
   Staged staged;
@@ -137,13 +138,16 @@ Status RowStaging::StageDead(std::span<const LayerRows> pieces, Buffer* buffer) 
 }
 
 Status RowStaging::Consumed(const Staged& staged, cudaStream_t compute) {
+  last_consumed_ = staged.buffer;
   return CudaStatus(cudaEventRecord(buffers_[staged.buffer].consumed.get(), compute),
                     "recording that rows were read");
 }
 
 Status RowStaging::FinishCopies() {
-  // Copies run in order.
-  return Await(buffers_[last_].copied.get(), "awaiting copies of rows");
+  // Copies run in order, and so does what reads the rows.
+  ENGRAM_RETURN_IF_ERROR(Await(buffers_[last_].copied.get(), "awaiting copies of rows"));
+  if (!std::exchange(landed_, false)) return {};
+  return Await(buffers_[last_consumed_].consumed.get(), "awaiting what reads landed rows");
 }
 
 }  // namespace engram::gpu

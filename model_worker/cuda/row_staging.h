@@ -70,7 +70,8 @@ class RowStaging {
   [[nodiscard]] Result<Staged> Stage(std::span<const LayerRows> pieces, cudaStream_t compute);
   // Everything that reads the buffer is enqueued on `compute` by now.
   [[nodiscard]] Status Consumed(const Staged& staged, cudaStream_t compute);
-  // Sleeps until no copy reads host memory any more.
+  // Sleeps until no copy reads host memory any more, nor anything on the GPU rows that landed
+  // there.
   [[nodiscard]] Status FinishCopies();
 
   // Pieces copied from where they were, and those that took a copy on the host first.
@@ -97,6 +98,8 @@ class RowStaging {
   std::array<Buffer, kBuffers> buffers_;
   uint32_t next_ = 0;
   uint32_t last_ = 0;  // whose copy was enqueued last
+  uint32_t last_consumed_ = 0;
+  bool landed_ = false;  // since FinishCopies some ids were of rows that landed
   uint64_t pinned_count_ = 0, bounced_count_ = 0, byte_count_ = 0;
 };
 

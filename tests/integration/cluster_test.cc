@@ -206,6 +206,53 @@ INSTANTIATE_TEST_SUITE_P(
       return name;
     });
 
+// What stands for a GPU is memory of this process.
+TEST(LandingClusterTest, RowsLandAndAreRight) {
+  HostLanding landing;
+  auto cluster = StartCluster({.transport = "shm", .one_sided = "shm"});
+  ASSERT_NE(cluster, nullptr);
+  auto client = Connect(*cluster, {.transport = "shm",
+                                   .way = "one-sided",
+                                   .one_sided = "shm",
+                                   .deadline_ms = 10'000,
+                                   .landing = &landing});
+  ASSERT_NE(client, nullptr);
+  ReadTally tally;
+  client->Read(30, &tally);
+  ExpectOnlyRightRows(tally);
+  const RowSourceStats stats = client->remote().Stats();
+  EXPECT_EQ(stats.rows_landed, stats.rows_read);
+  EXPECT_EQ(stats.rows_verified, landing.kept);
+
+  // Reads in flight end with the node; what is read again when it is back lands too.
+  cluster->node(0).Stop(SIGKILL);
+  ReadTally meanwhile;
+  client->Read(1, &meanwhile);
+  EXPECT_EQ(meanwhile.rows_wrong, 0u);
+  ASSERT_TRUE(cluster->RestartNode(0).ok());
+  const ReadTally after = client->ReadUntilAllCome(10, std::chrono::seconds(60));
+  ExpectOnlyRightRows(after);
+  client.reset();
+  EXPECT_EQ(landing.blocks, 0u);
+}
+
+TEST(LandingClusterTest, WithoutWhatItNeedsRowsAreStaged) {
+  HostLanding landing;
+  landing.claims_gpu = true;
+  auto cluster = StartCluster({.transport = "shm", .one_sided = "shm"});
+  ASSERT_NE(cluster, nullptr);
+  for (const char* const one_sided : {"shm", "rdma", "off"}) {
+    auto client =
+        Connect(*cluster, {.transport = "shm", .one_sided = one_sided, .landing = &landing});
+    ASSERT_NE(client, nullptr);
+    ReadTally tally;
+    client->Read(5, &tally);
+    ExpectOnlyRightRows(tally);
+    EXPECT_EQ(client->remote().Stats().rows_landed, 0u);
+    EXPECT_EQ(landing.kept, 0u);
+  }
+}
+
 TEST(ClusterTest, EveryProcessEndsCleanlyOnSigterm) {
   auto cluster = StartCluster();
   ASSERT_NE(cluster, nullptr);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <utility>
 
 #include "client/connect.h"
@@ -23,6 +24,7 @@ Result<std::unique_ptr<ReadingClient>> ReadingClient::Create(const std::string& 
   connect.tls = options.transport;
   connect.one_sided = options.one_sided;
   connect.zone = options.zone;
+  connect.landing = options.landing;
   ENGRAM_ASSIGN_OR_RETURN(connect.security, OpenSecurity(options.security));
   if (options.way == "gather") connect.way = ReadWay::kGather;
   if (options.way == "mapped") connect.way = ReadWay::kMapped;
@@ -76,11 +78,16 @@ Status ReadingClient::ReadBatch(ReadTally* tally) {
   auto remote =
       remote_->Prefetch({&run, 1}, BatchOptions{std::chrono::milliseconds(options_.deadline_ms)});
   std::vector<LayerRows> got;
+  std::deque<std::vector<std::byte>> landed;
   Status status = remote.has_value() ? Status() : remote.error();
   for (int32_t layer = 0; status.ok() && layer < remote_->layout().layer_count(); ++layer) {
     const auto rows = remote_->Await(*remote, layer);
     if (rows.has_value()) {
       got.push_back(*rows);
+      if (rows->landed.rows != nullptr) {
+        got.back().rows =
+            landed.emplace_back(HostLanding::LookUp(*rows, remote_->layout().row_bytes()));
+      }
     } else {
       status = rows.error();
     }

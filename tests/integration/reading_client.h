@@ -12,6 +12,7 @@
 #include "client/row_source.h"
 #include "engram/base/status.h"
 #include "engram/security/security_flags.h"
+#include "tests/support/host_landing.h"
 #include "tests/support/test_cluster.h"
 
 namespace engram::test {
@@ -41,7 +42,8 @@ class ReadingClient {
     uint64_t seed = 1;
     // Checkpoints of the same shape: a batch may be theirs too, the whole of it.
     std::vector<std::filesystem::path> other_models;
-    std::string zone;  // ConnectOptions
+    std::string zone;                // ConnectOptions
+    HostLanding* landing = nullptr;  // outlives the client
     SecurityFlags security;
   };
   //   coordinators  "host:port", with commas between

@@ -58,13 +58,25 @@ TEST_P(WorkerTest, TokensAreTheSameFromNodesAndFromMemoryAndDifferWithEngramOff)
 }
 INSTANTIATE_TEST_SUITE_P(Variants, WorkerTest, testing::Values("v41", "demo"));
 
-TEST(WorkerRefusalTest, TablesInGpuMemoryNeedTheCudaBackend) {
+TEST(WorkerRefusalTest, WhatAGpuIsForNeedsItsOtherFlags) {
   const ScratchDir scratch;
   const auto prompts = scratch.path() / "prompts.txt";
   std::ofstream(prompts) << "The quick brown fox\n";
-  for (const std::vector<std::string>& command :
-       {std::vector<std::string>{"generate", "--rows", "gpu"},
-        {"compare", "--gpu-tables", "--coordinator", "127.0.0.1:1"}}) {
+  using Words = std::vector<std::string>;
+  const Words direct = {"generate", "--coordinator", "127.0.0.1:1", "--gpu-direct"};
+  const auto and_also = [](Words words, const Words& more) {
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const Words on_cuda = and_also(direct, {"--backend", "cuda"});
+  const Words by_card = and_also(on_cuda, {"--one-sided", "rdma"});
+  for (const auto& [command, wanted] : std::vector<std::pair<Words, std::string>>{
+           {{"generate", "--rows", "gpu"}, "need --backend cuda"},
+           {{"compare", "--gpu-tables", "--coordinator", "127.0.0.1:1"}, "need --backend cuda"},
+           {direct, "needs --backend cuda"},
+           {on_cuda, "needs --one-sided rdma"},
+           {by_card, "needs --cache-bytes 0"},
+           {and_also(by_card, {"--rows", "local"}), "needs --rows remote"}}) {
     std::vector<std::string> words = {std::string(ENGRAM_BIN_DIR) + "/engram-model-worker"};
     words.insert(words.end(), command.begin(), command.end());
     for (const char* word : {"--model", scratch.path().c_str(), "--prompts", prompts.c_str()}) {
@@ -72,7 +84,7 @@ TEST(WorkerRefusalTest, TablesInGpuMemoryNeedTheCudaBackend) {
     }
     const CommandOutput run = RunCommand(words, std::chrono::seconds(30));
     EXPECT_NE(run.exit_status, 0);
-    EXPECT_NE(run.err.find("need --backend cuda"), std::string::npos) << run.err;
+    EXPECT_NE(run.err.find(wanted), std::string::npos) << run.err;
   }
 }
 

@@ -41,7 +41,8 @@ void RunStep(Backend* backend, const TinyModel& model, const std::vector<Prompt>
   Status status;
   if (schedule.engram && model.shape().variant.has_value()) {
     TinyRows rows(model, runs, schedule.only_ids);
-    status = backend->Forward(steps, &rows, &logits);
+    EngramRows* const coming = schedule.through ? schedule.through(&rows) : &rows;
+    status = backend->Forward(steps, coming, &logits);
   } else {
     status = backend->Forward(steps, nullptr, &logits);
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct Schedule {
   bool together = false;      // all sequences share the steps; else one after the other
   bool engram = true;
   bool only_ids = false;  // row ids in place of rows
+  // Has each step's rows come to the backend another way; null = as they are.
+  std::function<EngramRows*(EngramRows* rows)> through{};
 };
 
 // Logits by [prompt][position]; empty where the schedule did not ask (not the last of a chunk).

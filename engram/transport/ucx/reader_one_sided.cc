@@ -4,6 +4,29 @@
 
 namespace engram {
 
+Result<std::unique_ptr<OneSidedWindow>> OneSidedWindow::Create(const UcxContext& context,
+                                                               LandingMemory* landing,
+                                                               uint32_t row_stride) {
+  auto window = std::make_unique<OneSidedWindow>();
+  const size_t block_bytes = size_t{kBlockRows} * row_stride;
+  const size_t bytes = block_bytes * kBlocks;
+  std::byte* rows = nullptr;
+  if (landing != nullptr) {
+    ENGRAM_ASSIGN_OR_RETURN(window->landed, landing->Allocate(bytes));
+    rows = window->landed.get();
+  } else {
+    window->bytes = std::make_unique<std::byte[]>(bytes);
+    rows = window->bytes.get();
+  }
+  ENGRAM_ASSIGN_OR_RETURN(
+      window->memory,
+      UcxMemory::Register(context, {rows, bytes}, landing != nullptr && landing->of_gpu()));
+  for (size_t i = 0; i < window->blocks.size(); ++i) {
+    window->blocks[i].rows = rows + i * block_bytes;
+  }
+  return window;
+}
+
 bool UcxRowReader::RunOneSided() {
   bool any = false;
   for (auto at = sessions_.begin(); at != sessions_.end(); ++at) {
@@ -54,7 +77,7 @@ bool UcxRowReader::EndBlocks(ReaderSession& session) {
         [[maybe_unused]] const bool sent = SendGather(read, block.first);  // else the session ends
       } else {
         const bool last = block.first + block.count == read.rows.size();
-        Deliver(read, {block.first, block.count, block.rows, nullptr});
+        Deliver(read, {block.first, block.count, block.rows, nullptr, window.landed != nullptr});
         if (last && read.session != nullptr) FinishRead(read, StatusCode::kOk);
       }
     }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "engram/transport/gather_message.h"
+#include "engram/transport/landing_memory.h"
 #include "engram/transport/lease.h"
 #include "engram/transport/row_reader.h"
 #include "engram/transport/ucx/control_link.h"
@@ -82,8 +83,14 @@ struct OneSidedWindow {
     std::byte* rows = nullptr;  // [kBlockRows][row_stride]
   };
 
+  // `landing`: in memory of its kind; null = of the host. ERRORS: its, those of UcxMemory.
+  [[nodiscard]] static Result<std::unique_ptr<OneSidedWindow>> Create(const UcxContext& context,
+                                                                      LandingMemory* landing,
+                                                                      uint32_t row_stride);
+
   std::unique_ptr<std::byte[]> bytes;
-  std::unique_ptr<UcxMemory> memory;  // of `bytes`
+  LandingMemory::Block landed;        // one of the two
+  std::unique_ptr<UcxMemory> memory;  // of it
   std::array<Block, kBlocks> blocks;
   uint32_t oldest = 0;              // blocks end in the order they began
   std::vector<PendingRead*> queue;  // oldest first
@@ -113,6 +120,7 @@ struct WayTrial {
   MonotonicTime started;
   std::vector<RowAddress> rows;
   std::vector<std::byte> reference;  // [kRows][row_stride] as gather gave them
+  std::vector<std::byte> landed;     // a chunk of rows that landed, for the host to look at
 };
 
 struct ReaderSession {

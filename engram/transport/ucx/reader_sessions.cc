@@ -171,17 +171,14 @@ Status UcxRowReader::TakeDirectory(ReaderSession& session,
   ENGRAM_RETURN_IF_ERROR(session.memory.Update(directory, access));
   for (const auto map : session.memory.new_maps()) WarmMap(control_io_, session.mapped, map);
   if (!session.memory.can_read_one_sided() || session.window != nullptr) return {};
-  auto window = std::make_unique<OneSidedWindow>();
-  const size_t block_bytes = size_t{OneSidedWindow::kBlockRows} * session.target.row_stride;
-  const size_t bytes = block_bytes * OneSidedWindow::kBlocks;
-  window->bytes = std::make_unique<std::byte[]>(bytes);
-  auto memory = UcxMemory::Register(*one_sided_context_, {window->bytes.get(), bytes});
-  if (!memory.has_value()) return memory.error();
-  window->memory = *std::move(memory);
-  for (size_t i = 0; i < window->blocks.size(); ++i) {
-    window->blocks[i].rows = window->bytes.get() + i * block_bytes;
+  auto window =
+      OneSidedWindow::Create(*one_sided_context_, options_.landing, session.target.row_stride);
+  if (!window.has_value() && options_.landing != nullptr) {
+    session.ways_off += "; rows do not land in the GPU's memory: " + window.error().message();
+    window = OneSidedWindow::Create(*one_sided_context_, nullptr, session.target.row_stride);
   }
-  session.window = std::move(window);
+  if (!window.has_value()) return window.error();
+  session.window = *std::move(window);
   return {};
 }
 

@@ -82,10 +82,17 @@ void UcxRowReader::TakeTrialRows(ReaderSession& session, const PendingRead& read
   if (candidate.round != 0) return;
   ENGRAM_CHECK(chunk.first + chunk.count <= read.rows.size());
   const size_t stride = session.target.row_stride;
+  const std::byte* rows = chunk.rows;
+  if (chunk.landed) {
+    trial.landed.resize(chunk.count * stride);
+    const Status copied = options_.landing->CopyToHost(rows, trial.landed);
+    if (!copied.ok()) candidate.status = copied.code();
+    rows = trial.landed.data();
+  }
   for (uint32_t i = 0; i < chunk.count; ++i) {
     if (chunk.statuses != nullptr && chunk.statuses[i] != StatusCode::kOk) continue;
     std::byte* const kept = trial.reference.data() + (chunk.first + i) * stride;
-    const std::byte* const row = chunk.rows + i * stride;
+    const std::byte* const row = rows + i * stride;
     if (candidate.way == ReadWay::kGather) {
       std::memcpy(kept, row, stride);
     } else if (std::memcmp(kept, row, stride) != 0) {
@@ -138,6 +145,9 @@ void UcxRowReader::FinishTrial(ReaderSession& session) {
   session.way = taken->way;
   session.reason = options_.way == ReadWay::kAuto ? "the fastest" : "forced";
   session.reason += " (" + results + ")";
+  if (session.way == ReadWay::kOneSided && session.window->landed != nullptr) {
+    session.reason += "; rows land in the GPU's memory";
+  }
   if (!session.ways_off.empty()) session.reason += "; " + session.ways_off;
   BecomeOpen(session);
 }

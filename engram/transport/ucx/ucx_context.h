@@ -43,8 +43,10 @@ class UcxContext {
     // anything else is given to UCX as its UCX_TLS.
     std::string tls = "auto";
     std::string name;  // for UCX's own messages
+    // "rdma" into memory of CUDA GPUs: only where UCX was built with CUDA.
+    bool gpu_memory = false;
   };
-  // ERRORS: kUnavailable (no such device here), kIo.
+  // ERRORS: kUnavailable (no such device here), kIo, kFailedPrecondition (no memory of GPUs).
   [[nodiscard]] static Result<std::unique_ptr<UcxContext>> Create(const Options& options);
   ~UcxContext();
   UcxContext(const UcxContext&) = delete;

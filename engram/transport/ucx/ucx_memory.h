@@ -21,9 +21,10 @@ class UcxMemory {
   // ERRORS: kResourceExhausted with the bytes asked for.
   [[nodiscard]] static Result<std::unique_ptr<UcxMemory>> Allocate(const UcxContext& context,
                                                                    uint64_t bytes);
-  // Memory that exists and outlives this: for a network card.
+  // Memory that exists and outlives this: for a network card. `of_gpu`: a CUDA GPU's.
   [[nodiscard]] static Result<std::unique_ptr<UcxMemory>> Register(const UcxContext& context,
-                                                                   std::span<std::byte> memory);
+                                                                   std::span<std::byte> memory,
+                                                                   bool of_gpu = false);
   ~UcxMemory();
   UcxMemory(const UcxMemory&) = delete;
   UcxMemory& operator=(const UcxMemory&) = delete;

@@ -7,6 +7,8 @@
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 
+#include "engram/base/check.h"
+#include "engram/transport/ucx/ucx_memory.h"
 #include "engram/transport/ucx/ucx_row_reader.h"
 
 namespace engram {
@@ -16,6 +18,14 @@ UcxTransportOptions WithClientId(UcxTransportOptions options) {
   std::random_device device;
   while (options.client_id == 0) options.client_id = (uint64_t{device()} << 32) | device();
   return options;
+}
+
+Result<std::unique_ptr<UcxContext>> OpenOneSided(const UcxTransportOptions& options) {
+  return UcxContext::Create(
+      {.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+       .tls = options.one_sided,
+       .name = "engram-reader-one-sided",
+       .gpu_memory = options.landing != nullptr && options.landing->of_gpu()});
 }
 
 class UcxTransportImpl final : public Transport {
@@ -61,9 +71,7 @@ Status UcxTransportImpl::Start() {
   if (!context.has_value()) return context.error();
   context_ = *std::move(context);
   if (options_.one_sided != "off") {
-    auto one_sided = UcxContext::Create({.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
-                                         .tls = options_.one_sided,
-                                         .name = "engram-reader-one-sided"});
+    auto one_sided = OpenOneSided(options_);
     if (one_sided.has_value()) {
       one_sided_ = *std::move(one_sided);
     } else if (options_.way == ReadWay::kOneSided) {
@@ -80,6 +88,26 @@ Result<std::unique_ptr<Transport>> UcxTransport::Create(const UcxTransportOption
   auto transport = std::make_unique<UcxTransportImpl>(options);
   ENGRAM_TRY(transport->Start());
   return transport;
+}
+
+Status UcxTransport::CheckLanding(const UcxTransportOptions& options) {
+  ENGRAM_CHECK(options.landing != nullptr);
+  const auto missing = [](const Status& why) {
+    return Status(StatusCode::kFailedPrecondition, why.message());
+  };
+  if (options.one_sided == "off") {
+    return missing({StatusCode::kInvalidArgument, "one-sided reads are off"});
+  }
+  auto context = OpenOneSided(options);
+  if (!context.has_value()) return missing(context.error());
+  constexpr size_t kBytes = size_t{64} << 10;
+  auto block = options.landing->Allocate(kBytes);
+  if (!block.has_value()) return missing(block.error());
+  auto memory = UcxMemory::Register(**context, {block->get(), kBytes}, options.landing->of_gpu());
+  if (memory.has_value()) return {};
+  return missing(memory.error().WithContext(
+      "the network card cannot be given the GPU's memory: it needs nvidia-peermem, or a kernel and "
+      "a UCX with dma-buf"));
 }
 
 }  // namespace engram

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "engram/security/tls_identity.h"
+#include "engram/transport/landing_memory.h"
 #include "engram/transport/read_way.h"
 #include "engram/transport/row_reader.h"
 
@@ -21,6 +22,9 @@ struct UcxTransportOptions {
   std::string tls = "auto";
   // The context for one-sided reads: "off", "rdma", "shm" (to exercise it without a card).
   std::string one_sided = "off";
+  // Where one-sided reads put their rows (RowChunk::landed), CheckLanding having found that they
+  // can; null = into memory of the host.
+  LandingMemory* landing = nullptr;
   std::chrono::milliseconds open_timeout{5000};  // of a session, all steps together
   // A node that answers neither leases nor reads this long is lost (kPeerLost).
   std::chrono::milliseconds keep_alive{2000};
@@ -39,6 +43,10 @@ class UcxTransport {
   // ERRORS: kInvalidArgument naming the option, kUnavailable (no such transport here).
   [[nodiscard]] static Result<std::unique_ptr<Transport>> Create(
       const UcxTransportOptions& options);
+  // Whether one-sided reads as `options` has them could put rows into `options.landing`: UCX has
+  // such a network card, knows memory of GPUs, and registers some of this one. Each session tries
+  // it with rows too. ERRORS: kFailedPrecondition saying what is missing.
+  [[nodiscard]] static Status CheckLanding(const UcxTransportOptions& options);
 };
 
 }  // namespace engram

@@ -22,10 +22,12 @@ class CheckRowIdsTest : public testing::Test {
     std::memcpy(bytes_.data(), ids.data(), bytes_.size());
     LayerRows rows{bytes_, dead, 2};
     rows.only_ids = true;
+    rows.landed = landed_;
     return CheckLayerRows(shape_, {&rows, 1}, 2);
   }
 
   LayerRowsShape shape_{14, Variant::kV41, 3, 264, 100};
+  LandedTable landed_;
   std::vector<std::byte> bytes_;
 };
 
@@ -57,6 +59,19 @@ TEST_F(CheckRowIdsTest, IdsWithoutATableAreRefused) {
   const Status status = Check({0, 0, 0, 0, 0, 0});
   EXPECT_EQ(status.code(), StatusCode::kInternal);
   EXPECT_THAT(status.message(), HasSubstr("no tables"));
+}
+
+TEST_F(CheckRowIdsTest, IdsOfRowsThatLandedAreLookedForThere) {
+  shape_.takes_landed = true;
+  shape_.table_rows = 5;
+  const std::byte somewhere{};
+  landed_ = {&somewhere, 100};
+  EXPECT_TRUE(Check({0, 1, 2, 3, 4, 99}).ok());
+  EXPECT_THAT(Check({0, 1, 2, 3, 4, 100}).message(), HasSubstr("of a table of 100 rows"));
+  shape_.takes_landed = false;
+  const Status elsewhere = Check({0, 1, 2, 3, 4, 99});
+  EXPECT_EQ(elsewhere.code(), StatusCode::kInternal);
+  EXPECT_THAT(elsewhere.message(), HasSubstr("does not compute with"));
 }
 
 class CheckPiecesTest : public testing::Test {

@@ -30,6 +30,7 @@ class RecordedEvents final : public ReaderEvents {
   std::map<SessionId, Epoch> epochs;
   std::map<SessionId, Duration> busy;
   uint32_t events_after_closed = 0;
+  uint64_t rows_landed = 0;
 
   void Expect(uint64_t tag, size_t rows) {
     RecordedRead& read = reads[tag];
@@ -45,6 +46,7 @@ class RecordedEvents final : public ReaderEvents {
   }
   void OnRows(uint64_t tag, const RowChunk& chunk) override {
     RecordedRead& read = reads.at(tag);
+    if (chunk.landed) rows_landed += chunk.count;
     EXPECT_FALSE(read.done.has_value());
     ASSERT_LE(chunk.first + chunk.count, read.rows.size());
     for (uint32_t i = 0; i < chunk.count; ++i) {
