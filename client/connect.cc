@@ -78,7 +78,9 @@ Result<Wires> MakeWires(const ConnectOptions& options) {
   UcxTransportOptions transport;
   transport.way = options.way;
   transport.tls = options.tls;
-  transport.one_sided = options.one_sided;
+  // Whoever forces the way means a card, unless told otherwise.
+  const bool by_card = options.way == ReadWay::kOneSided && options.one_sided == "off";
+  transport.one_sided = by_card ? "rdma" : options.one_sided;
   transport.security = options.security;
   if (wires.tokens != nullptr) {
     transport.token_of = [tokens = wires.tokens](TableVersion version, const std::string& address) {

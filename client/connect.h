@@ -29,7 +29,8 @@ struct ConnectOptions {
   TableVersion version;
   ReadWay way = ReadWay::kAuto;
   std::string tls = "auto";       // "auto", "tcp", "shm", or a UCX_TLS list
-  std::string one_sided = "off";  // "off", "rdma", "shm" (UcxTransportOptions)
+  // "off", "rdma", "shm" (UcxTransportOptions). Where the way is forced, off is rdma.
+  std::string one_sided = "off";
   uint32_t io_threads = 1;
   ColumnStripe stripe;  // of striped batches (BatchOptions)
   // An I/O thread without work, and a caller of Await, look for some this long before they sleep.

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <numeric>
 #include <random>
@@ -16,6 +17,7 @@
 #include <cuda_runtime_api.h>
 
 #include "client/row_source.h"
+#include "engram/base/crc32c.h"
 #include "model_worker/cuda/kernels.h"
 #include "model_worker/cuda/kv_pages.h"
 #include "model_worker/cuda/launch_shape.h"
@@ -271,6 +273,43 @@ void MeasureTable(uint32_t tokens) {
   }
 }
 
+// Rows as they land, all right ones, each to another place.
+void MeasureKeep(uint32_t count) {
+  constexpr uint32_t kStride = kRowBytes + kRowCrcBytes;
+  const int copies = std::clamp(static_cast<int>(500'000 / count), 2, 64);
+  std::mt19937 random(7);
+  std::vector<std::byte> stored(size_t{count} * kStride);
+  for (std::byte& byte : stored) byte = static_cast<std::byte>(random());
+  std::vector<LandingRow> rows(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    rows[i] = {static_cast<uint32_t>(random()), i, count - 1 - i};
+    std::byte* const row = stored.data() + size_t{i} * kStride;
+    const uint32_t crc = Crc32c(rows[i].crc_of_place, row, kRowBytes);
+    std::memcpy(row + kRowBytes, &crc, sizeof(crc));
+  }
+  std::vector<std::byte> all;
+  for (int i = 0; i < copies; ++i) all.insert(all.end(), stored.begin(), stored.end());
+  const std::byte* from = Copied(all);
+  const LandingRow* list = Copied(rows);
+  auto* table = Allocated<std::byte>(size_t{count} * kRowBytes * static_cast<size_t>(copies));
+  auto* right = Allocated<uint8_t>(count);
+  const CrcParts parts = CutForCrc(kRowBytes);
+  const double seconds = Seconds(
+      [&](int call, cudaStream_t stream) {
+        const auto copy = static_cast<size_t>(call % copies);
+        return LaunchKeepRows(from + copy * stored.size(), parts, list, count,
+                              table + copy * count * kRowBytes, right, stream);
+      },
+      2 * copies);
+  char what[128];
+  std::snprintf(what, sizeof(what), "Engram rows that landed, %u of 264 bytes checked", count);
+  Report(what, static_cast<double>(count) * (kStride + kRowBytes), seconds);
+  for (const void* p : {static_cast<const void*>(from), static_cast<const void*>(list),
+                        static_cast<const void*>(table), static_cast<const void*>(right)}) {
+    Check(cudaFree(const_cast<void*>(p)));
+  }
+}
+
 void MeasureEngram(uint32_t tokens, uint32_t width) {
   const int copies = std::clamp(static_cast<int>(65536 / tokens), 2, 64);
   const size_t staged_bytes = size_t{tokens} * kColumns * kRowBytes;
@@ -376,6 +415,7 @@ int Main(bool all_splits, bool prefill_only) {
   MeasureDecode({16, 8, 128}, 64, 2048, all_splits);
   for (const uint32_t tokens : {32u, 256u, 2048u, 8192u}) MeasureEngram(tokens, 5120);
   for (const uint32_t tokens : {32u, 256u, 2048u, 8192u}) MeasureTable(tokens);
+  for (const uint32_t rows : {128u, 1024u, 12'288u}) MeasureKeep(rows);
   for (const uint32_t rows : {1u, 32u, 128u}) MeasureSampling(rows);
   return 0;
 }

@@ -107,6 +107,7 @@ spec:
         - --coordinator={{ include "engram.coordinators" $root }}
         - --listen=0.0.0.0:{{ $w.port }}
         - --transport={{ $root.Values.transport.mode }}
+        - --one-sided={{ $root.Values.transport.oneSided }}
         - --zone
         - $(ENGRAM_ZONE)
         - --concurrency={{ $w.concurrency }}
