@@ -80,6 +80,7 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   ring.buffer_count = options.staging_buffers;
   ring.part_count = threads;
   ring.observer = options.staging_observer;
+  std::shared_ptr<LandedRows> landed;  // outlives the fillers, as what is kept alive
   TicketedRows::Parts parts;
   std::vector<RemoteFiller*> fillers;
   ENGRAM_ASSIGN_OR_RETURN(parts.ring, StagingRing::Create(ring));
@@ -95,13 +96,11 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
     context.part_places =
         options.batch_tokens_max * columns * static_cast<uint32_t>(layout->layer_count());
     ENGRAM_ASSIGN_OR_RETURN(
-        std::shared_ptr<LandedRows> landed,
-        options.landing->MakeRows({context.part_places * threads * options.staging_buffers,
-                                   layout->row_bytes(), threads}));
+        landed, options.landing->MakeRows({context.part_places * threads * options.staging_buffers,
+                                           layout->row_bytes(), threads}));
     context.landed = landed.get();
     parts.only_ids = true;
     parts.landed = landed->table();
-    parts.keep_alive.push_back(std::move(landed));
   }
   for (uint32_t part = 0; part < threads; ++part) {
     context.part = part;
@@ -113,8 +112,7 @@ Result<std::unique_ptr<RowSource>> CreateRemoteRows(const RemoteRowsOptions& opt
   parts.hasher = std::move(hasher);
   parts.spin = options.spin;
   parts.stripe = options.stripe;
-  parts.keep_alive.push_back(std::move(transport));
-  parts.keep_alive.push_back(std::move(maps));
+  parts.keep_alive = {std::move(transport), std::move(maps), std::move(landed)};
   auto rows = std::make_unique<TicketedRows>(std::move(parts));
   if (options.sessions_wait == Duration{}) return rows;
   const MonotonicTime until = SteadyClock().Now() + options.sessions_wait;

@@ -40,7 +40,8 @@ Status RunCompare(const CompareCommandOptions& options) {
   ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(options.worker));
   WorkerOptions in_process = options.worker;
   in_process.rows = RowsFrom::kLocal;
-  WorkerOptions on_gpu = options.worker;
+  in_process.gpu_direct = false;
+  WorkerOptions on_gpu = in_process;
   on_gpu.rows = options.gpu_tables ? RowsFrom::kGpu : RowsFrom::kOff;
   ENGRAM_RETURN_IF_ERROR(CheckWorkerOptions(on_gpu));
   ENGRAM_RETURN_IF_ERROR(ValidateSamplingParams(options.sampling));

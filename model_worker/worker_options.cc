@@ -28,8 +28,11 @@ Status CheckGpuDirect(const WorkerOptions& options) {
   };
   if (options.backend != ComputeOn::kCuda) return missing("--backend cuda");
   if (options.rows != RowsFrom::kRemote) return missing("--rows remote");
-  if (options.one_sided == "off") {
-    return missing("--one-sided rdma: other ways of reading bring rows by this host's processors");
+  if (options.one_sided != "rdma" || options.way == ReadWay::kGather ||
+      options.way == ReadWay::kMapped) {
+    return missing(
+        "--one-sided rdma, and --way auto or one-sided: other ways of reading bring rows by this "
+        "host's processors");
   }
   if (options.cache_bytes != 0) {
     return missing("--cache-bytes 0: the row cache is in this host's memory");

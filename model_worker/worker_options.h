@@ -41,7 +41,7 @@ struct WorkerOptions {
   std::string zone;                // empty = no memory nodes are preferred
   ReadWay way = ReadWay::kAuto;
   std::string one_sided = "off";  // off, rdma, shm
-  bool gpu_direct = false;        // one-sided reads into the GPU's memory, where they can be
+  bool gpu_direct = false;        // cards put rows into the GPU's memory, where they can
   uint32_t io_threads = 1;
   uint32_t io_spin_us = 0;
   uint64_t cache_bytes = 64u << 20;

@@ -338,8 +338,10 @@ Status CudaBackendImpl::StageRows(int32_t engram_index, const gpu::StepCounts& c
       CheckLayerRows(rows_shapes_[static_cast<size_t>(engram_index)], *rows, counts.tokens));
   const auto staged = staging_->Stage(*rows, stream_.get());
   if (!staged.has_value()) return staged.error();
-  ENGRAM_RETURN_IF_ERROR(DecodeRows(engram_index, *staged, *rows, counts));
-  return staging_->Consumed(*staged, stream_.get());
+  const Status decoded = DecodeRows(engram_index, *staged, *rows, counts);
+  // Also after an error: what was enqueued reads them.
+  const Status consumed = staging_->Consumed(*staged, stream_.get());
+  return decoded.ok() ? consumed : decoded;
 }
 
 // Pieces that are looked up in the same table, or in none, as one: mostly that is all of them.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,9 @@ class DeviceLandedRows final : public LandedRows {
  public:
   DeviceLandedRows(const RowLanding::Shape& shape, int32_t device)
       : shape_(shape), device_(device), crc_parts_(CutForCrc(shape.row_bytes)) {}
+  ~DeviceLandedRows() override { (void)cudaSetDevice(device_); }
+  DeviceLandedRows(const DeviceLandedRows&) = delete;
+  DeviceLandedRows& operator=(const DeviceLandedRows&) = delete;
   // On the device that is current.
   [[nodiscard]] Status Allocate();
 
@@ -37,10 +41,12 @@ class DeviceLandedRows final : public LandedRows {
   };
   [[nodiscard]] Status KeepPiece(Part& part, const std::byte* stored, bool landed,
                                  std::span<const Row> rows, uint8_t* right);
+  [[nodiscard]] Status Check(Part& part, const std::byte* from, uint32_t count);
 
   const RowLanding::Shape shape_;
   const int32_t device_;
   const CrcParts crc_parts_;
+  bool flushes_ = false;  // what cards wrote must be asked for before kernels see it
   DeviceArray<std::byte> table_;
   std::vector<Part> parts_;
 };
@@ -50,6 +56,11 @@ Status DeviceLandedRows::Allocate() {
                                               "landed Engram rows");
   if (!table.has_value()) return std::move(table).error();
   table_ = *std::move(table);
+  int ordering = 0;
+  ENGRAM_CUDA_TRY(
+      cudaDeviceGetAttribute(&ordering, cudaDevAttrGPUDirectRDMAWritesOrdering, device_),
+      "asking how the GPU orders what network cards write");
+  flushes_ = ordering < cudaGPUDirectRDMAWritesOrderingOwner;
   for (uint32_t i = 0; i < shape_.part_count; ++i) {
     Part& part = parts_.emplace_back();
     auto stream = MakeUrgentStream();
@@ -94,27 +105,64 @@ Status DeviceLandedRows::KeepPiece(Part& part, const std::byte* stored, bool lan
     part.rows.data()[i].from = static_cast<uint32_t>(i);
   }
   const std::byte* const from = landed ? stored : part.bounce.data();
-  ENGRAM_CUDA_TRY(
-      LaunchKeepRows(from, crc_parts_, part.rows.data(), static_cast<uint32_t>(rows.size()),
-                     table_.data(), part.right.data(), part.stream.get()),
-      "checking landed rows");
+  const auto count = static_cast<uint32_t>(rows.size());
+  const auto flush = [&]() -> Status {
+    if (!landed || !flushes_) return {};
+    return CudaStatus(
+        cudaDeviceFlushGPUDirectRDMAWrites(cudaFlushGPUDirectRDMAWritesTargetCurrentDevice,
+                                           cudaFlushGPUDirectRDMAWritesToOwner),
+        "waiting for what network cards wrote");
+  };
+  ENGRAM_RETURN_IF_ERROR(flush());
+  ENGRAM_RETURN_IF_ERROR(Check(part, from, count));
+  const uint8_t* const verdicts = part.right.data();
+  if (landed && std::find(verdicts, verdicts + count, 0) != verdicts + count) {
+    // The card says that it is done over another way than its writes go: before a node is suspected
+    // they are looked at once more.
+    ENGRAM_RETURN_IF_ERROR(flush());
+    ENGRAM_RETURN_IF_ERROR(Check(part, from, count));
+  }
+  std::copy_n(verdicts, count, right);
+  return {};
+}
+
+Status DeviceLandedRows::Check(Part& part, const std::byte* from, uint32_t count) {
+  ENGRAM_CUDA_TRY(LaunchKeepRows(from, crc_parts_, part.rows.data(), count, table_.data(),
+                                 part.right.data(), part.stream.get()),
+                  "checking landed rows");
   ENGRAM_CUDA_TRY(cudaStreamSynchronize(part.stream.get()), "checking landed rows");
-  std::copy_n(part.right.data(), rows.size(), right);
   return {};
 }
 
 }  // namespace
 
+DeviceLanding::~DeviceLanding() {
+  (void)cudaSetDevice(device_);
+  for (const auto& [memory, bytes] : blocks_) (void)cudaFree(memory);
+}
+
 Result<LandingMemory::Block> DeviceLanding::Allocate(size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (const auto kept = free_blocks_.find(bytes); kept != free_blocks_.end()) {
+    Block block(kept->second, {this});
+    free_blocks_.erase(kept);
+    return block;
+  }
   ENGRAM_TRY(CudaStatus(cudaSetDevice(device_), "choosing the GPU"));
   void* memory = nullptr;
-  ENGRAM_TRY(CudaStatus(cudaMalloc(&memory, bytes), "allocating memory that rows land in"));
+  const cudaError_t error = cudaMalloc(&memory, bytes);
+  if (error != cudaSuccess) {
+    (void)cudaGetLastError();
+    return Error(CudaStatus(error, "allocating memory that rows land in")
+                     .WithContext(std::to_string(bytes) + " bytes are needed on the GPU"));
+  }
+  blocks_[static_cast<std::byte*>(memory)] = bytes;
   return Block(static_cast<std::byte*>(memory), {this});
 }
 
 void DeviceLanding::Release(std::byte* memory) {
-  (void)cudaSetDevice(device_);
-  (void)cudaFree(memory);
+  const std::lock_guard lock(mutex_);
+  free_blocks_.emplace(blocks_.at(memory), memory);
 }
 
 Status DeviceLanding::CopyToHost(const std::byte* from, std::span<std::byte> to) {

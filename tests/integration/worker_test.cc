@@ -76,7 +76,14 @@ TEST(WorkerRefusalTest, WhatAGpuIsForNeedsItsOtherFlags) {
            {direct, "needs --backend cuda"},
            {on_cuda, "needs --one-sided rdma"},
            {by_card, "needs --cache-bytes 0"},
-           {and_also(by_card, {"--rows", "local"}), "needs --rows remote"}}) {
+           {and_also(direct, {"--backend", "cuda", "--one-sided", "shm"}),
+            "needs --one-sided rdma"},
+           {and_also(by_card, {"--way", "gather"}), "needs --one-sided rdma"},
+           {and_also(by_card, {"--rows", "local"}), "needs --rows remote"},
+           // Nothing to say against it: it ends at the empty model folder.
+           {{"compare", "--coordinator", "127.0.0.1:1", "--gpu-direct", "--backend", "cuda",
+             "--one-sided", "rdma", "--cache-bytes", "0"},
+            "config.json"}}) {
     std::vector<std::string> words = {std::string(ENGRAM_BIN_DIR) + "/engram-model-worker"};
     words.insert(words.end(), command.begin(), command.end());
     for (const char* word : {"--model", scratch.path().c_str(), "--prompts", prompts.c_str()}) {

@@ -3,11 +3,23 @@
 #include "engram/transport/ucx/ucx_row_reader.h"
 
 namespace engram {
+namespace {
+
+// Cards hand shorter answers to the processor, which cannot put them into a GPU's memory (UCX's
+// min_zcopy of reads, 65 bytes with UCX_RC_TX_INLINE_RESP=64).
+constexpr uint32_t kLandedStrideMin = 128;
+
+}  // namespace
 
 Result<std::unique_ptr<OneSidedWindow>> OneSidedWindow::Create(const UcxContext& context,
                                                                LandingMemory* landing,
                                                                uint32_t row_stride) {
   auto window = std::make_unique<OneSidedWindow>();
+  if (landing != nullptr && row_stride < kLandedStrideMin) {
+    return Error(StatusCode::kFailedPrecondition,
+                 "rows of " + std::to_string(row_stride) +
+                     " bytes are so short that the card would leave them to the processor");
+  }
   const size_t block_bytes = size_t{kBlockRows} * row_stride;
   const size_t bytes = block_bytes * kBlocks;
   std::byte* rows = nullptr;
@@ -18,9 +30,7 @@ Result<std::unique_ptr<OneSidedWindow>> OneSidedWindow::Create(const UcxContext&
     window->bytes = std::make_unique<std::byte[]>(bytes);
     rows = window->bytes.get();
   }
-  ENGRAM_ASSIGN_OR_RETURN(
-      window->memory,
-      UcxMemory::Register(context, {rows, bytes}, landing != nullptr && landing->of_gpu()));
+  ENGRAM_ASSIGN_OR_RETURN(window->memory, UcxMemory::Register(context, {rows, bytes}));
   for (size_t i = 0; i < window->blocks.size(); ++i) {
     window->blocks[i].rows = rows + i * block_bytes;
   }

@@ -177,8 +177,11 @@ Status UcxRowReader::TakeDirectory(ReaderSession& session,
     session.ways_off += "; rows do not land in the GPU's memory: " + window.error().message();
     window = OneSidedWindow::Create(*one_sided_context_, nullptr, session.target.row_stride);
   }
-  if (!window.has_value()) return window.error();
-  session.window = *std::move(window);
+  if (window.has_value()) {
+    session.window = *std::move(window);
+  } else {
+    session.ways_off += "; one-sided: " + window.error().message();
+  }
   return {};
 }
 

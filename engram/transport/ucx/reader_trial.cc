@@ -25,12 +25,13 @@ void UcxRowReader::ChooseWay(ReaderSession& session) {
   const NodeMemory& memory = session.memory;
   std::string off;
   if (!memory.can_map()) off += "; mapped: " + memory.map_off();
+  const bool can_read_one_sided = memory.can_read_one_sided() && session.window != nullptr;
   if (!memory.can_read_one_sided()) off += "; one-sided: " + memory.one_sided_off();
   if (!session.ways_off.empty()) off += "; " + session.ways_off;
   const bool may_map =
       memory.can_map() && forced != ReadWay::kGather && forced != ReadWay::kOneSided;
   const bool may_read_one_sided =
-      memory.can_read_one_sided() && forced != ReadWay::kGather && forced != ReadWay::kMapped;
+      can_read_one_sided && forced != ReadWay::kGather && forced != ReadWay::kMapped;
   session.way = ReadWay::kGather;
   if ((forced == ReadWay::kMapped && !may_map) ||
       (forced == ReadWay::kOneSided && !may_read_one_sided)) {
@@ -86,7 +87,10 @@ void UcxRowReader::TakeTrialRows(ReaderSession& session, const PendingRead& read
   if (chunk.landed) {
     trial.landed.resize(chunk.count * stride);
     const Status copied = options_.landing->CopyToHost(rows, trial.landed);
-    if (!copied.ok()) candidate.status = copied.code();
+    if (!copied.ok()) {
+      candidate.status = copied.code();
+      session.ways_off += "; one-sided: " + copied.message();
+    }
     rows = trial.landed.data();
   }
   for (uint32_t i = 0; i < chunk.count; ++i) {

@@ -43,10 +43,11 @@ class UcxContext {
     // anything else is given to UCX as its UCX_TLS.
     std::string tls = "auto";
     std::string name;  // for UCX's own messages
-    // "rdma" into memory of CUDA GPUs: only where UCX was built with CUDA.
-    bool gpu_memory = false;
+    // Reads by "rdma" go into memory that processors cannot write: a GPU's, which `nvidia-peermem`
+    // lets the card reach. UCX takes it for the host's, so it needs no CUDA.
+    bool into_gpu = false;
   };
-  // ERRORS: kUnavailable (no such device here), kIo, kFailedPrecondition (no memory of GPUs).
+  // ERRORS: kUnavailable (no such device here), kIo.
   [[nodiscard]] static Result<std::unique_ptr<UcxContext>> Create(const Options& options);
   ~UcxContext();
   UcxContext(const UcxContext&) = delete;

@@ -68,11 +68,11 @@ Result<std::unique_ptr<UcxMemory>> UcxMemory::Allocate(const UcxContext& context
 }
 
 Result<std::unique_ptr<UcxMemory>> UcxMemory::Register(const UcxContext& context,
-                                                       std::span<std::byte> memory, bool of_gpu) {
+                                                       std::span<std::byte> memory) {
   ucp_mem_map_params_t params{};
   params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH |
                       UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
-  params.memory_type = of_gpu ? UCS_MEMORY_TYPE_CUDA : UCS_MEMORY_TYPE_HOST;
+  params.memory_type = UCS_MEMORY_TYPE_HOST;  // a GPU's too (UcxContext::Options::into_gpu)
   params.address = memory.data();
   params.length = memory.size();
   auto registered = Map(context, params, memory.size());

@@ -21,10 +21,9 @@ class UcxMemory {
   // ERRORS: kResourceExhausted with the bytes asked for.
   [[nodiscard]] static Result<std::unique_ptr<UcxMemory>> Allocate(const UcxContext& context,
                                                                    uint64_t bytes);
-  // Memory that exists and outlives this: for a network card. `of_gpu`: a CUDA GPU's.
+  // Memory that exists and outlives this: for a network card.
   [[nodiscard]] static Result<std::unique_ptr<UcxMemory>> Register(const UcxContext& context,
-                                                                   std::span<std::byte> memory,
-                                                                   bool of_gpu = false);
+                                                                   std::span<std::byte> memory);
   ~UcxMemory();
   UcxMemory(const UcxMemory&) = delete;
   UcxMemory& operator=(const UcxMemory&) = delete;

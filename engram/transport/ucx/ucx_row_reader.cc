@@ -128,7 +128,8 @@ bool UcxRowReader::StartRead(PendingRead& read) {
     mapped_queue_.push_back(&read);
     return true;
   }
-  if (read.way == ReadWay::kOneSided && session.memory.can_read_one_sided()) {
+  if (read.way == ReadWay::kOneSided && session.window != nullptr &&
+      session.memory.can_read_one_sided()) {
     ++read.holds;
     session.window->queue.push_back(&read);
     return true;

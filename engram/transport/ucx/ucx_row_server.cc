@@ -24,7 +24,6 @@ namespace engram {
 namespace {
 
 constexpr uint32_t kGatherThreadsMax = 256;
-constexpr uint64_t kCheckBytes = 64 << 10;
 constexpr std::chrono::seconds kLinkPatience{10};  // carriers of containers come late on busy hosts
 // What two clients may have in flight: one alone gets half of the room.
 constexpr uint64_t kWaitingRowsMin = 2 * (kReadRowsMax + ReadQueue::kReadCost);
@@ -179,12 +178,11 @@ void UcxRowServerImpl::StartOneSided() {
 }
 
 Status UcxRowServerImpl::CheckOneSided() {
-  auto memory = UcxMemory::Allocate(*one_sided_, kCheckBytes);
-  if (!memory.has_value()) return memory.error();
-  for (size_t i = 0; i < (*memory)->bytes().size(); ++i) {
-    (*memory)->bytes()[i] = static_cast<std::byte>(i * 131 >> 3);
-  }
-  return CheckOneSidedReads(*one_sided_, **memory, options_.one_sided);
+  auto reader = UcxContext::Create({.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+                                    .tls = options_.one_sided,
+                                    .name = "engram-one-sided-check"});
+  if (!reader.has_value()) return reader.error();
+  return CheckOneSidedReads(*one_sided_, **reader, nullptr);
 }
 
 Status UcxRowServerImpl::StartThreads() {

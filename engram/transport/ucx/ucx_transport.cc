@@ -8,7 +8,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "engram/base/check.h"
-#include "engram/transport/ucx/ucx_memory.h"
+#include "engram/transport/ucx/one_sided_check.h"
 #include "engram/transport/ucx/ucx_row_reader.h"
 
 namespace engram {
@@ -21,11 +21,10 @@ UcxTransportOptions WithClientId(UcxTransportOptions options) {
 }
 
 Result<std::unique_ptr<UcxContext>> OpenOneSided(const UcxTransportOptions& options) {
-  return UcxContext::Create(
-      {.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
-       .tls = options.one_sided,
-       .name = "engram-reader-one-sided",
-       .gpu_memory = options.landing != nullptr && options.landing->of_gpu()});
+  return UcxContext::Create({.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+                             .tls = options.one_sided,
+                             .name = "engram-reader-one-sided",
+                             .into_gpu = options.landing != nullptr && options.landing->of_gpu()});
 }
 
 class UcxTransportImpl final : public Transport {
@@ -92,22 +91,24 @@ Result<std::unique_ptr<Transport>> UcxTransport::Create(const UcxTransportOption
 
 Status UcxTransport::CheckLanding(const UcxTransportOptions& options) {
   ENGRAM_CHECK(options.landing != nullptr);
-  const auto missing = [](const Status& why) {
-    return Status(StatusCode::kFailedPrecondition, why.message());
+  const auto missing = [](const std::string& what) {
+    return Status(StatusCode::kFailedPrecondition, what);
   };
-  if (options.one_sided == "off") {
-    return missing({StatusCode::kInvalidArgument, "one-sided reads are off"});
+  if (options.one_sided == "off") return missing("one-sided reads are off");
+  if (options.landing->of_gpu() && options.one_sided != "rdma") {
+    return missing("a processor copies rows over shared memory, and cannot write to a GPU's");
   }
-  auto context = OpenOneSided(options);
-  if (!context.has_value()) return missing(context.error());
-  constexpr size_t kBytes = size_t{64} << 10;
-  auto block = options.landing->Allocate(kBytes);
-  if (!block.has_value()) return missing(block.error());
-  auto memory = UcxMemory::Register(**context, {block->get(), kBytes}, options.landing->of_gpu());
-  if (memory.has_value()) return {};
-  return missing(memory.error().WithContext(
-      "the network card cannot be given the GPU's memory: it needs nvidia-peermem, or a kernel and "
-      "a UCX with dma-buf"));
+  auto node = UcxContext::Create({.features = UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP,
+                                  .tls = options.one_sided,
+                                  .name = "engram-landing-check"});
+  if (!node.has_value()) return missing(node.error().message());
+  auto reader = OpenOneSided(options);
+  if (!reader.has_value()) return missing(reader.error().message());
+  const Status reads = CheckOneSidedReads(**node, **reader, options.landing);
+  if (reads.ok()) return {};
+  return missing(reads.message() +
+                 " (a card of this host was to read into the GPU's memory: it needs the kernel "
+                 "module nvidia-peermem, and room there)");
 }
 
 }  // namespace engram

@@ -43,9 +43,9 @@ class UcxTransport {
   // ERRORS: kInvalidArgument naming the option, kUnavailable (no such transport here).
   [[nodiscard]] static Result<std::unique_ptr<Transport>> Create(
       const UcxTransportOptions& options);
-  // Whether one-sided reads as `options` has them could put rows into `options.landing`: UCX has
-  // such a network card, knows memory of GPUs, and registers some of this one. Each session tries
-  // it with rows too. ERRORS: kFailedPrecondition saying what is missing.
+  // Whether one-sided reads as `options` has them put bytes into `options.landing`: tries it, with
+  // a network card of this host that reads this host's memory. Takes up to a few seconds. ERRORS:
+  // kFailedPrecondition saying what is missing.
   [[nodiscard]] static Status CheckLanding(const UcxTransportOptions& options);
 };
 

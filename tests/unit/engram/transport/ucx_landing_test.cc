@@ -93,7 +93,13 @@ TEST_F(UcxLandingTest, WithoutRoomThereRowsComeIntoTheHosts) {
   EXPECT_EQ(events_->rows_landed, 0u);
 }
 
-// This machine has neither a card nor a UCX with CUDA.
+TEST_F(UcxLandingTest, TheCheckLooksAtWhatCameThere) {
+  landing_.copies_wrong = true;
+  EXPECT_THAT(Check("shm").message(), HasSubstr("other bytes than are there"));
+  EXPECT_EQ(landing_.blocks, 0u);
+}
+
+// This machine has no card.
 TEST_F(UcxLandingTest, TheCheckSaysWhatIsMissingForAGpu) {
   landing_.claims_gpu = true;
   for (const char* const one_sided : {"rdma", "shm", "off"}) {
@@ -101,7 +107,7 @@ TEST_F(UcxLandingTest, TheCheckSaysWhatIsMissingForAGpu) {
     ASSERT_FALSE(status.ok()) << one_sided;
     EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
   }
-  EXPECT_THAT(Check("shm").message(), HasSubstr("built with CUDA"));
+  EXPECT_THAT(Check("shm").message(), HasSubstr("cannot write to a GPU's"));
   EXPECT_THAT(Check("off").message(), HasSubstr("one-sided reads are off"));
 }
 
