@@ -28,7 +28,7 @@ struct ConnectOptions {
   // 0 = the current one: whichever is, batch by batch (ConnectRemote), or when it connects.
   TableVersion version;
   ReadWay way = ReadWay::kAuto;
-  std::string tls = "auto";       // "auto", "tcp", "shm", or a UCX_TLS list
+  std::string tls = "auto";  // "auto", "tcp", "shm", or a UCX_TLS list
   // "off", "rdma", "shm" (UcxTransportOptions). Where the way is forced, off is rdma.
   std::string one_sided = "off";
   uint32_t io_threads = 1;
