@@ -8,13 +8,6 @@
 namespace engram {
 namespace {
 
-const Chunk* ChunkOf(std::span<const Chunk> chunks, const Sequence* sequence) {
-  for (const Chunk& chunk : chunks) {
-    if (chunk.sequence == sequence) return &chunk;
-  }
-  return nullptr;
-}
-
 uint32_t TokenCount(std::span<const Chunk> chunks) {
   uint32_t count = 0;
   for (const Chunk& chunk : chunks) count += chunk.count;
@@ -35,7 +28,8 @@ std::string_view FinishReasonName(FinishReason reason) {
   return "error";
 }
 
-Scheduler::Scheduler(const Options& options) : options_(options) {
+Scheduler::Scheduler(const Options& options)
+    : options_(options), chunk_of_slot_(options.sequences_max, nullptr) {
   ENGRAM_CHECK(options.sequences_max > 0);
   ENGRAM_CHECK(options.step_tokens_max >= options.sequences_max);
   ENGRAM_CHECK(options.prefill_tokens_max > 0);
@@ -103,8 +97,14 @@ void Scheduler::AddPrefill(Sequence& sequence, uint32_t begin, uint32_t* budget,
   chunks->push_back(chunk);
 }
 
+void Scheduler::NoteChunks(std::span<const Chunk> chunks) {
+  std::fill(chunk_of_slot_.begin(), chunk_of_slot_.end(), nullptr);
+  for (const Chunk& chunk : chunks) chunk_of_slot_[chunk.sequence->slot.value()] = &chunk;
+}
+
 std::vector<Chunk> Scheduler::PlanStep() {
   std::vector<Chunk> step = std::exchange(ahead_, {});
+  NoteChunks(step);
   const uint32_t ahead_tokens = TokenCount(step);
   uint32_t budget = options_.step_tokens_max - ahead_tokens;
   for (const auto& sequence : sequences_) {
@@ -122,7 +122,8 @@ std::vector<Chunk> Scheduler::PlanStep() {
       budget, options_.prefill_tokens_max - std::min(options_.prefill_tokens_max, ahead_tokens));
   for (const auto& sequence : sequences_) {
     if (prefill_budget == 0) break;
-    if (sequence->decoding() || ChunkOf(step, sequence.get()) != nullptr) continue;
+    // What was planned ahead is in the step already.
+    if (sequence->decoding() || ChunkOf(*sequence) != nullptr) continue;
     AddPrefill(*sequence, sequence->computed, &prefill_budget, &step);
   }
   return step;
@@ -138,9 +139,10 @@ std::span<Chunk> Scheduler::PlanAhead(std::span<const Chunk> step) {
     }
   }
   uint32_t budget = std::min(options_.step_tokens_max - decode_tokens, options_.prefill_tokens_max);
+  NoteChunks(step);
   for (const auto& sequence : sequences_) {
     if (budget == 0) break;
-    const Chunk* now = ChunkOf(step, sequence.get());
+    const Chunk* now = ChunkOf(*sequence);
     // A sequence that `step` brings to its end has nothing known to compute after it.
     if (now != nullptr && now->logits_wanted) continue;
     AddPrefill(*sequence, now == nullptr ? sequence->computed : now->end(), &budget, &ahead_);

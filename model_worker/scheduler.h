@@ -91,6 +91,12 @@ class Scheduler {
   void Complete(std::span<const Chunk> step);
 
  private:
+  // ChunkOf gives these from now on, until they move.
+  void NoteChunks(std::span<const Chunk> chunks);
+  // Null = it has none.
+  [[nodiscard]] const Chunk* ChunkOf(const Sequence& sequence) const {
+    return chunk_of_slot_[sequence.slot.value()];
+  }
   void AddPrefill(Sequence& sequence, uint32_t begin, uint32_t* budget, std::vector<Chunk>* chunks);
 
   Options options_;
@@ -98,6 +104,7 @@ class Scheduler {
   std::vector<SequenceSlot> free_slots_;
   uint64_t kv_tokens_ = 0;
   std::vector<Chunk> ahead_;
+  std::vector<const Chunk*> chunk_of_slot_;  // [sequences_max]
 };
 
 }  // namespace engram

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <utility>
 
 namespace engram {
 namespace {
@@ -83,24 +84,23 @@ void SequencePositions::Reset(SequenceSlot slot) {
   if (slot.value() < limits_.sequences_max) next_[slot.value()] = 0;
 }
 
-Status SequencePositions::Check(std::span<const SequenceStep> steps) const {
+Status SequencePositions::Check(std::span<const SequenceStep> steps) {
   if (steps.empty()) return Invalid("a step without sequences");
   if (steps.size() > limits_.sequences_max) {
     return Invalid("a step of " + std::to_string(steps.size()) + " sequences; at most " +
                    std::to_string(limits_.sequences_max));
   }
   size_t tokens = 0;
-  for (size_t s = 0; s < steps.size(); ++s) {
-    if (steps[s].slot.value() >= limits_.sequences_max) {
-      return Invalid(NameOf(steps[s].slot) + " of " + std::to_string(limits_.sequences_max));
+  ++check_;
+  for (const SequenceStep& step : steps) {
+    if (step.slot.value() >= limits_.sequences_max) {
+      return Invalid(NameOf(step.slot) + " of " + std::to_string(limits_.sequences_max));
     }
-    for (size_t other = 0; other < s; ++other) {
-      if (steps[other].slot == steps[s].slot) {
-        return Invalid(NameOf(steps[s].slot) + " is in the step twice");
-      }
+    if (std::exchange(checked_[step.slot.value()], check_) == check_) {
+      return Invalid(NameOf(step.slot) + " is in the step twice");
     }
-    ENGRAM_RETURN_IF_ERROR(CheckOne(steps[s]));
-    tokens += steps[s].tokens.size();
+    ENGRAM_RETURN_IF_ERROR(CheckOne(step));
+    tokens += step.tokens.size();
   }
   if (tokens > limits_.step_tokens_max) {
     return Invalid("a step of " + std::to_string(tokens) + " tokens; at most " +

@@ -19,12 +19,15 @@ namespace engram {
 class SequencePositions {
  public:
   SequencePositions(const Backend::Limits& limits, int32_t vocabulary_size)
-      : limits_(limits), vocabulary_size_(vocabulary_size), next_(limits.sequences_max, 0) {}
+      : limits_(limits),
+        vocabulary_size_(vocabulary_size),
+        next_(limits.sequences_max, 0),
+        checked_(limits.sequences_max, 0) {}
 
   // A slot out of range is ignored, as Backend::ResetSlot may be.
   void Reset(SequenceSlot slot);
   // ERRORS: kInvalidArgument naming the slot and the bound; nothing changes.
-  [[nodiscard]] Status Check(std::span<const SequenceStep> steps) const;
+  [[nodiscard]] Status Check(std::span<const SequenceStep> steps);
   // From here to Finish the slots of the step are unspecified: without Finish they need a reset.
   void Begin(std::span<const SequenceStep> steps);
   void Finish(std::span<const SequenceStep> steps);
@@ -34,7 +37,9 @@ class SequencePositions {
 
   Backend::Limits limits_;
   int32_t vocabulary_size_;
-  std::vector<uint32_t> next_;  // [slots] the next position
+  std::vector<uint32_t> next_;     // [slots] the next position
+  std::vector<uint64_t> checked_;  // [slots] the last Check that met it
+  uint64_t check_ = 0;
 };
 
 // ERRORS: kInvalidArgument: limits of 0 or too large, positions past config.positions_max, an
