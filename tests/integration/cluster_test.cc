@@ -206,6 +206,16 @@ INSTANTIATE_TEST_SUITE_P(
       return name;
     });
 
+// This machine has none.
+TEST(ClusterTest, ForcedOneSidedReadsMeanACard) {
+  auto cluster = StartCluster();
+  ASSERT_NE(cluster, nullptr);
+  const auto client = ReadingClient::Create(*cluster, {.way = "one-sided"});
+  ASSERT_FALSE(client.has_value());
+  EXPECT_NE(client.error().message().find("'rdma'"), std::string::npos)
+      << client.error().ToString();
+}
+
 // What stands for a GPU is memory of this process.
 TEST(LandingClusterTest, RowsLandAndAreRight) {
   HostLanding landing;
