@@ -37,7 +37,7 @@ class DeviceLandedRows final : public LandedRows {
     Stream stream;
     PinnedArray<LandingRow> rows;   // [kKeepRowsMax]
     PinnedArray<uint8_t> right;     // the same
-    PinnedArray<std::byte> bounce;  // [kKeepRowsMax][stride]; made for the first rows of the host
+    PinnedArray<std::byte> bounce;  // [kKeepRowsMax][stride]: rows of the host
   };
   [[nodiscard]] Status KeepPiece(Part& part, const std::byte* stored, bool landed,
                                  std::span<const Row> rows, uint8_t* right);
