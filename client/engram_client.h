@@ -59,7 +59,8 @@ typedef struct engram_options {
   uint32_t batch_tokens_max; /* 1024 */
   uint32_t staging_buffers;  /* 4: tickets at once */
   uint32_t ready_timeout_ms; /* 30000: for tables whose slots are all loaded */
-  const char* way;           /* "auto", "gather", "mapped", "one-sided"; NULL = "auto" */
+  const char* way;           /* "auto", "gather", "mapped", "one-sided" (by a network card);
+                                NULL = "auto" */
   const char* tls;           /* "auto", "tcp", "shm", or a UCX_TLS list; NULL = "auto" */
   const char* zone;          /* of this host: its memory nodes are read first; NULL = none are */
   const char* certs;         /* folder with ca.crt, tls.crt, tls.key: mutual TLS; NULL = without */

@@ -10,9 +10,10 @@
 
 namespace engram {
 
-// Thread-safe. Outlives the transport that was given it.
+// Thread-safe. Outlives the transport that was given it, and every block.
 class LandingMemory {
  public:
+  // Gives a block back.
   struct Free {
     LandingMemory* from = nullptr;
     void operator()(std::byte* memory) const { from->Release(memory); }
@@ -20,12 +21,13 @@ class LandingMemory {
   using Block = std::unique_ptr<std::byte, Free>;
 
   virtual ~LandingMemory() = default;
-  // Whether it is a CUDA GPU's, which UCX and the network card must know how to reach. Else the
-  // host's, where a test stands in for a GPU.
+  // Whether it is a GPU's, which network cards may write and processors cannot. Else the host's,
+  // where a test stands in for a GPU.
   [[nodiscard]] virtual bool of_gpu() const = 0;
-  // ERRORS: kResourceExhausted with the bytes wanted.
+  // Not initialised. ERRORS: kResourceExhausted with the bytes wanted.
   [[nodiscard]] virtual Result<Block> Allocate(size_t bytes) = 0;
-  // Copies what is there now, and waits until it is copied.
+  // Copies to.size() bytes of what is there now, and waits until they are copied. ERRORS:
+  // kInternal.
   [[nodiscard]] virtual Status CopyToHost(const std::byte* from, std::span<std::byte> to) = 0;
 
  protected:

@@ -21,16 +21,6 @@ __device__ void MakeCrcTable(uint32_t* table) {
   __syncthreads();
 }
 
-__device__ uint32_t MultiplyOnDevice(uint32_t a, uint32_t b) {
-  uint32_t product = 0;
-#pragma unroll
-  for (int bit = 31; bit >= 0; --bit) {
-    if ((a >> bit & 1) != 0) product ^= b;
-    b = (b >> 1) ^ ((b & 1) != 0 ? kCrcPolynomial : 0);
-  }
-  return product;
-}
-
 __global__ void KeepRowsKernel(const std::byte* stored, CrcParts parts, const LandingRow* rows,
                                uint32_t count, std::byte* table, uint8_t* right) {
   static_assert(kThreads == 256, "a thread for each byte");
@@ -50,7 +40,7 @@ __global__ void KeepRowsKernel(const std::byte* stored, CrcParts parts, const La
   for (uint32_t at = begin; at < end; ++at) {
     state = crc_table[(state ^ bytes[at]) & 0xff] ^ (state >> 8);
   }
-  state = MultiplyOnDevice(state, parts.factors[lane]);
+  state = CrcMultiply(state, parts.factors[lane]);
   for (int lanes = kCrcLanes / 2; lanes > 0; lanes /= 2) {
     state ^= __shfl_xor_sync(kWholeWarp, state, lanes);
   }
