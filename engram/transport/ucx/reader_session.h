@@ -153,6 +153,7 @@ struct ReaderSession {
   std::unique_ptr<UcxEndpoint> one_sided_endpoint;
   NodeMemory memory;  // after the endpoints: its keys go before them
   std::unique_ptr<OneSidedWindow> window;
+  bool has_no_window = false;       // none could be made: not tried again
   std::unique_ptr<WayTrial> trial;  // while one runs
   bool tried = false;
 

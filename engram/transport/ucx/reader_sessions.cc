@@ -170,7 +170,9 @@ Status UcxRowReader::TakeDirectory(ReaderSession& session,
                (options_.way == ReadWay::kAuto || options_.way == ReadWay::kMapped);
   ENGRAM_RETURN_IF_ERROR(session.memory.Update(directory, access));
   for (const auto map : session.memory.new_maps()) WarmMap(control_io_, session.mapped, map);
-  if (!session.memory.can_read_one_sided() || session.window != nullptr) return {};
+  if (!session.memory.can_read_one_sided() || session.window != nullptr || session.has_no_window) {
+    return {};
+  }
   auto window =
       OneSidedWindow::Create(*one_sided_context_, options_.landing, session.target.row_stride);
   if (!window.has_value() && options_.landing != nullptr) {
@@ -180,6 +182,7 @@ Status UcxRowReader::TakeDirectory(ReaderSession& session,
   if (window.has_value()) {
     session.window = *std::move(window);
   } else {
+    session.has_no_window = true;
     session.ways_off += "; one-sided: " + window.error().message();
   }
   return {};
